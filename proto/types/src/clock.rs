@@ -86,9 +86,9 @@ impl ManualClock {
 
     /// Moves on by `by`.
     pub fn advance(&self, by: Duration) {
-        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| {
-            Some(Timestamp(now).after(by).millis())
-        });
+        let _ = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |now| Some(Timestamp(now).after(by).millis()));
     }
 }
 
