@@ -1,1 +1,37 @@
-//! chancery-directory-core
+//! The directory's words and decisions, without I/O: pseudonymous handles,
+//! records and their attestations, governance, the log's entries, checkpoints
+//! and proofs. Whoever asks the directory verifies its answers with
+//! [`client`]; the directory itself decides with [`record`] and [`state`].
+//!
+//! Messages of the contract become domain types here, and verifying consumes
+//! one type and returns another.
+
+pub mod attestation;
+pub mod client;
+pub mod entry;
+pub mod error;
+pub mod governance;
+pub mod handle;
+pub mod keys;
+pub mod merkle;
+pub mod note;
+pub mod operation;
+pub mod oprf;
+pub mod prefix;
+pub mod record;
+pub mod sealed;
+pub mod state;
+pub mod statement;
+
+#[cfg(test)]
+mod testing;
+
+pub use client::{Trust, VerifiedLookup, VerifiedRecord};
+pub use error::Error;
+pub use governance::GovernanceKeys;
+pub use handle::{Blinded, RecordKey};
+pub use keys::{AccountKey, AgentKey, AuthorityKey, CredentialKey, GovernanceKey, SigningKey};
+pub use note::VerifiedCheckpoint;
+pub use prefix::Prefix;
+pub use sealed::Address;
+pub use state::Federation;

@@ -1,1 +1,17 @@
-//! chancery-pki-core
+//! Names, certificate profiles, chain and revocation checks of the
+//! federation's PKI. No I/O: files, sockets and databases are the shells'.
+//!
+//! - [`spiffe`]: who a certificate names.
+//! - [`profile`]: what the federation's CAs issue.
+//! - [`chain`]: the one check that makes a [`VerifiedPeer`] of a chain.
+//! - [`bundle`]: what every party is given at installation.
+
+pub mod bundle;
+pub mod chain;
+pub mod profile;
+pub mod spiffe;
+
+pub use bundle::{BundleError, FederationBundle};
+pub use chain::{ChainError, Crls, TrustAnchors, Usage, VerifiedPeer, verify};
+pub use profile::{CheckedCsr, LeafNames, ProfileError, Serial, Validity};
+pub use spiffe::{Federation, Party, SpiffeError, SpiffeId};

@@ -1,1 +1,10 @@
-//! chancery-kit
+//! What every server of the mesh shares: serving with graceful drain, TLS with
+//! live reload, error details, configuration, telemetry, SQL pools with
+//! migrations and the group-commit writer. Nothing about messages.
+
+pub mod config;
+pub mod serve;
+pub mod status;
+pub mod store;
+pub mod telemetry;
+pub mod tls;

@@ -2,6 +2,7 @@
 //! handles and their like must not reach a log.
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 /// A field that should hold an id has another length.
@@ -121,6 +122,19 @@ impl MessageId {
 impl Chain {
     /// Value before the first message of a group.
     pub const START: Self = Self([0; 32]);
+
+    /// Value after the message at `sequence`: SHA-256("chancery chain v1" ‖
+    /// previous ‖ u64 sequence ‖ message id ‖ SHA-256(MLSMessage)), integers
+    /// big-endian. `message` is the MLSMessage as the hub received it.
+    pub fn next(self, sequence: u64, id: MessageId, message: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(b"chancery chain v1");
+        hash.update(self.0);
+        hash.update(sequence.to_be_bytes());
+        hash.update(id.0);
+        hash.update(Sha256::digest(message));
+        Self(hash.finalize().into())
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,354 @@
+//! What governance decides, as domain types. Who may decide is
+//! [`crate::governance`]'s, what follows from it [`crate::state`]'s.
+
+use crate::attestation::SchemeName;
+use crate::keys::{AgentKey, AuthorityKey};
+use crate::oprf::Element;
+use crate::prefix::MAX_BITS;
+use crate::Error;
+use bytes::Bytes;
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{Entropy, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most agents of one administration.
+const MAX_AGENTS: usize = 256;
+/// Most endpoints of one party.
+const MAX_ENDPOINTS: usize = 8;
+/// Most schemes of one authority.
+const MAX_SCHEMES: usize = 32;
+/// Most evaluators of one epoch.
+const MAX_EVALUATORS: usize = 32;
+
+/// A decision for one federation, made once.
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// The federation's name (its SPIFFE trust domain).
+    pub federation: String,
+    /// Makes the statement idempotent.
+    pub nonce: [u8; 16],
+    /// What is decided.
+    pub decision: Decision,
+}
+
+/// What is decided.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Admits an administration or replaces what was logged about it.
+    Member(Member),
+    /// Admits an enrolment authority or replaces what was logged about it.
+    Authority(Authority),
+    /// Starts a key epoch of the evaluators, or a generation of it.
+    EvaluatorEpoch(EvaluatorEpoch),
+    /// Names the directory's own keys.
+    DirectoryKeys(DirectoryKeys),
+}
+
+/// An administration and what its node and agents are bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Id of the administration and of its node.
+    pub administration: NodeId,
+    /// Names for people, by BCP 47 language tag.
+    pub display_names: BTreeMap<String, String>,
+    /// Where peers reach the node: `host:port`.
+    pub endpoints: Vec<String>,
+    /// SHA-256 of the node certificate's SubjectPublicKeyInfo.
+    pub node_key_pin: [u8; 32],
+    /// The administration's agents by name.
+    pub agents: BTreeMap<NodeId, AgentKey>,
+}
+
+/// Who may attest which schemes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// Id of the authority.
+    pub authority: NodeId,
+    /// Signs its attestations.
+    pub key: AuthorityKey,
+    /// Schemes it may attest; none: it is withdrawn.
+    pub schemes: BTreeSet<SchemeName>,
+}
+
+/// The evaluators of one key epoch and the key they share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvaluatorEpoch {
+    /// Number of the epoch, from 1.
+    pub key_epoch: u32,
+    /// Generation of the shares, from 1.
+    pub generation: u32,
+    /// How many evaluators must answer, from 1.
+    pub threshold: u32,
+    /// Public key of the whole.
+    pub public_key: Element,
+    /// The evaluators in the order of their index.
+    pub evaluators: Vec<EvaluatorShare>,
+}
+
+impl EvaluatorEpoch {
+    /// The evaluator with this index.
+    pub fn evaluator(&self, index: u32) -> Option<&EvaluatorShare> {
+        self.evaluators.iter().find(|e| e.index == index)
+    }
+}
+
+/// One evaluator of an epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvaluatorShare {
+    /// Index of the share, from 1.
+    pub index: u32,
+    /// Id of the evaluator.
+    pub evaluator: NodeId,
+    /// Public key of the share.
+    pub public_share: Element,
+    /// Where nodes reach it: `host:port`.
+    pub endpoints: Vec<String>,
+}
+
+/// Keys of the directory itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryKeys {
+    /// HPKE public key that record operations are sealed to.
+    pub hpke_public_key: [u8; 32],
+    /// Bits of a handle that a lookup names, 0 to 32.
+    pub lookup_prefix_bits: u32,
+}
+
+impl Statement {
+    /// A new statement with a random nonce.
+    pub fn new(federation: &str, decision: Decision, entropy: &dyn Entropy) -> Self {
+        Self { federation: federation.to_owned(), nonce: entropy.array(), decision }
+    }
+}
+
+impl TryFrom<wire::Statement> for Statement {
+    type Error = Error;
+
+    fn try_from(statement: wire::Statement) -> Result<Self, Error> {
+        use wire::statement::Decision as Wire;
+        let decision = match statement.decision {
+            Some(Wire::Member(m)) => Decision::Member(m.try_into()?),
+            Some(Wire::Authority(a)) => Decision::Authority(a.try_into()?),
+            Some(Wire::EvaluatorEpoch(e)) => Decision::EvaluatorEpoch(e.try_into()?),
+            Some(Wire::DirectoryKeys(k)) => Decision::DirectoryKeys(k.try_into()?),
+            None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
+        };
+        if !(1..=255).contains(&statement.federation.len()) {
+            return Err(Error::Field("a federation's name has 1 to 255 characters"));
+        }
+        Ok(Self {
+            federation: statement.federation,
+            nonce: array(&statement.nonce, "a nonce has not 16 bytes")?,
+            decision,
+        })
+    }
+}
+
+impl From<&Statement> for wire::Statement {
+    fn from(statement: &Statement) -> Self {
+        use wire::statement::Decision as Wire;
+        Self {
+            federation: statement.federation.clone(),
+            nonce: Bytes::copy_from_slice(&statement.nonce),
+            decision: Some(match &statement.decision {
+                Decision::Member(m) => Wire::Member(m.into()),
+                Decision::Authority(a) => Wire::Authority(a.into()),
+                Decision::EvaluatorEpoch(e) => Wire::EvaluatorEpoch(e.into()),
+                Decision::DirectoryKeys(k) => Wire::DirectoryKeys(k.into()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<wire::Member> for Member {
+    type Error = Error;
+
+    fn try_from(member: wire::Member) -> Result<Self, Error> {
+        if member.agents.len() > MAX_AGENTS {
+            return Err(Error::TooLarge("a member lists more than 256 agents"));
+        }
+        let count = member.agents.len();
+        let agents = member
+            .agents
+            .into_iter()
+            .map(|agent| Ok((agent.name.parse()?, AgentKey::try_from(agent.mls_key.as_ref())?)))
+            .collect::<Result<BTreeMap<NodeId, AgentKey>, Error>>()?;
+        if agents.len() != count {
+            return Err(Error::Field("a member lists two agents of one name"));
+        }
+        let named = |(tag, name): (&String, &String)| {
+            (1..=35).contains(&tag.len()) && (1..=200).contains(&name.chars().count())
+        };
+        if !(1..=32).contains(&member.display_names.len()) || !member.display_names.iter().all(named) {
+            return Err(Error::Field("a member has 1 to 32 names of at most 200 characters by language tag"));
+        }
+        Ok(Self {
+            administration: member.administration.parse()?,
+            display_names: member.display_names.into_iter().collect(),
+            endpoints: endpoints(member.endpoints)?,
+            node_key_pin: array(&member.node_key_pin, "a key pin has not 32 bytes")?,
+            agents,
+        })
+    }
+}
+
+impl From<&Member> for wire::Member {
+    fn from(member: &Member) -> Self {
+        Self {
+            administration: member.administration.to_string(),
+            display_names: member.display_names.clone().into_iter().collect(),
+            endpoints: member.endpoints.clone(),
+            node_key_pin: Bytes::copy_from_slice(&member.node_key_pin),
+            agents: member
+                .agents
+                .iter()
+                .map(|(name, key)| wire::Agent { name: name.to_string(), mls_key: key.to_wire() })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::Authority> for Authority {
+    type Error = Error;
+
+    fn try_from(authority: wire::Authority) -> Result<Self, Error> {
+        if authority.schemes.len() > MAX_SCHEMES {
+            return Err(Error::TooLarge("an authority lists more than 32 schemes"));
+        }
+        Ok(Self {
+            authority: authority.authority.parse()?,
+            key: AuthorityKey::try_from(authority.key.as_ref())?,
+            schemes: authority.schemes.iter().map(|s| s.parse()).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&Authority> for wire::Authority {
+    fn from(authority: &Authority) -> Self {
+        Self {
+            authority: authority.authority.to_string(),
+            key: authority.key.to_wire(),
+            schemes: authority.schemes.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::EvaluatorEpoch> for EvaluatorEpoch {
+    type Error = Error;
+
+    fn try_from(epoch: wire::EvaluatorEpoch) -> Result<Self, Error> {
+        if !(1..=MAX_EVALUATORS).contains(&epoch.evaluators.len()) {
+            return Err(Error::Field("an epoch has 1 to 32 evaluators"));
+        }
+        let evaluators =
+            epoch.evaluators.into_iter().map(TryInto::try_into).collect::<Result<Vec<EvaluatorShare>, _>>()?;
+        let ordered = evaluators.windows(2).all(|pair| matches!(pair, [a, b] if a.index < b.index));
+        if !ordered || evaluators.iter().any(|e| e.index == 0) {
+            return Err(Error::Field("evaluators have distinct indices from 1, in order"));
+        }
+        let ids: BTreeSet<_> = evaluators.iter().map(|e| &e.evaluator).collect();
+        if ids.len() != evaluators.len() {
+            return Err(Error::Field("an evaluator holds one share"));
+        }
+        if epoch.key_epoch == 0 || epoch.generation == 0 {
+            return Err(Error::Field("key epochs and generations count from 1"));
+        }
+        if epoch.threshold == 0 || evaluators.len() < epoch.threshold as usize {
+            return Err(Error::Field("a threshold is 1 to the number of evaluators"));
+        }
+        let public_key = Element::try_from(epoch.public_key.as_ref())?;
+        // With a threshold of 1 the polynomial is constant: each share is the key.
+        if epoch.threshold == 1 && evaluators.iter().any(|e| e.public_share != public_key) {
+            return Err(Error::Field("with a threshold of 1 every public share is the public key"));
+        }
+        Ok(Self {
+            key_epoch: epoch.key_epoch,
+            generation: epoch.generation,
+            threshold: epoch.threshold,
+            public_key,
+            evaluators,
+        })
+    }
+}
+
+impl From<&EvaluatorEpoch> for wire::EvaluatorEpoch {
+    fn from(epoch: &EvaluatorEpoch) -> Self {
+        Self {
+            key_epoch: epoch.key_epoch,
+            generation: epoch.generation,
+            threshold: epoch.threshold,
+            public_key: epoch.public_key.to_wire(),
+            evaluators: epoch.evaluators.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::EvaluatorShare> for EvaluatorShare {
+    type Error = Error;
+
+    fn try_from(share: wire::EvaluatorShare) -> Result<Self, Error> {
+        Ok(Self {
+            index: share.index,
+            evaluator: share.evaluator.parse()?,
+            public_share: Element::try_from(share.public_share.as_ref())?,
+            endpoints: endpoints(share.endpoints)?,
+        })
+    }
+}
+
+impl From<&EvaluatorShare> for wire::EvaluatorShare {
+    fn from(share: &EvaluatorShare) -> Self {
+        Self {
+            index: share.index,
+            evaluator: share.evaluator.to_string(),
+            public_share: share.public_share.to_wire(),
+            endpoints: share.endpoints.clone(),
+        }
+    }
+}
+
+impl TryFrom<wire::DirectoryKeys> for DirectoryKeys {
+    type Error = Error;
+
+    fn try_from(keys: wire::DirectoryKeys) -> Result<Self, Error> {
+        if keys.lookup_prefix_bits > MAX_BITS {
+            return Err(Error::Field("a lookup names at most 32 bits"));
+        }
+        Ok(Self {
+            hpke_public_key: array(&keys.hpke_public_key, "an HPKE public key has not 32 bytes")?,
+            lookup_prefix_bits: keys.lookup_prefix_bits,
+        })
+    }
+}
+
+impl From<&DirectoryKeys> for wire::DirectoryKeys {
+    fn from(keys: &DirectoryKeys) -> Self {
+        Self {
+            hpke_public_key: Bytes::copy_from_slice(&keys.hpke_public_key),
+            lookup_prefix_bits: keys.lookup_prefix_bits,
+        }
+    }
+}
+
+/// `bytes` as an array of the right length.
+pub(crate) fn array<const N: usize>(bytes: &[u8], wrong: &'static str) -> Result<[u8; N], Error> {
+    bytes.try_into().map_err(|_| Error::Field(wrong))
+}
+
+fn endpoints(endpoints: Vec<String>) -> Result<Vec<String>, Error> {
+    if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
+        return Err(Error::Field("a party has 1 to 8 endpoints"));
+    }
+    let good = |endpoint: &String| {
+        endpoint.len() <= 300
+            && endpoint.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty()
+                    && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]_".contains(&b))
+                    && port.parse::<u16>().is_ok_and(|p| p != 0)
+            })
+    };
+    if !endpoints.iter().all(good) {
+        return Err(Error::Field("an endpoint is host:port"));
+    }
+    Ok(endpoints)
+}

@@ -1,0 +1,179 @@
+//! Whether bytes are one CBOR item in the deterministic encoding of RFC 8949,
+//! section 4.2.1. Reads in place and allocates nothing; knows nothing of MIMI.
+
+use super::ContentError;
+
+/// Containers within each other. MIMI needs 8 for its parts; extensions may
+/// nest a little.
+const MAX_NESTING: usize = 16;
+
+/// Passes when `bytes` are exactly one deterministically encoded item: shortest
+/// heads, definite lengths, map keys ascending bytewise and unique, shortest
+/// floats, valid UTF-8, nothing behind it.
+pub(super) fn check(bytes: &[u8]) -> Result<(), ContentError> {
+    let mut scanner = Scanner { bytes, at: 0 };
+    scanner.item(MAX_NESTING)?;
+    if scanner.at == bytes.len() { Ok(()) } else { Err(ContentError::Malformed) }
+}
+
+struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn item(&mut self, nesting: usize) -> Result<(), ContentError> {
+        let [initial] = self.fixed()?;
+        let (major, info) = (initial >> 5, initial & 0x1f);
+        if major == 7 {
+            return self.simple_or_float(info);
+        }
+        let argument = self.argument(info)?;
+        let inner = || nesting.checked_sub(1).ok_or(ContentError::Shape("nested too deeply"));
+        match major {
+            2 => self.take(argument).map(drop),
+            3 => match std::str::from_utf8(self.take(argument)?) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(ContentError::Malformed),
+            },
+            // Each round consumes at least one byte or ends the loop, whatever length was claimed.
+            4 => {
+                let inner = inner()?;
+                (0..argument).try_for_each(|_| self.item(inner))
+            }
+            5 => self.map(argument, inner()?),
+            6 => self.item(inner()?),
+            _ => Ok(()),
+        }
+    }
+
+    fn map(&mut self, pairs: u64, nesting: usize) -> Result<(), ContentError> {
+        let mut previous: &[u8] = &[];
+        for _ in 0..pairs {
+            let start = self.at;
+            self.item(nesting)?;
+            let key = self.bytes.get(start..self.at).ok_or(ContentError::Malformed)?;
+            if key <= previous {
+                return Err(ContentError::NotDeterministic);
+            }
+            previous = key;
+            self.item(nesting)?;
+        }
+        Ok(())
+    }
+
+    /// The number in an item's head, shortest form only.
+    fn argument(&mut self, info: u8) -> Result<u64, ContentError> {
+        let (argument, least) = match info {
+            0..=23 => return Ok(u64::from(info)),
+            24 => (u64::from(u8::from_be_bytes(self.fixed()?)), 24),
+            25 => (u64::from(u16::from_be_bytes(self.fixed()?)), 1 << 8),
+            26 => (u64::from(u32::from_be_bytes(self.fixed()?)), 1 << 16),
+            27 => (u64::from_be_bytes(self.fixed()?), 1 << 32),
+            31 => return Err(ContentError::NotDeterministic),
+            _ => return Err(ContentError::Malformed),
+        };
+        if argument < least { Err(ContentError::NotDeterministic) } else { Ok(argument) }
+    }
+
+    fn simple_or_float(&mut self, info: u8) -> Result<(), ContentError> {
+        let shortest = match info {
+            0..=23 => true,
+            24 => {
+                let [value] = self.fixed()?;
+                if value < 32 {
+                    return Err(ContentError::Malformed);
+                }
+                true
+            }
+            25 => {
+                let bits = u16::from_be_bytes(self.fixed()?);
+                bits & 0x7c00 != 0x7c00 || bits & 0x03ff == 0 || bits == 0x7e00
+            }
+            26 => !fits_half(f32::from_be_bytes(self.fixed()?)),
+            27 => {
+                let value = f64::from_be_bytes(self.fixed()?);
+                #[expect(clippy::cast_possible_truncation, reason = "whether it truncates is the question")]
+                let narrowed = value as f32;
+                !value.is_nan() && f64::from(narrowed) != value
+            }
+            _ => return Err(ContentError::Malformed),
+        };
+        if shortest { Ok(()) } else { Err(ContentError::NotDeterministic) }
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], ContentError> {
+        let rest = self.bytes.get(self.at..).ok_or(ContentError::Malformed)?;
+        let found = rest.first_chunk().ok_or(ContentError::Malformed)?;
+        self.at += N;
+        Ok(*found)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], ContentError> {
+        let rest = self.bytes.get(self.at..).ok_or(ContentError::Malformed)?;
+        let length = usize::try_from(length).map_err(|_| ContentError::Malformed)?;
+        let found = rest.get(..length).ok_or(ContentError::Malformed)?;
+        self.at += length;
+        Ok(found)
+    }
+}
+
+/// Whether a half-precision float holds `value` exactly (or it is no number).
+fn fits_half(value: f32) -> bool {
+    if !value.is_finite() || value == 0.0 {
+        return true;
+    }
+    let bits = value.to_bits();
+    let exponent = (bits >> 23 & 0xff).cast_signed() - 127;
+    // Lowest set bit of the 24-bit significand: its weight must be one that a
+    // half has, which are 10 bits below the first, and 2^-24 at the least.
+    let lowest = (bits & 0x007f_ffff | 0x0080_0000).trailing_zeros().cast_signed();
+    (-24..=15).contains(&exponent) && lowest >= 13 && exponent - 23 + lowest >= -24
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(text: &str) -> Result<(), ContentError> {
+        check(&hex::decode(text).unwrap())
+    }
+
+    /// RFC 8949, appendix A: those of its examples that are deterministic.
+    #[test]
+    fn deterministic_examples_pass() {
+        for text in [
+            "00", "17", "1818", "190100", "1a00010000", "1b0000000100000000", "20", "3903e7", "f90000", "f98000",
+            "f93c00", "fb3ff199999999999a", "f97bff", "fa47c35000", "fa7f7fffff", "fb7e37e43c8800759c", "f90001",
+            "f90400", "f97c00", "f97e00", "f4", "f6", "f0", "f8ff", "c11a514b67b0", "40", "6449455446", "62c3bc",
+            "80", "83010203", "a0", "a201020304", "a26161016162820203", "a3016132206133616161",
+        ] {
+            assert_eq!(verdict(text), Ok(()), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_encodings_of_the_same_are_refused() {
+        for text in [
+            "1817", "190018", "1a00000100", "1b0000000000010000", // longer heads
+            "5801ff", "780161", "980100", "b8010100", // the same for lengths
+            "5f4101ff", "7f6161ff", "9f01ff", "bf0101ff", // indefinite lengths
+            "a203040102", "a201020103", "a261610120f6", // keys in disorder or twice
+            "fa3f800000", "fb3ff0000000000000", "fa7f800000", "fb7ff0000000000000", // longer floats
+            "f97e01", "fa7fc00000", "fb7ff8000000000000", "fa33800000", "fa38800000", // NaNs, subnormal halves
+        ] {
+            assert_eq!(verdict(text), Err(ContentError::NotDeterministic), "{text}");
+        }
+        // 2^-25 and 2^-24 + 2^-25: below what a half can hold.
+        assert_eq!(verdict("fa33000000"), Ok(()));
+        assert_eq!(verdict("fa33c00000"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_one_item_is_refused() {
+        for text in ["", "18", "1c", "ff", "f818", "f81f", "41", "61", "61ff", "81", "a101", "c1", "0000", "9bffffffffffffffff"] {
+            assert_eq!(verdict(text), Err(ContentError::Malformed), "{text}");
+        }
+        assert_eq!(verdict(&"81".repeat(200)), Err(ContentError::Shape("nested too deeply")));
+    }
+}

@@ -1,0 +1,140 @@
+//! What an operation works with: the connection inside its transaction, the
+//! MLS provider on that same connection, clock, randomness, and the groups that
+//! earlier operations loaded. A loaded group is used again only while the store
+//! holds exactly its state: an operation takes it out, gives it back when it is
+//! done, and whatever an undone operation touched is dropped.
+
+use super::StoreError;
+use crate::error::EndpointError;
+use crate::mls::provider::{EntropyRand, Provider};
+use chancery_types::{Clock, Entropy, GroupId, Timestamp};
+use openmls::group::MlsGroup;
+use openmls_rust_crypto::RustCrypto;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How many loaded groups are kept (some 50 KB each in the hybrid suite).
+const KEPT: usize = 512;
+
+/// What all operations of one store share.
+pub(crate) struct Services {
+    clock: Arc<dyn Clock>,
+    rand: EntropyRand,
+    crypto: RustCrypto,
+}
+
+impl Services {
+    pub(super) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { clock, rand: EntropyRand(entropy), crypto: RustCrypto::default() }
+    }
+}
+
+/// Loaded groups.
+#[derive(Default)]
+pub(super) struct Groups(HashMap<GroupId, MlsGroup>);
+
+impl Groups {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// One operation's view of the store.
+pub struct Tx<'a> {
+    connection: &'a Connection,
+    services: &'a Services,
+    groups: &'a mut Groups,
+    touched: Vec<GroupId>,
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(connection: &'a Connection, services: &'a Services, groups: &'a mut Groups) -> Self {
+        Self { connection, services, groups, touched: Vec::new() }
+    }
+
+    /// The connection, inside the transaction.
+    pub fn sql(&self) -> &'a Connection {
+        self.connection
+    }
+
+    /// The time now.
+    pub fn now(&self) -> Timestamp {
+        self.services.clock.now()
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &'a dyn Clock {
+        &*self.services.clock
+    }
+
+    /// Where random bytes come from.
+    pub fn entropy(&self) -> &'a dyn Entropy {
+        &*self.services.rand.0
+    }
+
+    /// The MLS provider on this transaction's connection.
+    pub(crate) fn provider(&self) -> Provider<'a> {
+        Provider::new(self.connection, &self.services.crypto, &self.services.rand)
+    }
+
+    /// Takes a group out: loaded before, or from its tables.
+    pub(crate) fn take_group(&mut self, id: &GroupId) -> Result<MlsGroup, EndpointError> {
+        self.touched.push(*id);
+        if let Some(group) = self.groups.0.remove(id) {
+            return Ok(group);
+        }
+        let storage = self.provider();
+        MlsGroup::load(storage.storage_provider(), &openmls::group::GroupId::from_slice(id.as_bytes()))
+            .map_err(StoreError::from)?
+            .ok_or(EndpointError::ThreadUnknown)
+    }
+
+    /// Gives a group back whose state is in the store.
+    pub(crate) fn keep_group(&mut self, id: GroupId, group: MlsGroup) {
+        self.touched.push(id);
+        if self.groups.0.len() >= KEPT
+            && let Some(any) = self.groups.0.keys().next().copied()
+        {
+            self.groups.0.remove(&any);
+        }
+        self.groups.0.insert(id, group);
+    }
+
+    /// Runs a part of the operation that may fail alone: its error undoes what
+    /// it wrote and nothing else.
+    pub(crate) fn part<T, E: From<StoreError>>(
+        &mut self,
+        part: impl FnOnce(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut inner = Tx::new(self.connection, self.services, self.groups);
+        inner.savepoint()?;
+        let result = part(&mut inner);
+        if result.is_ok() {
+            inner.release()?;
+        } else {
+            inner.undo()?;
+        }
+        let touched = std::mem::take(&mut inner.touched);
+        self.touched.extend(touched);
+        result
+    }
+
+    pub(super) fn savepoint(&self) -> Result<(), StoreError> {
+        self.connection.prepare_cached("SAVEPOINT operation")?.execute([])?;
+        Ok(())
+    }
+
+    pub(super) fn release(&self) -> Result<(), StoreError> {
+        self.connection.prepare_cached("RELEASE operation")?.execute([])?;
+        Ok(())
+    }
+
+    pub(super) fn undo(&mut self) -> Result<(), StoreError> {
+        for id in self.touched.drain(..) {
+            self.groups.0.remove(&id);
+        }
+        self.connection.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+        self.release()
+    }
+}

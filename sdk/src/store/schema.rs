@@ -1,0 +1,222 @@
+//! The tables. Migrations only ever grow at the end; `user_version` counts the
+//! ones a file has seen, and a file from a newer build is refused.
+
+use super::StoreError;
+use crate::mls::provider::{JsonCodec, Storage};
+use openmls_sqlite_storage::SqliteStorageProvider;
+use rusqlite::Connection;
+
+/// Times are milliseconds since the Unix epoch. "Never changes" holds for a
+/// row's life.
+const MIGRATIONS: &[&str] = &["
+-- Who this endpoint is. One row, made once.
+CREATE TABLE identity (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    federation TEXT NOT NULL,        -- the SPIFFE trust domain; never changes
+    node TEXT NOT NULL,              -- home node
+    alias BLOB NOT NULL,             -- 16 bytes; never changes
+    device BLOB NOT NULL,            -- 16 bytes; never changes
+    agent TEXT,                      -- SPIFFE id of an agent; NULL: a person's device. Never changes
+    auth_seed BLOB NOT NULL,         -- Ed25519 seed: authenticates connections; never changes
+    credential_key BLOB NOT NULL,    -- Ed25519 public key that signs the account's device credentials
+    credential_seed BLOB,            -- its seed; NULL: a linked device, which cannot sign credentials
+    account_seed BLOB                -- Ed25519 seed: signs the record; NULL: a linked device
+) STRICT;
+
+-- Leaf keys: one for each cipher suite.
+CREATE TABLE leaf_keys (
+    suite INTEGER PRIMARY KEY,       -- MLS cipher suite
+    seed BLOB NOT NULL,              -- Ed25519 seed; never changes
+    credential BLOB                  -- SignedDeviceCredential; NULL: the link is not granted yet
+) STRICT;
+
+-- Other devices of this account that this one knows of.
+CREATE TABLE own_devices (
+    device BLOB PRIMARY KEY          -- 16 bytes
+) STRICT, WITHOUT ROWID;
+
+-- Persons and organisations whose record was verified.
+CREATE TABLE peers (
+    alias BLOB PRIMARY KEY,          -- 16 bytes
+    node TEXT NOT NULL,              -- home node, as in the record
+    credential_key BLOB NOT NULL     -- Ed25519 public key, as in the record
+) STRICT, WITHOUT ROWID;
+
+-- Agents listed in the log, replaced with each verified list.
+CREATE TABLE agents (
+    agent TEXT PRIMARY KEY,          -- SPIFFE id
+    mls_key BLOB NOT NULL            -- Ed25519 public key
+) STRICT, WITHOUT ROWID;
+
+-- KeyPackages of this device whose private parts MLS keeps.
+CREATE TABLE key_packages (
+    reference BLOB PRIMARY KEY,      -- KeyPackageRef, TLS-serialised
+    suite INTEGER NOT NULL,
+    last_resort INTEGER NOT NULL,    -- 1: handed out more than once
+    made_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- Threads: one MLS group each.
+CREATE TABLE threads (
+    group_id BLOB PRIMARY KEY,       -- 32 bytes; never changes
+    peer BLOB NOT NULL,              -- alias of the other side; never changes
+    suite INTEGER NOT NULL,          -- never changes: code points are provisional
+    state INTEGER NOT NULL,          -- 0 open, 1 broken (nothing more is sent or read)
+    epoch INTEGER NOT NULL,          -- of the MLS group as merged here
+    pending_commit BLOB,             -- message id of our commit that the hub has not decided
+    request_id BLOB,                 -- of the latest letter sent by identifier
+    opened_at_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX threads_by_peer ON threads (peer, opened_at_ms);
+
+-- Devices in a thread, each checked.
+CREATE TABLE members (
+    group_id BLOB NOT NULL,
+    device BLOB NOT NULL,            -- 16 bytes
+    alias BLOB NOT NULL,
+    leaf_key BLOB NOT NULL,          -- Ed25519 public key
+    PRIMARY KEY (group_id, device)
+) STRICT, WITHOUT ROWID;
+
+-- What the hub ordered, as far as this device saw it: the hash chain.
+CREATE TABLE links (
+    group_id BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    message_id BLOB NOT NULL,
+    digest BLOB,                     -- SHA-256 of the MLSMessage; NULL: a Welcome stood for the commit
+    chain BLOB NOT NULL,             -- the hub's value
+    PRIMARY KEY (group_id, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- Deliveries of an epoch that our own undecided commit leads to.
+CREATE TABLE parked (
+    group_id BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    position INTEGER NOT NULL,       -- in the mailbox: not acknowledged before it is processed
+    delivery BLOB NOT NULL,          -- Delivery, serialised
+    PRIMARY KEY (group_id, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- What is to be sent, until the hub has decided.
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- order of sending
+    message_id BLOB NOT NULL UNIQUE, -- 16 bytes; never changes, not even when encrypted anew
+    group_id BLOB NOT NULL,
+    commits INTEGER NOT NULL,        -- 1: a commit, 0: an application message; never changes
+    state INTEGER NOT NULL,          -- 0 queued, 1 submitted, 2 with the home node, 3 accepted, 4 failed
+    body BLOB,                       -- plaintext, or what to commit; NULL once decided
+    expires_at_ms INTEGER NOT NULL,
+    wants_events INTEGER NOT NULL,
+    needs_epoch INTEGER NOT NULL,    -- encrypt only when the group has reached it
+    submission BLOB,                 -- Submission, serialised; NULL while queued and once decided
+    digest BLOB,                     -- SHA-256 of the MLSMessage in it; receipts name it
+    content_id BLOB,                 -- MIMI message id, when the body is MIMI content
+    accepted_at_ms INTEGER,
+    failure TEXT                     -- stable reason; NULL unless failed
+) STRICT;
+CREATE INDEX outbox_open ON outbox (id) WHERE state < 3;
+CREATE INDEX outbox_open_group ON outbox (group_id) WHERE state < 3;
+CREATE INDEX outbox_content ON outbox (content_id) WHERE content_id IS NOT NULL;
+
+-- Requests of callers, so that a repeated one sends nothing.
+CREATE TABLE requests (
+    request_id BLOB PRIMARY KEY,     -- 16 bytes, chosen by the caller
+    digest BLOB NOT NULL,            -- SHA-256 over what was asked
+    message_id BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_by_message ON requests (message_id);
+
+-- What came in.
+CREATE TABLE inbox (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id BLOB NOT NULL,
+    group_id BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    sender BLOB NOT NULL,            -- alias
+    sender_device BLOB NOT NULL,
+    body BLOB NOT NULL,              -- decrypted content
+    content_id BLOB,                 -- MIMI message id, when the body is MIMI content
+    received_at_ms INTEGER NOT NULL,
+    read_at_ms INTEGER,              -- NULL: unread
+    UNIQUE (group_id, sequence)
+) STRICT;
+CREATE INDEX inbox_by_message ON inbox (message_id);
+CREATE INDEX inbox_by_content ON inbox (content_id) WHERE content_id IS NOT NULL;
+
+-- Delivery receipts that the home node has not taken yet.
+CREATE TABLE receipts (
+    position INTEGER PRIMARY KEY,    -- of the message in the mailbox
+    receipt BLOB NOT NULL            -- SignedDeliveryReceipt, serialised
+) STRICT;
+
+-- Small facts: mailbox position, acknowledged inbox position.
+CREATE TABLE marks (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What became of sent messages.
+CREATE TABLE events (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    message_id BLOB NOT NULL,
+    kind INTEGER NOT NULL,           -- as chancery.agent.v1.EventKind
+    occurred_at_ms INTEGER NOT NULL,
+    reason TEXT,                     -- of a failure
+    UNIQUE (message_id, kind)
+) STRICT;
+
+-- What should not happen: somebody ought to look.
+CREATE TABLE alarms (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    group_id BLOB,                   -- NULL: not about one thread
+    raised_at_ms INTEGER NOT NULL
+) STRICT;
+
+-- What was resolved: identifiers by the handle's input, hashed with a secret of this store.
+CREATE TABLE handles (
+    input BLOB PRIMARY KEY,          -- HMAC-SHA256(store secret, key epoch and OPRF input)
+    handle BLOB NOT NULL,            -- 32 bytes
+    record_key BLOB NOT NULL         -- 32 bytes
+) STRICT, WITHOUT ROWID;
+
+-- Verified records.
+CREATE TABLE records (
+    handle BLOB PRIMARY KEY,
+    alias BLOB,                      -- NULL: proven absent
+    checked_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Bytes kept for other modules: the verified statements, the store secret, an own record.
+CREATE TABLE keepsakes (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"];
+
+/// Brings a store to the schema of this build.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > known {
+        return Err(StoreError::NewerSchema { found, known });
+    }
+    mls_tables(connection)?;
+    for (version, migration) in (1_u32..).zip(MIGRATIONS).skip(found as usize) {
+        let tx = connection.transaction()?;
+        tx.execute_batch(migration)?;
+        tx.pragma_update(None, "user_version", version)?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+/// The tables of MLS have their own numbering.
+fn mls_tables(connection: &mut Connection) -> Result<(), StoreError> {
+    SqliteStorageProvider::<JsonCodec, &mut Connection>::new(connection)
+        .run_migrations()
+        .map_err(|_| StoreError::Mls)
+}
+
+/// The type that the rest of the crate reads those tables with is the same.
+const _: fn(&Connection) -> Storage<'_> = SqliteStorageProvider::new;
