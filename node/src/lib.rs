@@ -1,1 +1,4 @@
-//! chancery-node
+//! The federation node.
+
+mod store;
+mod wake;

@@ -98,6 +98,7 @@ pub fn create(
             agent: agent.map(str::to_owned),
             credential_key: credential_key.verifying_key().to_bytes(),
         },
+        &Zeroizing::new(tx.entropy().array::<32>()),
         Some((&credential_key, &account_key)),
     )?;
     let identity = identity(tx)?;
@@ -157,9 +158,9 @@ pub(crate) fn identity(tx: &Tx<'_>) -> Result<Identity, EndpointError> {
 pub(crate) fn insert(
     tx: &Tx<'_>,
     identity: &Identity,
+    auth_seed: &[u8; 32],
     account: Option<(&SigningKey, &SigningKey)>,
 ) -> Result<(), EndpointError> {
-    let auth = Zeroizing::new(tx.entropy().array::<32>());
     tx.sql().execute(
         "INSERT INTO identity (id, federation, node, alias, device, agent, auth_seed, credential_key, \
          credential_seed, account_seed) VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
@@ -169,7 +170,7 @@ pub(crate) fn insert(
             identity.alias.as_bytes(),
             identity.device.as_bytes(),
             identity.agent,
-            *auth,
+            auth_seed,
             identity.credential_key,
             account.map(|(credential, _)| Zeroizing::new(credential.to_bytes()).to_vec()),
             account.map(|(_, account)| Zeroizing::new(account.to_bytes()).to_vec()),

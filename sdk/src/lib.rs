@@ -1,1 +1,27 @@
-//! chancery-sdk
+//! The endpoint: where messages are encrypted and read. A person's device and
+//! an organisation's agent are the same here; they differ in their certificate
+//! and in whose key vouches for their credential.
+//!
+//! Layers, from the inside out: [`store`] (one thread, one transaction for all),
+//! [`mls`] and [`thread`] (groups), [`outbox`], [`inbox`] and [`event`] (queues);
+//! [`content`] and [`attachment`] say what a letter is made of. None of these
+//! knows a network.
+
+pub mod alarm;
+pub mod credential;
+pub mod error;
+pub mod event;
+pub mod identity;
+pub mod inbox;
+pub mod link;
+pub mod mls;
+pub mod outbox;
+pub mod peer;
+pub mod request;
+pub mod store;
+pub mod thread;
+
+mod content_view;
+
+pub mod attachment;
+pub mod content;

@@ -1,8 +1,8 @@
 //! An enrolment authority's word: made, and checked against the log's authorities.
 
-use crate::keys::{self, AccountKey, Purpose, SigningKey};
-use crate::state::Federation;
 use crate::Error;
+use crate::keys::{self, AccountKey, Purpose, SigningKey};
+use crate::state::FederationState;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, NodeId, Timestamp};
@@ -124,7 +124,7 @@ impl SignedAttestation {
     ///
     /// # Errors
     /// Authority unknown or not admitted, wrong signature, another key epoch.
-    pub fn verify(&self, federation: &Federation) -> Result<VerifiedAttestation<'_>, Error> {
+    pub fn verify(&self, federation: &FederationState) -> Result<VerifiedAttestation<'_>, Error> {
         let claim = &self.content;
         let authority = federation
             .authority(&claim.authority)
@@ -152,11 +152,7 @@ impl TryFrom<wire::SignedAttestation> for SignedAttestation {
         }
         let content = wire::Attestation::decode(signed.attestation.as_ref())
             .map_err(|_| Error::Field("an attestation does not parse"))?;
-        Ok(Self {
-            content: content.try_into()?,
-            bytes: signed.attestation,
-            signature: signed.signature,
-        })
+        Ok(Self { content: content.try_into()?, bytes: signed.attestation, signature: signed.signature })
     }
 }
 

@@ -1,11 +1,12 @@
 //! m of n governance signatures: making them, checking them.
 
+use crate::Error;
 use crate::keys::{self, GovernanceKey, Purpose, SigningKey};
 use crate::statement::Statement;
-use crate::Error;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 
 /// Longest statement in bytes.
@@ -65,17 +66,25 @@ pub fn signature(statement: &[u8], key: &SigningKey) -> wire::GovernanceSignatur
 
 /// A statement that enough governance keys signed, for the right federation.
 #[derive(Clone, Debug)]
-pub struct VerifiedStatement(Statement);
+pub struct VerifiedStatement {
+    statement: Statement,
+    digest: [u8; 32],
+}
 
 impl VerifiedStatement {
     /// What was decided.
     pub const fn statement(&self) -> &Statement {
-        &self.0
+        &self.statement
+    }
+
+    /// SHA-256 of the statement as signed.
+    pub const fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// What was decided.
     pub fn into_statement(self) -> Statement {
-        self.0
+        self.statement
     }
 }
 
@@ -111,7 +120,7 @@ pub fn verify(
     if statement.federation != federation {
         return Err(Error::Statement("the statement is another federation's"));
     }
-    Ok(VerifiedStatement(statement))
+    Ok(VerifiedStatement { statement, digest: Sha256::digest(&signed.statement).into() })
 }
 
 #[cfg(test)]
@@ -134,8 +143,7 @@ mod tests {
     fn m_of_n_distinct_keys_decide() {
         let entropy = SeededEntropy::new(1);
         let held = testing::signing_keys(&entropy, 3);
-        let governance =
-            GovernanceKeys::new(held.iter().map(GovernanceKey::from).collect(), 2).unwrap();
+        let governance = GovernanceKeys::new(held.iter().map(GovernanceKey::from).collect(), 2).unwrap();
         let statement = sample(&entropy);
         let enough = sign(&statement, &[&held[0], &held[2]]);
         let verified = verify(&enough, FEDERATION, &governance).unwrap();
@@ -151,7 +159,10 @@ mod tests {
         assert_eq!(verify(&forged, FEDERATION, &governance).unwrap_err(), too_few);
         let mut changed = enough.clone();
         changed.statement = [changed.statement.as_ref(), &[0x50, 0x01]].concat().into();
-        assert!(matches!(verify(&changed, FEDERATION, &governance), Err(Error::NotGoverned { valid: 0, .. })));
+        assert!(matches!(
+            verify(&changed, FEDERATION, &governance),
+            Err(Error::NotGoverned { valid: 0, .. })
+        ));
         assert!(matches!(verify(&enough, "other.example", &governance), Err(Error::Statement(_))));
     }
 

@@ -34,4 +34,4 @@ pub use keys::{AccountKey, AgentKey, AuthorityKey, CredentialKey, GovernanceKey,
 pub use note::VerifiedCheckpoint;
 pub use prefix::Prefix;
 pub use sealed::Address;
-pub use state::Federation;
+pub use state::FederationState;

@@ -123,7 +123,11 @@ impl SecretKey {
     ///
     /// # Errors
     /// The batch is empty or longer than [`MAX_BATCH`].
-    pub fn evaluate(&self, blinded: &[Element], entropy: &dyn Entropy) -> Result<(Vec<Element>, Proof), Error> {
+    pub fn evaluate(
+        &self,
+        blinded: &[Element],
+        entropy: &dyn Entropy,
+    ) -> Result<(Vec<Element>, Proof), Error> {
         check_batch(blinded.len())?;
         let evaluated =
             blinded.iter().map(|b| Element::new(b.point * self.0)).collect::<Result<Vec<_>, _>>()?;

@@ -1,11 +1,11 @@
 //! What governance decides, as domain types. Who may decide is
 //! [`crate::governance`]'s, what follows from it [`crate::state`]'s.
 
+use crate::Error;
 use crate::attestation::SchemeName;
 use crate::keys::{AgentKey, AuthorityKey};
 use crate::oprf::Element;
 use crate::prefix::MAX_BITS;
-use crate::Error;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Entropy, NodeId};
@@ -240,8 +240,11 @@ impl TryFrom<wire::EvaluatorEpoch> for EvaluatorEpoch {
         if !(1..=MAX_EVALUATORS).contains(&epoch.evaluators.len()) {
             return Err(Error::Field("an epoch has 1 to 32 evaluators"));
         }
-        let evaluators =
-            epoch.evaluators.into_iter().map(TryInto::try_into).collect::<Result<Vec<EvaluatorShare>, _>>()?;
+        let evaluators = epoch
+            .evaluators
+            .into_iter()
+            .map(TryInto::try_into)
+            .collect::<Result<Vec<EvaluatorShare>, _>>()?;
         let ordered = evaluators.windows(2).all(|pair| matches!(pair, [a, b] if a.index < b.index));
         if !ordered || evaluators.iter().any(|e| e.index == 0) {
             return Err(Error::Field("evaluators have distinct indices from 1, in order"));

@@ -3,6 +3,7 @@
 //! file; it holds nothing secret, but whoever changes it changes whom the
 //! party believes.
 
+use crate::armour;
 use crate::chain::{ChainError, TrustAnchors};
 use crate::spiffe::Federation;
 use chancery_types::Refusal;
@@ -138,17 +139,17 @@ impl FederationBundle {
         }
         let file: File = toml::from_str(text)?;
         let federation = file.federation.parse().map_err(|_| BundleError::Field("federation"))?;
-        let root = pem::parse(&file.root_pem).map_err(|_| BundleError::Field("root_pem"))?;
-        if root.tag() != "CERTIFICATE" {
+        let root = armour::read_chain(file.root_pem.as_bytes());
+        let Ok([root]) = root.as_deref() else {
             return Err(BundleError::Field("root_pem"));
-        }
+        };
         let key = |text: &String| {
             let mut key = [0; 32];
             hex::decode_to_slice(text, &mut key).map(|()| key)
         };
         let keys = file.governance_keys.iter().map(key).collect::<Result<_, _>>();
         let keys = keys.map_err(|_| BundleError::Field("governance_keys"))?;
-        let anchors = TrustAnchors::new(federation, root.contents())?;
+        let anchors = TrustAnchors::new(federation, root)?;
         let bundle = Self::new(anchors, keys, file.governance_threshold)?;
         match file.directory_vkey {
             Some(vkey) => bundle.with_directory(vkey),
@@ -161,16 +162,12 @@ impl FederationBundle {
     /// # Errors
     /// Never for a bundle that was read or made here; TOML's encoder may say no.
     pub fn to_toml(&self) -> Result<String, BundleError> {
-        let root = pem::Pem::new("CERTIFICATE", self.anchors.root_der().to_vec());
         Ok(toml::to_string(&File {
             federation: self.federation().to_string(),
             governance_threshold: self.governance_threshold,
             governance_keys: self.governance_keys.iter().map(hex::encode).collect(),
             directory_vkey: self.directory_vkey.clone(),
-            root_pem: pem::encode_config(
-                &root,
-                pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
-            ),
+            root_pem: armour::write_chain(std::slice::from_ref(self.anchors.root_der())),
         })?)
     }
 }

@@ -168,6 +168,7 @@ pub struct VerifiedPeer {
     party: Party,
     key_pin: [u8; 32],
     serial: Vec<u8>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -190,6 +191,11 @@ impl VerifiedPeer {
     /// The certificate's serial number, big-endian.
     pub fn serial(&self) -> &[u8] {
         &self.serial
+    }
+
+    /// When the certificate's life began.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// When the certificate expires.
@@ -304,10 +310,13 @@ fn leaf_of_profile(leaf: &[u8], federation: &Federation) -> Result<VerifiedPeer,
         party,
         key_pin: Sha256::digest(certificate.public_key().raw).into(),
         serial: certificate.raw_serial().to_vec(),
-        not_after: Timestamp::from_millis(
-            certificate.validity().not_after.timestamp().saturating_mul(1000),
-        ),
+        not_before: timestamp(certificate.validity().not_before),
+        not_after: timestamp(certificate.validity().not_after),
     })
+}
+
+fn timestamp(time: x509_parser::time::ASN1Time) -> Timestamp {
+    Timestamp::from_millis(time.timestamp().saturating_mul(1000))
 }
 
 fn path_error(error: webpki::Error) -> ChainError {

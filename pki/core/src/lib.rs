@@ -4,8 +4,10 @@
 //! - [`spiffe`]: who a certificate names.
 //! - [`profile`]: what the federation's CAs issue.
 //! - [`chain`]: the one check that makes a [`VerifiedPeer`] of a chain.
+//! - [`armour`]: the PEM text of all that.
 //! - [`bundle`]: what every party is given at installation.
 
+pub mod armour;
 pub mod bundle;
 pub mod chain;
 pub mod profile;

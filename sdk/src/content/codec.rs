@@ -220,7 +220,7 @@ fn check_part(part: &Part, depth: usize, count: &mut usize) -> Result<(), OverLi
             at_most(external.description.len(), MAX_DESCRIPTION, "description")?;
             at_most(external.filename.len(), MAX_NAME, "file name")
         }
-        Cardinality::Multi { parts, .. } if parts.len() < 2 => Err(OverLimit("a multipart of fewer than 2 parts")),
+        Cardinality::Multi { parts, .. } if parts.len() < 2 => Err(OverLimit("parts")),
         Cardinality::Multi { parts, .. } => parts.iter().try_for_each(|p| check_part(p, depth + 1, count)),
     }
 }

@@ -4,9 +4,9 @@
 use crate::attachment::FileError;
 use chancery_types::{Reason, Refusal};
 
-/// Something is larger than its limit.
+/// Something is larger than its limit, or a multipart has fewer than 2 parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} over the limit")]
+#[error("{0} outside the limits")]
 pub struct OverLimit(
     /// What.
     pub &'static str,

@@ -3,7 +3,7 @@
 
 use chancery_types::Timestamp;
 use openmls::prelude::{
-    Capabilities, Ciphersuite, CredentialType, ExtensionType, Lifetime, MlsGroupCreateConfig,
+    Capabilities, Ciphersuite, CredentialType, ExtensionType, Lifetime, MlsGroup, MlsGroupBuilder,
     MlsGroupJoinConfig, PURE_CIPHERTEXT_WIRE_FORMAT_POLICY, ProtocolVersion,
 };
 use std::time::Duration;
@@ -84,15 +84,14 @@ pub(crate) fn join_config() -> MlsGroupJoinConfig {
         .build()
 }
 
-pub(crate) fn create_config(suite: Suite, now: Timestamp) -> MlsGroupCreateConfig {
-    MlsGroupCreateConfig::builder()
-        .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
+pub(crate) fn create(suite: Suite, now: Timestamp) -> MlsGroupBuilder {
+    MlsGroup::builder()
+        .with_wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .use_ratchet_tree_extension(true)
         .padding_size(PADDING)
         .max_past_epochs(0)
         .number_of_resumption_psks(0)
         .ciphersuite(suite.ciphersuite())
-        .capabilities(capabilities())
+        .with_capabilities(capabilities())
         .lifetime(lifetime(now))
-        .build()
 }

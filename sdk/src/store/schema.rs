@@ -65,6 +65,8 @@ CREATE TABLE threads (
     epoch INTEGER NOT NULL,          -- of the MLS group as merged here
     pending_commit BLOB,             -- message id of our commit that the hub has not decided
     request_id BLOB,                 -- of the latest letter sent by identifier
+    head_sequence INTEGER NOT NULL,  -- everything up to it was seen and its chain holds; 0: nothing yet
+    delivered_sequence INTEGER NOT NULL, -- highest that came through the mailbox
     opened_at_ms INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX threads_by_peer ON threads (peer, opened_at_ms);

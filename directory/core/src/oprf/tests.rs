@@ -110,7 +110,8 @@ fn a_proof_holds_for_its_batch_and_key_alone() {
     for bit in 0..512 {
         let mut bytes = proof.to_bytes();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let accepted = Proof::try_from(bytes.as_slice()).is_ok_and(|p| p.verifies(&public, &blinded, &evaluated));
+        let accepted =
+            Proof::try_from(bytes.as_slice()).is_ok_and(|p| p.verifies(&public, &blinded, &evaluated));
         assert!(!accepted, "bit {bit}");
     }
 }

@@ -1,0 +1,79 @@
+//! A batch of a peer's parcels, in one transaction.
+
+use super::{Tx, deliver, report, submit};
+use chancery_node_core::parcel::{Delivery, Outcome, Report, Submission};
+use chancery_proto::federation::v1 as wire;
+use chancery_types::{NodeId, Reason};
+
+/// Parcels of one kind that follow each other: order holds, and each run takes
+/// a handful of statements.
+enum Run {
+    Submissions(Vec<Submission>),
+    Deliveries(Vec<(usize, Delivery)>),
+    Outcomes(Vec<Outcome>),
+    Reports(Vec<Report>),
+}
+
+/// Takes the parcels of a batch. The result names, by index, those that will
+/// never be taken, with the reason.
+pub(crate) async fn receive(
+    tx: &mut Tx<'_>,
+    peer: &NodeId,
+    parcels: &[wire::Parcel],
+) -> Result<Vec<(usize, Reason)>, sqlx::Error> {
+    let (runs, mut refused) = runs(tx, parcels);
+    for run in runs {
+        match run {
+            Run::Submissions(submissions) => submit::answer(tx, peer, &submissions).await?,
+            Run::Deliveries(deliveries) => {
+                let (indices, deliveries): (Vec<_>, Vec<_>) = deliveries.into_iter().unzip();
+                let verdicts = deliver::receive(tx, peer, deliveries).await?;
+                refused.extend(indices.into_iter().zip(verdicts).filter_map(|(i, v)| Some((i, v?))));
+            }
+            Run::Outcomes(outcomes) => submit::decided(tx, peer, outcomes).await?,
+            Run::Reports(reports) => report::receive(tx, peer, &reports).await?,
+        }
+    }
+    refused.sort_by_key(|(index, _)| *index);
+    Ok(refused)
+}
+
+fn runs(tx: &Tx<'_>, parcels: &[wire::Parcel]) -> (Vec<Run>, Vec<(usize, Reason)>) {
+    let (mut runs, mut refused): (Vec<Run>, Vec<_>) = (Vec::new(), Vec::new());
+    for (index, parcel) in parcels.iter().enumerate() {
+        let result = match parcel.parcel.clone() {
+            Some(wire::parcel::Parcel::Submission(message)) => {
+                Submission::from_wire(message, tx.now).map(|submission| match runs.last_mut() {
+                    Some(Run::Submissions(run)) => run.push(submission),
+                    _ => runs.push(Run::Submissions(vec![submission])),
+                })
+            }
+            Some(wire::parcel::Parcel::Delivery(message)) => {
+                Delivery::try_from(message).map(|delivery| match runs.last_mut() {
+                    Some(Run::Deliveries(run)) => run.push((index, delivery)),
+                    _ => runs.push(Run::Deliveries(vec![(index, delivery)])),
+                })
+            }
+            Some(wire::parcel::Parcel::Outcome(message)) => {
+                Outcome::try_from(message).map(|outcome| match runs.last_mut() {
+                    Some(Run::Outcomes(run)) => run.push(outcome),
+                    _ => runs.push(Run::Outcomes(vec![outcome])),
+                })
+            }
+            Some(wire::parcel::Parcel::Report(message)) => {
+                Report::try_from(message).map(|report| match runs.last_mut() {
+                    Some(Run::Reports(run)) => run.push(report),
+                    _ => runs.push(Run::Reports(vec![report])),
+                })
+            }
+            None => {
+                refused.push((index, Reason::InvalidField));
+                continue;
+            }
+        };
+        if let Err(refusal) = result {
+            refused.push((index, refusal.reason));
+        }
+    }
+    (runs, refused)
+}

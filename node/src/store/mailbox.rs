@@ -1,0 +1,246 @@
+//! Mailboxes: what waits for the devices of an alias, how far each device has
+//! come, and the terminal outcome of each delivery.
+
+use super::{NodeStore, Tx, report, sql};
+use chancery_node_core::parcel::MAX_LIFE;
+use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
+use chancery_types::{Alias, DeviceId, MessageId, NodeId, Timestamp};
+use prost::Message as _;
+use sqlx::Row as _;
+use std::collections::HashMap;
+
+/// Something to put into a mailbox.
+pub(crate) struct Item {
+    pub(crate) alias: Alias,
+    pub(crate) item: node::subscribe_response::Item,
+    pub(crate) delivery: Option<Delivered>,
+    pub(crate) only_device: Option<DeviceId>,
+    pub(crate) except_device: Option<DeviceId>,
+    pub(crate) expires_at: Timestamp,
+}
+
+/// Of a delivery: what its terminal report needs.
+#[derive(Clone)]
+pub(crate) struct Delivered {
+    pub(crate) message_id: MessageId,
+    pub(crate) part: u32,
+    pub(crate) origin: Origin,
+}
+
+/// Who wants the terminal report of a delivery.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    /// Another node is the hub.
+    Hub(NodeId),
+    /// This node is the hub.
+    Here { sender: Alias, sender_node: NodeId, wants_events: bool },
+}
+
+impl Item {
+    /// An event for the sender of a message.
+    pub(crate) fn event(sender: Alias, event: node::Event, now: Timestamp) -> Self {
+        Self {
+            alias: sender,
+            item: node::subscribe_response::Item::Event(event),
+            delivery: None,
+            only_device: None,
+            except_device: None,
+            expires_at: now.after(MAX_LIFE),
+        }
+    }
+
+    /// An outcome for the device that submitted.
+    pub(crate) fn outcome(
+        sender: Alias,
+        device: DeviceId,
+        outcome: wire::Outcome,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            alias: sender,
+            item: node::subscribe_response::Item::Outcome(outcome),
+            delivery: None,
+            only_device: Some(device),
+            except_device: None,
+            expires_at: now.after(MAX_LIFE),
+        }
+    }
+}
+
+/// Puts items into mailboxes, in order.
+pub(crate) async fn put(tx: &mut Tx<'_>, items: &[Item]) -> Result<(), sqlx::Error> {
+    let head = "INSERT INTO mailbox (alias, item, message_id, part, hub, sender, sender_node, wants_events, \
+                only_device, except_device, expires_at)";
+    sql::insert(tx.connection, head, 11, "", items, |statement, item| {
+        let (mut hub, mut sender, mut sender_node, mut wants_events) = (None, None, None, false);
+        match item.delivery.as_ref().map(|d| &d.origin) {
+            Some(Origin::Hub(node)) => hub = Some(node.as_str()),
+            Some(Origin::Here { sender: alias, sender_node: home, wants_events: wants }) => {
+                sender = Some(alias.as_bytes().as_slice());
+                sender_node = Some(home.as_str());
+                wants_events = *wants;
+            }
+            None => {}
+        }
+        let response = node::SubscribeResponse { position: 0, item: Some(item.item.clone()) };
+        statement
+            .bind(item.alias.as_bytes().as_slice())
+            .bind(response.encode_to_vec())
+            .bind(item.delivery.as_ref().map(|d| d.message_id.as_bytes().as_slice()))
+            .bind(item.delivery.as_ref().map_or(0, |d| i64::from(d.part)))
+            .bind(hub)
+            .bind(sender)
+            .bind(sender_node)
+            .bind(wants_events)
+            .bind(item.only_device.as_ref().map(|d| d.as_bytes().as_slice()))
+            .bind(item.except_device.as_ref().map(|d| d.as_bytes().as_slice()))
+            .bind(item.expires_at.millis())
+    })
+    .await?;
+    tx.woken.aliases.extend(items.iter().map(|item| item.alias));
+    Ok(())
+}
+
+/// What waits for a device behind a position, oldest first. Nothing expired.
+pub(crate) async fn read(
+    store: &NodeStore,
+    alias: Alias,
+    device: DeviceId,
+    after: u64,
+    most: i64,
+) -> Result<Vec<node::SubscribeResponse>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT position, item FROM mailbox
+         WHERE alias = $1 AND position > $2 AND expires_at > $4
+           AND (only_device IS NULL OR only_device = $3)
+           AND (except_device IS NULL OR except_device <> $3)
+         ORDER BY position LIMIT $5",
+    )
+    .bind(alias.as_bytes().as_slice())
+    .bind(sql::signed(after))
+    .bind(device.as_bytes().as_slice())
+    .bind(store.now().millis())
+    .bind(most)
+    .fetch_all(store.readers())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let mut response: node::SubscribeResponse = sql::message(row.try_get(1)?, "mailbox.item")?;
+            response.position = sql::unsigned(row.try_get(0)?);
+            Ok(response)
+        })
+        .collect()
+}
+
+/// A device has committed everything up to `through`. The first device to do
+/// so decides the terminal outcome of each delivery; what all devices have is
+/// forgotten.
+pub(crate) async fn acknowledge(
+    tx: &mut Tx<'_>,
+    alias: Alias,
+    device: DeviceId,
+    through: u64,
+    receipts: &HashMap<MessageId, bytes::Bytes>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO mailbox_cursor (alias, device_id, through) VALUES ($1, $2, $3)
+         ON CONFLICT (alias, device_id) DO UPDATE SET through = excluded.through
+         WHERE excluded.through > mailbox_cursor.through",
+    )
+    .bind(alias.as_bytes().as_slice())
+    .bind(device.as_bytes().as_slice())
+    .bind(sql::signed(through))
+    .execute(&mut *tx.connection)
+    .await?;
+
+    let taken = sqlx::query(
+        "UPDATE mailbox SET taken = TRUE
+         WHERE alias = $1 AND position <= $2 AND NOT taken AND message_id IS NOT NULL
+           AND (except_device IS NULL OR except_device <> $3)
+         RETURNING message_id, part, hub, sender, sender_node, wants_events",
+    )
+    .bind(alias.as_bytes().as_slice())
+    .bind(sql::signed(through))
+    .bind(device.as_bytes().as_slice())
+    .fetch_all(&mut *tx.connection)
+    .await?;
+    let mut settled = Vec::with_capacity(taken.len());
+    for row in &taken {
+        let delivered = delivered(row)?;
+        let receipt = receipts.get(&delivered.message_id).cloned().unwrap_or_default();
+        let outcome = wire::report::Outcome::Delivered(wire::Delivered { receipt });
+        settled.push(report::Settled { delivered, recipient: alias, at: tx.now, outcome });
+    }
+    report::settle(tx, settled).await?;
+    forget(tx, alias).await
+}
+
+/// Deletes what every device of the alias has.
+pub(crate) async fn forget(tx: &mut Tx<'_>, alias: Alias) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM mailbox WHERE alias = $1 AND position <= (
+           SELECT min(coalesce(c.through, 0)) FROM alias a
+           JOIN device d ON d.account_id = a.account_id
+           LEFT JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id
+           WHERE a.alias = $1)",
+    )
+    .bind(alias.as_bytes().as_slice())
+    .execute(&mut *tx.connection)
+    .await
+    .map(drop)
+}
+
+/// A device that is new to an alias reads what arrives from now on.
+pub(crate) async fn start(tx: &mut Tx<'_>, alias: Alias, device: DeviceId) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO mailbox_cursor (alias, device_id, through)
+         SELECT $1, $2, coalesce(max(position), 0) FROM mailbox WHERE alias = $1
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(alias.as_bytes().as_slice())
+    .bind(device.as_bytes().as_slice())
+    .execute(&mut *tx.connection)
+    .await
+    .map(drop)
+}
+
+/// Expired deliveries: forgotten, and reported unless a device has them.
+pub(crate) async fn expire(tx: &mut Tx<'_>, most: i64) -> Result<u64, sqlx::Error> {
+    let rows = sqlx::query(
+        "DELETE FROM mailbox WHERE position IN (
+           SELECT position FROM mailbox WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)
+         RETURNING message_id, part, hub, sender, sender_node, wants_events, alias, taken",
+    )
+    .bind(tx.now.millis())
+    .bind(most)
+    .fetch_all(&mut *tx.connection)
+    .await?;
+    let mut settled = Vec::new();
+    for row in &rows {
+        if row.try_get::<Option<Vec<u8>>, _>("message_id")?.is_none() || row.try_get("taken")? {
+            continue;
+        }
+        let recipient = sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?;
+        let outcome = wire::report::Outcome::Expired(true);
+        settled.push(report::Settled { delivered: delivered(row)?, recipient, at: tx.now, outcome });
+    }
+    report::settle(tx, settled).await?;
+    Ok(rows.len() as u64)
+}
+
+fn delivered(row: &sqlx::sqlite::SqliteRow) -> Result<Delivered, sqlx::Error> {
+    let origin = match row.try_get::<Option<String>, _>("hub")? {
+        Some(hub) => Origin::Hub(sql::column(hub, "mailbox.hub")?),
+        None => Origin::Here {
+            sender: sql::column(row.try_get::<Vec<u8>, _>("sender")?, "mailbox.sender")?,
+            sender_node: sql::column(row.try_get::<String, _>("sender_node")?, "mailbox.sender_node")?,
+            wants_events: row.try_get("wants_events")?,
+        },
+    };
+    Ok(Delivered {
+        message_id: sql::column(row.try_get::<Vec<u8>, _>("message_id")?, "mailbox.message_id")?,
+        part: u32::try_from(row.try_get::<i64, _>("part")?).unwrap_or(0),
+        origin,
+    })
+}

@@ -1,0 +1,81 @@
+//! Who is told that something is waiting: subscribers by alias, links by peer.
+//! A wake-up says "look", never what; missing one costs nothing but time,
+//! since whoever waits has looked after it began to listen.
+
+use chancery_types::{Alias, NodeId};
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::Notify;
+
+/// Whom a transaction concerns.
+#[derive(Default)]
+pub(crate) struct Woken {
+    pub(crate) aliases: HashSet<Alias>,
+    pub(crate) peers: HashSet<NodeId>,
+}
+
+/// Everybody who listens.
+#[derive(Default)]
+pub(crate) struct Wake {
+    aliases: Listeners<Alias>,
+    peers: Listeners<NodeId>,
+}
+
+impl Wake {
+    /// Listens for an alias.
+    pub(crate) fn alias(&self, alias: Alias) -> Arc<Notify> {
+        self.aliases.listen(alias)
+    }
+
+    /// Listens for a peer.
+    pub(crate) fn peer(&self, peer: NodeId) -> Arc<Notify> {
+        self.peers.listen(peer)
+    }
+
+    /// Wakes whoever listens.
+    pub(crate) fn wake(&self, woken: &Woken) {
+        self.aliases.wake(&woken.aliases);
+        self.peers.wake(&woken.peers);
+    }
+}
+
+struct Listeners<K>(Mutex<HashMap<K, Vec<Weak<Notify>>>>);
+
+impl<K> Default for Listeners<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq> Listeners<K> {
+    fn listen(&self, key: K) -> Arc<Notify> {
+        let notify = Arc::new(Notify::new());
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listeners = map.entry(key).or_default();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Arc::downgrade(&notify));
+        notify
+    }
+
+    fn wake(&self, keys: &HashSet<K>) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in keys {
+            let Some(listeners) = map.get_mut(key) else { continue };
+            listeners.retain(|listener| match listener.upgrade() {
+                // Keeps one permit when nobody waits just now.
+                Some(notify) => {
+                    notify.notify_one();
+                    true
+                }
+                None => false,
+            });
+            if listeners.is_empty() {
+                map.remove(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! How a party gets its certificate and keeps it: enrolment against a join
+//! token, renewal at half life, revocation lists. The key is made here and
+//! never leaves; the authority's side is `chancery-pki`.
+
+use super::files::{CHAIN, CRLS, CSR, IdentityFolder, KEY};
+use super::{Credentials, Identity, TlsError, connect};
+use crate::status::from_status;
+use chancery_pki_core::{
+    ChainError, CheckedCsr, Crls, Party, ProfileError, TrustAnchors, Usage, VerifiedPeer, armour, profile,
+    verify,
+};
+use chancery_proto::pki::v1::enrolment_service_client::EnrolmentServiceClient;
+use chancery_proto::pki::v1::{EnrolRequest, FetchRevocationsRequest, RenewRequest};
+use chancery_types::{Clock, Reason, Refusal};
+use rustls::pki_types::CertificateDer;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// How often [`keep_renewed`] asks for revocation lists and looks at the
+/// certificate's age.
+const REFRESH: Duration = Duration::from_secs(5 * 60);
+/// Deadline of a call to the enrolment service.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Revocation lists of 1 MiB and their framing.
+const MAX_ANSWER: usize = 2 * 1024 * 1024;
+
+/// Why a certificate or list was not got.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The connection or a file of the identity folder.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The enrolment service refused.
+    #[error("the enrolment service refused: {0}")]
+    Refused(Refusal),
+    /// The key cannot be made or read.
+    #[error(transparent)]
+    Key(#[from] ProfileError),
+    /// What the enrolment service sent does not hold.
+    #[error("the enrolment service's answer: {0}")]
+    Answer(ChainError),
+    /// The certificate it sent is for another key than ours.
+    #[error("the enrolment service's answer is for another key")]
+    AnswerKey,
+}
+
+impl From<EnrolError> for Refusal {
+    fn from(error: EnrolError) -> Self {
+        match error {
+            EnrolError::Tls(error) => error.into(),
+            EnrolError::Refused(refusal) => refusal,
+            EnrolError::Key(error) => error.into(),
+            EnrolError::Answer(_) | EnrolError::AnswerKey => {
+                Self::new(Reason::PeerMisbehaved, error.to_string())
+            }
+        }
+    }
+}
+
+/// Enrols with a join token and fills `folder`. May be called again after a
+/// crash or failure: key and request stay the same, so that the token counts;
+/// once there is a chain that holds, no token is needed any more.
+///
+/// # Errors
+/// See [`EnrolError`].
+pub async fn enrol(
+    endpoint: &str,
+    anchors: &TrustAnchors,
+    join_token: &str,
+    folder: &IdentityFolder,
+    clock: Arc<dyn Clock>,
+) -> Result<VerifiedPeer, EnrolError> {
+    folder.create()?;
+    let csr = own_csr(folder)?;
+    let credentials = Credentials::anonymous(anchors.clone(), Crls::default(), Arc::clone(&clock));
+    let mut client = client(endpoint, credentials).await?;
+    let own = match Identity::load(folder, anchors, &*clock) {
+        Ok(Some(identity)) => identity.own().clone(),
+        // None yet, or one that no longer holds.
+        Ok(None) | Err(TlsError::Chain(_) | TlsError::Content(CHAIN) | TlsError::KeyMismatch) => {
+            let csr_der = csr.clone().into();
+            let request = EnrolRequest { csr_der, join_token: join_token.to_owned() };
+            let answer = client.enrol(timed(request)).await.map_err(refused)?;
+            keep_chain(folder, anchors, &*clock, &csr, answer.into_inner().chain_der)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let chain = own_chain(folder)?;
+    keep_revocations(&mut client, folder, anchors, &*clock, &chain).await?;
+    Ok(own)
+}
+
+/// Gets the next certificate for the same key, under the same names, and loads it.
+///
+/// # Errors
+/// See [`EnrolError`]; what was loaded before stays.
+pub async fn renew(endpoint: &str, credentials: &Arc<Credentials>) -> Result<VerifiedPeer, EnrolError> {
+    let folder = credentials.folder().ok_or(TlsError::NoIdentity)?;
+    let csr = own_csr(folder)?;
+    let mut client = client(endpoint, Arc::clone(credentials)).await?;
+    let request = RenewRequest { csr_der: csr.clone().into() };
+    let answer = client.renew(timed(request)).await.map_err(refused)?.into_inner();
+    let own =
+        keep_chain(folder, credentials.anchors(), &**credentials.clock(), &csr, answer.chain_der)?;
+    credentials.reload()?;
+    Ok(own)
+}
+
+/// Gets the revocation lists in force and loads them if they are new.
+///
+/// # Errors
+/// See [`EnrolError`]; what was loaded before stays.
+pub async fn fetch_revocations(endpoint: &str, credentials: &Arc<Credentials>) -> Result<(), EnrolError> {
+    let folder = credentials.folder().ok_or(TlsError::NoIdentity)?;
+    let (anchors, clock) = (credentials.anchors(), &**credentials.clock());
+    let mut client = match client(endpoint, Arc::clone(credentials)).await {
+        // Lists that ran out, or do not cover a new issuing CA, must not keep us from newer
+        // ones; those are signed whoever hands them over.
+        Err(EnrolError::Tls(TlsError::Chain(ChainError::StaleCrl | ChainError::UnknownRevocation))) => {
+            let clock = Arc::clone(credentials.clock());
+            client(endpoint, Credentials::anonymous(anchors.clone(), Crls::default(), clock)).await?
+        }
+        client => client?,
+    };
+    if keep_revocations(&mut client, folder, anchors, clock, &own_chain(folder)?).await? {
+        credentials.reload()?;
+    }
+    Ok(())
+}
+
+/// What [`keep_renewed`] does each time: revocation lists, and the next
+/// certificate once half of this one's life is over.
+///
+/// # Errors
+/// See [`EnrolError`].
+pub async fn refresh(endpoint: &str, credentials: &Arc<Credentials>) -> Result<(), EnrolError> {
+    fetch_revocations(endpoint, credentials).await?;
+    let own = credentials.own().ok_or(TlsError::NoIdentity)?;
+    if half_life_over(&own, &**credentials.clock()) {
+        renew(endpoint, credentials).await?;
+        tracing::info!("the certificate was renewed");
+    }
+    Ok(())
+}
+
+/// Refreshes every 5 minutes until `shutdown`; a failure is logged and tried
+/// again next time.
+pub async fn keep_renewed(endpoint: String, credentials: Arc<Credentials>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(REFRESH);
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        match shutdown.run_until_cancelled(refresh(&endpoint, &credentials)).await {
+            Some(Err(error)) => tracing::warn!(%error, "certificate and revocation lists were not refreshed"),
+            Some(Ok(())) | None => {}
+        }
+    }
+}
+
+/// Whether half of a certificate's life is over: time to renew it.
+pub fn half_life_over(own: &VerifiedPeer, clock: &dyn Clock) -> bool {
+    clock.now() >= own.not_before().after(own.not_after().since(own.not_before()) / 2)
+}
+
+async fn client(
+    endpoint: &str,
+    credentials: Arc<Credentials>,
+) -> Result<EnrolmentServiceClient<Channel>, EnrolError> {
+    let (channel, _) = connect(endpoint, Party::Pki, credentials).await?;
+    Ok(EnrolmentServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+}
+
+fn timed<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+fn refused(status: tonic::Status) -> EnrolError {
+    EnrolError::Refused(from_status(&status))
+}
+
+/// The request for our key; both are made when missing. The key is on disk
+/// before a request for it exists, the request before it is sent.
+fn own_csr(folder: &IdentityFolder) -> Result<Vec<u8>, EnrolError> {
+    let key = match folder.read_private(KEY)? {
+        Some(key) => key,
+        None => {
+            let key = profile::new_key()?;
+            folder.replace(KEY, key.as_bytes())?;
+            zeroize::Zeroizing::new(key.as_bytes().to_vec())
+        }
+    };
+    if let Some(csr) = folder.read(CSR)? {
+        return Ok(csr.to_vec());
+    }
+    let csr = profile::csr_for(std::str::from_utf8(&key).map_err(|_| TlsError::Content(KEY))?)?;
+    folder.replace(CSR, &csr)?;
+    Ok(csr)
+}
+
+fn own_chain(folder: &IdentityFolder) -> Result<Vec<CertificateDer<'static>>, EnrolError> {
+    let chain = folder.read(CHAIN)?.ok_or(TlsError::NoIdentity)?;
+    Ok(armour::read_chain(&chain).map_err(|_| TlsError::Content(CHAIN))?)
+}
+
+fn keep_chain(
+    folder: &IdentityFolder,
+    anchors: &TrustAnchors,
+    clock: &dyn Clock,
+    csr: &[u8],
+    chain: Vec<prost::bytes::Bytes>,
+) -> Result<VerifiedPeer, EnrolError> {
+    let chain: Vec<CertificateDer<'_>> = chain.iter().map(|der| CertificateDer::from(der.as_ref())).collect();
+    let own = verify(&chain, anchors, &Crls::default(), clock.now(), Usage::Server);
+    let own = own.map_err(EnrolError::Answer)?;
+    if own.key_pin() != CheckedCsr::check(csr)?.key_pin() {
+        return Err(EnrolError::AnswerKey);
+    }
+    folder.replace(CHAIN, armour::write_chain(&chain).as_bytes())?;
+    Ok(own)
+}
+
+/// Keeps the lists if they are new and judge our own chain: rubbish would
+/// shut out every peer. Says whether they were new.
+async fn keep_revocations(
+    client: &mut EnrolmentServiceClient<Channel>,
+    folder: &IdentityFolder,
+    anchors: &TrustAnchors,
+    clock: &dyn Clock,
+    chain: &[CertificateDer<'_>],
+) -> Result<bool, EnrolError> {
+    let answer = client.fetch_revocations(timed(FetchRevocationsRequest {})).await.map_err(refused)?;
+    let lists = answer.into_inner().crls_der;
+    let crls = Crls::parse(&lists).map_err(EnrolError::Answer)?;
+    if crls.is_empty() {
+        return Err(EnrolError::Answer(ChainError::UnknownRevocation));
+    }
+    match verify(chain, anchors, &crls, clock.now(), Usage::Server) {
+        // That we are revoked ourselves is no reason to let in others who are.
+        Ok(_) | Err(ChainError::Revoked) => {}
+        Err(error) => return Err(EnrolError::Answer(error)),
+    }
+    let text = armour::write_crls(&lists);
+    if folder.read(CRLS)?.is_some_and(|old| old.as_slice() == text.as_bytes()) {
+        return Ok(false);
+    }
+    folder.replace(CRLS, text.as_bytes())?;
+    Ok(true)
+}

@@ -1,0 +1,276 @@
+//! What came in: letters at growing positions, read marks, and the signed
+//! delivery receipts that go back with the acknowledgement of the mailbox.
+
+use crate::content::MimiId;
+use crate::content_view;
+use crate::error::EndpointError;
+use crate::event::{self, EventKind};
+use crate::identity::{self, Leaf};
+use crate::store::Tx;
+use crate::thread::{Processed, Thread};
+use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
+use chancery_types::{Alias, DeviceId, GroupId, MessageId, Timestamp};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use rusqlite::{OptionalExtension as _, Row, params};
+
+pub(crate) const RECEIPT_CONTEXT: &[u8] = b"chancery delivery receipt v1\0";
+/// Receipts in one acknowledgement.
+const RECEIPTS: usize = 256;
+
+const MAILBOX: &str = "mailbox";
+const ACKNOWLEDGED: &str = "mailbox acknowledged";
+const CALLER: &str = "inbox acknowledged";
+
+/// An application message that was decrypted and checked.
+pub(crate) struct Arrived {
+    pub(crate) mailbox_position: u64,
+    pub(crate) message_id: MessageId,
+    pub(crate) sequence: u64,
+    pub(crate) sender: Alias,
+    pub(crate) sender_device: DeviceId,
+    pub(crate) digest: [u8; 32],
+    pub(crate) body: Vec<u8>,
+}
+
+/// A letter that came in.
+#[derive(Clone)]
+pub struct InboxItem {
+    /// Growing.
+    pub position: u64,
+    /// The letter.
+    pub message_id: MessageId,
+    /// Its thread.
+    pub thread: GroupId,
+    /// Alias that sent it: the thread's other side, or this endpoint's own when
+    /// another device of the account did.
+    pub sender: Alias,
+    /// Its content, decrypted; see [`crate::content::Body::open`].
+    pub body: Vec<u8>,
+    /// MIMI id, by which an answer names it; `None`: it is not MIMI content.
+    pub content_id: Option<MimiId>,
+    /// When it was committed here.
+    pub received_at: Timestamp,
+    /// When it was marked as read.
+    pub read_at: Option<Timestamp>,
+}
+
+/// What to tell the home node: through which position, and the receipts.
+pub struct Acknowledgement {
+    /// Position of the last item that is safe here.
+    pub through: u64,
+    /// SignedDeliveryReceipts, serialised.
+    pub receipts: Vec<Bytes>,
+}
+
+/// Keeps a letter and its receipt, and notes what it says about earlier ones.
+pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Result<Processed, EndpointError> {
+    let identity = identity::identity(tx)?;
+    let leaf = identity::leaf(tx, thread.suite)?;
+    put_receipt(tx, &leaf, identity.device, &arrived)?;
+    let from_peer = arrived.sender == thread.peer;
+    let seen = content_view::look(&identity.federation, &arrived.sender, &thread.id, &arrived.body);
+    if let Some(read) = seen.read {
+        if from_peer {
+            for message_id in read.message_ids {
+                if event::sent_in(tx, &message_id, &thread.id)? {
+                    event::note(tx, &message_id, EventKind::Read, read.read_at, None)?;
+                }
+            }
+        }
+        return Ok(Processed::Noted);
+    }
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO inbox (message_id, group_id, sequence, sender, sender_device, body, content_id, \
+             received_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            arrived.message_id.as_bytes(),
+            thread.id.as_bytes(),
+            arrived.sequence,
+            arrived.sender.as_bytes(),
+            arrived.sender_device.as_bytes(),
+            arrived.body,
+            seen.id.map(|id| *id.as_bytes()),
+            tx.now().millis()
+        ])?;
+    let position = u64::try_from(tx.sql().last_insert_rowid()).unwrap_or_default();
+    if let Some(answered) = seen.in_reply_to.filter(|_| from_peer)
+        && let Some(message_id) = event::sent_content(tx, &answered, &thread.id)?
+    {
+        event::note(tx, &message_id, EventKind::Answered, tx.now(), None)?;
+    }
+    Ok(Processed::Letter { position })
+}
+
+fn put_receipt(
+    tx: &Tx<'_>,
+    leaf: &Leaf,
+    device: DeviceId,
+    arrived: &Arrived,
+) -> Result<(), EndpointError> {
+    let receipt = DeliveryReceipt {
+        message_id: arrived.message_id.to_wire(),
+        message_digest: arrived.digest.to_vec().into(),
+        device_id: device.to_wire(),
+        received_at_ms: tx.now().millis(),
+    }
+    .encode_to_vec();
+    let signature = leaf.sign_bytes(&[RECEIPT_CONTEXT, &receipt].concat()).to_vec();
+    let signed = SignedDeliveryReceipt { receipt: receipt.into(), signature: signature.into() };
+    tx.sql()
+        .prepare_cached("INSERT OR REPLACE INTO receipts (position, receipt) VALUES (?1, ?2)")?
+        .execute(params![arrived.mailbox_position, signed.encode_to_vec()])?;
+    Ok(())
+}
+
+fn mark(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT value FROM marks WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?
+        .unwrap_or(0))
+}
+
+fn raise_mark(tx: &Tx<'_>, name: &str, value: u64) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO marks (name, value) VALUES (?1, ?2) \
+             ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)",
+        )?
+        .execute(params![name, value])?;
+    Ok(())
+}
+
+/// Position of the mailbox up to which everything was taken.
+///
+/// # Errors
+/// The store's.
+pub fn mailbox_position(tx: &Tx<'_>) -> Result<u64, EndpointError> {
+    mark(tx, MAILBOX)
+}
+
+/// Everything up to a position of the mailbox was taken, in this transaction or before.
+///
+/// # Errors
+/// The store's.
+pub fn set_mailbox_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointError> {
+    raise_mark(tx, MAILBOX, position)
+}
+
+/// What may be acknowledged now; `None`: nothing new. Items that wait for the
+/// outcome of our own commit, and all behind them, are not.
+///
+/// # Errors
+/// The store's.
+pub fn acknowledgement(tx: &Tx<'_>) -> Result<Option<Acknowledgement>, EndpointError> {
+    let parked: Option<u64> =
+        tx.sql().prepare_cached("SELECT min(position) FROM parked")?.query_row([], |row| row.get(0))?;
+    let mut through = mark(tx, MAILBOX)?.min(parked.map_or(u64::MAX, |position| position.saturating_sub(1)));
+    let rows: Vec<(u64, Vec<u8>)> = tx
+        .sql()
+        .prepare_cached("SELECT position, receipt FROM receipts WHERE position <= ?1 ORDER BY position LIMIT ?2")?
+        .query_map(params![through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    if rows.len() == RECEIPTS
+        && let Some((last, _)) = rows.last()
+    {
+        through = *last;
+    }
+    if through <= mark(tx, ACKNOWLEDGED)? && rows.is_empty() {
+        return Ok(None);
+    }
+    let receipts = rows.into_iter().map(|(_, receipt)| receipt.into()).collect();
+    Ok(Some(Acknowledgement { through, receipts }))
+}
+
+/// The home node has an acknowledgement.
+///
+/// # Errors
+/// The store's.
+pub fn acknowledged(tx: &Tx<'_>, through: u64) -> Result<(), EndpointError> {
+    tx.sql().prepare_cached("DELETE FROM receipts WHERE position <= ?1")?.execute([through])?;
+    raise_mark(tx, ACKNOWLEDGED, through)
+}
+
+/// Position of the inbox that the caller says it has.
+///
+/// # Errors
+/// The store's.
+pub fn caller_position(tx: &Tx<'_>) -> Result<u64, EndpointError> {
+    mark(tx, CALLER)
+}
+
+/// The caller has the letters up to a position.
+///
+/// # Errors
+/// The store's.
+pub fn set_caller_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointError> {
+    raise_mark(tx, CALLER, position)
+}
+
+const COLUMNS: &str =
+    "position, message_id, group_id, sender, body, content_id, received_at_ms, read_at_ms";
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<InboxItem> {
+    Ok(InboxItem {
+        position: row.get(0)?,
+        message_id: MessageId::from_bytes(row.get(1)?),
+        thread: GroupId::from_bytes(row.get(2)?),
+        sender: Alias::from_bytes(row.get(3)?),
+        body: row.get(4)?,
+        content_id: row.get::<_, Option<[u8; 32]>>(5)?.map(MimiId::from_bytes),
+        received_at: Timestamp::from_millis(row.get(6)?),
+        read_at: row.get::<_, Option<i64>>(7)?.map(Timestamp::from_millis),
+    })
+}
+
+/// Letters of others after a position, oldest first; at most `limit`.
+///
+/// # Errors
+/// The store's.
+pub fn after(tx: &Tx<'_>, position: u64, limit: usize) -> Result<Vec<InboxItem>, EndpointError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM inbox WHERE position > ?1 \
+         AND sender <> (SELECT alias FROM identity WHERE id = 1) ORDER BY position LIMIT ?2"
+    );
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    Ok(statement.query_map(params![position, limit], from_row)?.collect::<Result<_, _>>()?)
+}
+
+/// A letter by its id.
+///
+/// # Errors
+/// The store's.
+pub fn find(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<InboxItem>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM inbox WHERE message_id = ?1 LIMIT 1");
+    Ok(tx.sql().prepare_cached(&sql)?.query_row([message_id.as_bytes()], from_row).optional()?)
+}
+
+/// Marks letters as read; gives those that were not yet, by thread.
+///
+/// # Errors
+/// The store's.
+pub fn mark_read(
+    tx: &Tx<'_>,
+    message_ids: &[MessageId],
+) -> Result<Vec<(GroupId, Vec<MessageId>)>, EndpointError> {
+    let mut threads: Vec<(GroupId, Vec<MessageId>)> = Vec::new();
+    let mut statement = tx.sql().prepare_cached(
+        "UPDATE inbox SET read_at_ms = ?2 WHERE message_id = ?1 AND read_at_ms IS NULL RETURNING group_id",
+    )?;
+    for message_id in message_ids {
+        let thread: Option<[u8; 32]> = statement
+            .query_map(params![message_id.as_bytes(), tx.now().millis()], |row| row.get(0))?
+            .next()
+            .transpose()?;
+        let Some(thread) = thread.map(GroupId::from_bytes) else { continue };
+        match threads.iter_mut().find(|(id, _)| *id == thread) {
+            Some((_, ids)) => ids.push(*message_id),
+            None => threads.push((thread, vec![*message_id])),
+        }
+    }
+    Ok(threads)
+}

@@ -1,0 +1,470 @@
+//! What is to be sent. A letter's plaintext stays here until the hub has
+//! accepted it, so that it can be encrypted anew, under the same message id,
+//! when the epoch has moved. What was encrypted once is submitted again byte for
+//! byte, so that the hub can tell a repetition.
+
+use crate::content_view;
+use crate::error::EndpointError;
+use crate::event::{self, EventKind};
+use crate::identity::{self, Identity};
+use crate::store::{StoreError, Tx};
+use crate::thread::chain::{self, Link, Source};
+use crate::thread::{self, Thread, admit, encrypt, receive};
+use chancery_proto::federation::v1::{Accepted, Commit, Outcome, Submission, outcome, submission};
+use chancery_types::{Chain, GroupId, MessageId, Reason, Timestamp};
+use prost::Message as _;
+use rusqlite::{OptionalExtension as _, Row, params};
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
+
+/// Largest body of a letter, in bytes: leaves room for padding and framing
+/// within the 256 KiB of an MLSMessage.
+pub const BODY_LIMIT: usize = 250 * 1024;
+/// Longest time ahead that a letter may expire.
+pub const LONGEST_EXPIRY: Duration = Duration::from_hours(90 * 24);
+/// How long the hub may take to bring a commit to its joiners.
+const COMMIT_EXPIRY: Duration = Duration::from_hours(89 * 24);
+/// Bytes of submissions in one call.
+const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
+
+mod state {
+    pub(super) const QUEUED: u8 = 0;
+    pub(super) const SUBMITTED: u8 = 1;
+    pub(super) const HANDED: u8 = 2;
+    pub(super) const ACCEPTED: u8 = 3;
+    pub(super) const FAILED: u8 = 4;
+}
+
+/// What the hub decided, for whoever waits.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The message.
+    pub message_id: MessageId,
+    /// Its thread.
+    pub thread: GroupId,
+    /// When the hub accepted it, or the stable reason why not.
+    pub result: Result<Timestamp, String>,
+}
+
+/// A letter to queue.
+pub(crate) struct Letter<'a> {
+    pub(crate) message_id: MessageId,
+    pub(crate) body: &'a [u8],
+    pub(crate) expires: Timestamp,
+    pub(crate) wants_events: bool,
+}
+
+struct Item {
+    id: i64,
+    message_id: MessageId,
+    group: GroupId,
+    commits: bool,
+    state: u8,
+    body: Option<Vec<u8>>,
+    expires: Timestamp,
+    wants_events: bool,
+    needs_epoch: u64,
+    submission: Option<Vec<u8>>,
+    digest: Option<[u8; 32]>,
+}
+
+const COLUMNS: &str = "id, message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
+                       needs_epoch, submission, digest";
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
+    Ok(Item {
+        id: row.get(0)?,
+        message_id: MessageId::from_bytes(row.get(1)?),
+        group: GroupId::from_bytes(row.get(2)?),
+        commits: row.get(3)?,
+        state: row.get(4)?,
+        body: row.get(5)?,
+        expires: Timestamp::from_millis(row.get(6)?),
+        wants_events: row.get(7)?,
+        needs_epoch: row.get(8)?,
+        submission: row.get(9)?,
+        digest: row.get(10)?,
+    })
+}
+
+fn items(tx: &Tx<'_>, rest: &str, limit: usize) -> Result<Vec<Item>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM outbox WHERE {rest} ORDER BY id LIMIT ?1");
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    Ok(statement.query_map([limit], from_row)?.collect::<Result<_, _>>()?)
+}
+
+/// Queues a letter and encrypts it at once if the thread allows.
+pub(crate) fn enqueue(tx: &mut Tx<'_>, thread: &Thread, letter: &Letter<'_>) -> Result<(), EndpointError> {
+    if letter.body.len() > BODY_LIMIT {
+        return Err(EndpointError::Invalid("the letter is larger than 250 KiB"));
+    }
+    if letter.expires <= tx.now() || letter.expires > tx.now().after(LONGEST_EXPIRY) {
+        return Err(EndpointError::Invalid("the expiry is not within the next 90 days"));
+    }
+    let identity = identity::identity(tx)?;
+    let content_id = content_view::look(&identity.federation, &identity.alias, &thread.id, letter.body).id;
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO outbox (message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
+             needs_epoch, content_id) VALUES (?1, ?2, 0, 0, ?3, ?4, ?5, 0, ?6)",
+        )?
+        .execute(params![
+            letter.message_id.as_bytes(),
+            thread.id.as_bytes(),
+            letter.body,
+            letter.expires.millis(),
+            letter.wants_events,
+            content_id.map(|id| *id.as_bytes())
+        ])?;
+    prepare(tx)
+}
+
+/// Queues a commit; see [`admit`].
+pub(crate) fn enqueue_commit(
+    tx: &mut Tx<'_>,
+    group: &GroupId,
+    plan: &[u8],
+) -> Result<MessageId, EndpointError> {
+    let message_id = tx.entropy().message_id(tx.clock());
+    tx.sql().execute(
+        "INSERT INTO outbox (message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
+         needs_epoch) VALUES (?1, ?2, 1, 0, ?3, ?4, 0, 0)",
+        params![
+            message_id.as_bytes(),
+            group.as_bytes(),
+            plan,
+            tx.now().after(COMMIT_EXPIRY).millis()
+        ],
+    )?;
+    prepare(tx)?;
+    Ok(message_id)
+}
+
+/// Queues the commit that opens a group.
+pub(crate) fn submit_first_commit(
+    tx: &mut Tx<'_>,
+    identity: &Identity,
+    group: &GroupId,
+    commit: Commit,
+) -> Result<(), EndpointError> {
+    let message_id = tx.entropy().message_id(tx.clock());
+    let expires = tx.now().after(COMMIT_EXPIRY);
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO outbox (message_id, group_id, commits, state, expires_at_ms, wants_events, \
+             needs_epoch) VALUES (?1, ?2, 1, 0, ?3, 0, 0)",
+        )?
+        .execute(params![message_id.as_bytes(), group.as_bytes(), expires.millis()])?;
+    let id = tx.sql().last_insert_rowid();
+    let envelope = Envelope { id, message_id, group: *group, epoch: 0, expires, wants_events: false };
+    submit(tx, identity, &envelope, submission::Body::Commit(commit))
+}
+
+struct Envelope {
+    id: i64,
+    message_id: MessageId,
+    group: GroupId,
+    epoch: u64,
+    expires: Timestamp,
+    wants_events: bool,
+}
+
+fn submit(
+    tx: &Tx<'_>,
+    identity: &Identity,
+    envelope: &Envelope,
+    body: submission::Body,
+) -> Result<(), EndpointError> {
+    let digest = Sha256::digest(match &body {
+        submission::Body::Application(message) => message,
+        submission::Body::Commit(commit) => &commit.mls_commit,
+    });
+    let submission = Submission {
+        message_id: envelope.message_id.to_wire(),
+        group_id: envelope.group.to_wire(),
+        sender: identity.alias.to_wire(),
+        sender_device: identity.device.to_wire(),
+        epoch: envelope.epoch,
+        expires_at_ms: envelope.expires.millis(),
+        urgency: 0,
+        category: 0,
+        wants_events: envelope.wants_events,
+        body: Some(body),
+    };
+    tx.sql()
+        .prepare_cached("UPDATE outbox SET state = 1, submission = ?2, digest = ?3 WHERE id = ?1")?
+        .execute(params![envelope.id, submission.encode_to_vec(), digest.as_slice()])?;
+    Ok(())
+}
+
+/// Encrypts whatever is queued and may go now.
+pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
+    const BATCH: usize = 128;
+    let ready = "state = 0 AND EXISTS (SELECT 1 FROM threads WHERE threads.group_id = outbox.group_id \
+                 AND (threads.state = 1 OR (threads.pending_commit IS NULL \
+                 AND threads.epoch >= outbox.needs_epoch)))";
+    let identity = identity::identity(tx)?;
+    loop {
+        let ready = items(tx, ready, BATCH)?;
+        let full = ready.len() == BATCH;
+        for item in ready {
+            prepare_one(tx, &identity, &item)?;
+        }
+        if !full {
+            return Ok(());
+        }
+    }
+}
+
+fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), EndpointError> {
+    let Some(thread) = thread::find(tx, &item.group)?.filter(|thread| thread.open) else {
+        return fail(tx, item, Reason::ThreadUnknown.as_str()).map(drop);
+    };
+    if thread.pending_commit.is_some() {
+        // One before it in this batch is a commit of the same thread.
+        return Ok(());
+    }
+    if item.expires <= tx.now() {
+        return fail(tx, item, Reason::Expired.as_str()).map(drop);
+    }
+    let body = item.body.as_deref().ok_or(StoreError::Row { table: "outbox", column: "body" })?;
+    let envelope = Envelope {
+        id: item.id,
+        message_id: item.message_id,
+        group: item.group,
+        epoch: thread.epoch,
+        expires: item.expires,
+        wants_events: item.wants_events,
+    };
+    if !item.commits {
+        let message = encrypt::encrypt(tx, &thread, item.message_id, item.expires, body)?;
+        return submit(tx, identity, &envelope, submission::Body::Application(message.into()));
+    }
+    match admit::stage(tx, &thread, body) {
+        Ok(Some(commit)) => {
+            tx.sql().execute(
+                "UPDATE threads SET pending_commit = ?2 WHERE group_id = ?1",
+                params![item.group.as_bytes(), item.message_id.as_bytes()],
+            )?;
+            submit(tx, identity, &envelope, submission::Body::Commit(commit))
+        }
+        // Somebody else brought the devices in.
+        Ok(None) => close(tx, item, state::ACCEPTED, None, None),
+        Err(error @ EndpointError::Store(_)) => Err(error),
+        Err(error) => {
+            let refusal = chancery_types::Refusal::from(error);
+            fail(tx, item, refusal.reason.as_str()).map(drop)
+        }
+    }
+}
+
+/// What to submit now, in order: at most `limit` and 3 MiB, unless there is only one.
+///
+/// # Errors
+/// The store's.
+pub fn next(tx: &mut Tx<'_>, limit: usize) -> Result<Vec<Submission>, EndpointError> {
+    prepare(tx)?;
+    let mut bytes = 0;
+    let mut next = Vec::new();
+    for item in items(tx, "state = 1", limit)? {
+        let submission = item.submission.unwrap_or_default();
+        bytes += submission.len();
+        if bytes > CALL_BYTES && !next.is_empty() {
+            break;
+        }
+        next.push(
+            Submission::decode(&*submission)
+                .map_err(|_| StoreError::Row { table: "outbox", column: "submission" })?,
+        );
+    }
+    Ok(next)
+}
+
+/// The home node has a submission in its own durable outbox; the outcome will
+/// come through the mailbox.
+///
+/// # Errors
+/// The store's.
+pub fn handed(tx: &Tx<'_>, message_id: &MessageId) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("UPDATE outbox SET state = ?2 WHERE message_id = ?1 AND state = 1")?
+        .execute(params![message_id.as_bytes(), state::HANDED])?;
+    Ok(())
+}
+
+/// Whether the hub has yet to decide about something of ours in a thread.
+pub(crate) fn any_undecided(tx: &Tx<'_>, group: &GroupId) -> Result<bool, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM outbox WHERE group_id = ?1 AND state < 3 AND state > 0)",
+        )?
+        .query_row([group.as_bytes()], |row| row.get(0))?)
+}
+
+fn find(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Item>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM outbox WHERE message_id = ?1");
+    Ok(tx.sql().prepare_cached(&sql)?.query_row([message_id.as_bytes()], from_row).optional()?)
+}
+
+/// What is known about a message that was sent from here.
+///
+/// # Errors
+/// The store's.
+pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, EndpointError> {
+    let row: Option<([u8; 32], u8, Option<i64>, Option<String>)> = tx
+        .sql()
+        .prepare_cached("SELECT group_id, state, accepted_at_ms, failure FROM outbox WHERE message_id = ?1")?
+        .query_row([message_id.as_bytes()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+        })
+        .optional()?;
+    Ok(row.and_then(|(thread, state, accepted_at, failure)| {
+        let result = match state {
+            state::ACCEPTED => Ok(Timestamp::from_millis(accepted_at.unwrap_or_default())),
+            state::FAILED => Err(failure.unwrap_or_default()),
+            _ => return None,
+        };
+        Some(Decided { message_id: *message_id, thread: GroupId::from_bytes(thread), result })
+    }))
+}
+
+/// Takes the hub's decision about a submission of this device. Gives what is
+/// final by it; nothing for a repetition, or when the message is made anew.
+///
+/// # Errors
+/// The store's.
+pub fn decide(tx: &mut Tx<'_>, outcome: &Outcome) -> Result<Vec<Decided>, EndpointError> {
+    let Some(item) = MessageId::try_from(&outcome.message_id).ok().map(|id| find(tx, &id)).transpose()?
+    else {
+        return Ok(Vec::new());
+    };
+    let Some(item) = item.filter(|item| item.state == state::SUBMITTED || item.state == state::HANDED) else {
+        return Ok(Vec::new());
+    };
+    let decided = match &outcome.decision {
+        Some(outcome::Decision::Accepted(accepted)) => accept(tx, &item, accepted)?,
+        Some(outcome::Decision::Refused(refused)) => {
+            refuse(tx, &item, &refused.reason, refused.current_epoch)?
+        }
+        None => return Ok(Vec::new()),
+    };
+    // Our message may have been the gap, or was the last that could be.
+    if let Some(mut thread) = thread::find(tx, &item.group)? {
+        chain::settle(tx, &mut thread)?;
+    }
+    prepare(tx)?;
+    Ok(decided)
+}
+
+fn accept(tx: &mut Tx<'_>, item: &Item, accepted: &Accepted) -> Result<Vec<Decided>, EndpointError> {
+    let accepted_at = Timestamp::from_millis(accepted.accepted_at_ms);
+    close(tx, item, state::ACCEPTED, Some(accepted_at), None)?;
+    let mut thread = thread::find(tx, &item.group)?.ok_or(EndpointError::ThreadUnknown)?;
+    let (Ok(chain), true) = (Chain::try_from(&accepted.chain), accepted.sequence > 0) else {
+        crate::alarm::raise(tx, crate::alarm::Alarm::Forked, Some(&item.group))?;
+        return Ok(vec![decision(item, Ok(accepted_at))]);
+    };
+    let link = Link { sequence: accepted.sequence, message_id: item.message_id, digest: item.digest, chain };
+    chain::record(tx, &mut thread, &link, Source::Accepted)?;
+    if item.commits && thread.pending_commit == Some(item.message_id) {
+        admit::merge(tx, &mut thread, item.body.as_deref().unwrap_or_default())?;
+        receive::unpark(tx, &item.group)?;
+    }
+    if !item.commits && item.wants_events {
+        event::note(tx, &item.message_id, EventKind::Accepted, accepted_at, None)?;
+    }
+    Ok(vec![decision(item, Ok(accepted_at))])
+}
+
+fn refuse(
+    tx: &mut Tx<'_>,
+    item: &Item,
+    reason: &str,
+    current_epoch: Option<u64>,
+) -> Result<Vec<Decided>, EndpointError> {
+    let made_in = item
+        .submission
+        .as_deref()
+        .and_then(|bytes| Submission::decode(bytes).ok())
+        .map(|submission| submission.epoch)
+        .unwrap_or_default();
+    let thread = thread::find(tx, &item.group)?.ok_or(EndpointError::ThreadUnknown)?;
+    let first_commit = item.commits && made_in == 0;
+    match Reason::from_wire(reason) {
+        Some(Reason::StaleEpoch) if !first_commit => {
+            let needs = current_epoch.unwrap_or(made_in + 1);
+            // A second answer to bytes that were made anew in the meantime says nothing.
+            if needs > made_in {
+                requeue(tx, item, thread, needs)?;
+            }
+            Ok(Vec::new())
+        }
+        Some(Reason::PredecessorRefused) if thread.open && !first_commit => {
+            requeue(tx, item, thread, 0)?;
+            Ok(Vec::new())
+        }
+        _ if first_commit => {
+            // Without its first commit the group does not exist.
+            thread::close(tx, &item.group)?;
+            let sql = "group_id = (SELECT group_id FROM outbox WHERE id = ?2) AND state < 3";
+            let sql = format!("SELECT {COLUMNS} FROM outbox WHERE {sql} ORDER BY id LIMIT ?1");
+            let undecided: Vec<Item> = tx
+                .sql()
+                .prepare_cached(&sql)?
+                .query_map(params![i64::MAX, item.id], from_row)?
+                .collect::<Result<_, _>>()?;
+            undecided.iter().map(|item| fail(tx, item, reason)).collect()
+        }
+        _ => {
+            if thread.pending_commit == Some(item.message_id) {
+                let mut thread = thread;
+                admit::abandon(tx, &mut thread)?;
+                receive::unpark(tx, &item.group)?;
+            }
+            Ok(vec![fail(tx, item, reason)?])
+        }
+    }
+}
+
+/// Makes a message anew once the thread has reached an epoch.
+fn requeue(tx: &mut Tx<'_>, item: &Item, mut thread: Thread, needs: u64) -> Result<(), EndpointError> {
+    if thread.pending_commit == Some(item.message_id) {
+        admit::abandon(tx, &mut thread)?;
+    }
+    tx.sql()
+        .prepare_cached(
+            "UPDATE outbox SET state = 0, submission = NULL, digest = NULL, needs_epoch = ?2 WHERE id = ?1",
+        )?
+        .execute(params![item.id, needs.max(item.needs_epoch)])?;
+    Ok(())
+}
+
+fn fail(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<Decided, EndpointError> {
+    close(tx, item, state::FAILED, None, Some(reason))?;
+    if !item.commits && item.wants_events {
+        event::note(tx, &item.message_id, EventKind::Failed, tx.now(), Some(reason))?;
+    }
+    Ok(decision(item, Err(reason.to_owned())))
+}
+
+fn decision(item: &Item, result: Result<Timestamp, String>) -> Decided {
+    Decided { message_id: item.message_id, thread: item.group, result }
+}
+
+/// The hub has decided: the plaintext goes.
+fn close(
+    tx: &Tx<'_>,
+    item: &Item,
+    state: u8,
+    accepted_at: Option<Timestamp>,
+    failure: Option<&str>,
+) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached(
+            "UPDATE outbox SET state = ?2, accepted_at_ms = ?3, failure = ?4, body = NULL, submission = NULL \
+             WHERE id = ?1",
+        )?
+        .execute(params![item.id, state, accepted_at.map(Timestamp::millis), failure])?;
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Bringing another device of this account into a thread that exists.
+
+use super::open::{add, check_own, commit_of, join};
+use super::{Thread, add_member, members};
+use crate::error::EndpointError;
+use crate::identity;
+use crate::outbox;
+use crate::store::Tx;
+use chancery_proto::federation::v1::Commit;
+use chancery_proto::node::v1::AliasKeyPackages;
+use chancery_types::{GroupId, MessageId};
+use prost::Message as _;
+use prost::bytes::Bytes;
+
+/// Queues a commit that brings devices of this account into `thread`; their
+/// KeyPackages (MLSMessages of the thread's suite, one for each device) are
+/// checked now and again when the commit is made.
+///
+/// # Errors
+/// [`EndpointError::ThreadUnknown`], or what is wrong with a KeyPackage.
+pub(crate) fn admit(
+    tx: &mut Tx<'_>,
+    id: &GroupId,
+    key_packages: Vec<Bytes>,
+) -> Result<MessageId, EndpointError> {
+    let thread = super::find(tx, id)?.filter(|thread| thread.open).ok_or(EndpointError::ThreadUnknown)?;
+    let identity = identity::identity(tx)?;
+    let checked = check_own(tx, &identity, &key_packages)?;
+    if checked.iter().any(|key_package| key_package.suite != thread.suite) {
+        return Err(EndpointError::NoKeyPackage);
+    }
+    let plan = AliasKeyPackages {
+        alias: identity.alias.to_wire(),
+        key_packages,
+        reason: String::new(),
+    };
+    outbox::enqueue_commit(tx, id, &plan.encode_to_vec())
+}
+
+/// Makes the commit; `None`: the devices are in the thread already.
+pub(crate) fn stage(tx: &mut Tx<'_>, thread: &Thread, plan: &[u8]) -> Result<Option<Commit>, EndpointError> {
+    let plan = AliasKeyPackages::decode(plan).map_err(EndpointError::mls("read a planned commit"))?;
+    let identity = identity::identity(tx)?;
+    let present = members(tx, &thread.id)?;
+    let mut checked = check_own(tx, &identity, &plan.key_packages)?;
+    checked.retain(|new| !present.iter().any(|member| member.device == new.device.device()));
+    if checked.is_empty() {
+        return Ok(None);
+    }
+    let mut group = tx.take_group(&thread.id)?;
+    let bundle = add(tx, &mut group, thread.suite, &checked)?;
+    tx.keep_group(thread.id, group);
+    Ok(Some(commit_of(bundle, vec![join(identity.alias, &identity.node, &checked)])?))
+}
+
+/// The hub accepted the commit: the group moves on.
+pub(crate) fn merge(tx: &mut Tx<'_>, thread: &mut Thread, plan: &[u8]) -> Result<(), EndpointError> {
+    let plan = AliasKeyPackages::decode(plan).map_err(EndpointError::mls("read a planned commit"))?;
+    let identity = identity::identity(tx)?;
+    let mut group = tx.take_group(&thread.id)?;
+    group.merge_pending_commit(&tx.provider()).map_err(EndpointError::mls("merge a commit"))?;
+    thread.epoch = group.epoch().as_u64();
+    thread.pending_commit = None;
+    super::set_epoch(tx, &thread.id, thread.epoch, None)?;
+    tx.keep_group(thread.id, group);
+    for key_package in check_own(tx, &identity, &plan.key_packages)? {
+        add_member(tx, &thread.id, &key_package.device)?;
+    }
+    Ok(())
+}
+
+/// The commit lost: the group stays where it is.
+pub(crate) fn abandon(tx: &mut Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
+    use openmls_traits::OpenMlsProvider as _;
+    let mut group = tx.take_group(&thread.id)?;
+    group.clear_pending_commit(tx.provider().storage())?;
+    thread.pending_commit = None;
+    super::set_epoch(tx, &thread.id, thread.epoch, None)?;
+    tx.keep_group(thread.id, group);
+    Ok(())
+}

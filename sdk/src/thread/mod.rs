@@ -1,0 +1,198 @@
+//! Threads: an MLS group between two aliases, with all devices of both
+//! accounts. Here: the thread's row and its members; the verbs are in the
+//! submodules. Queues and received content belong to [`crate::outbox`] and
+//! [`crate::inbox`].
+
+pub(crate) mod admit;
+pub(crate) mod chain;
+pub(crate) mod commit;
+pub(crate) mod encrypt;
+pub(crate) mod join;
+pub(crate) mod open;
+pub(crate) mod receive;
+
+pub use open::open;
+pub use receive::{Processed, receive};
+
+use crate::credential::VerifiedDevice;
+use crate::error::EndpointError;
+use crate::mls::Suite;
+use crate::store::{StoreError, Tx};
+use chancery_types::{Alias, DeviceId, GroupId, MessageId};
+use rusqlite::{OptionalExtension as _, Row, params};
+
+/// A thread.
+#[derive(Clone)]
+pub struct Thread {
+    /// Its MLS group.
+    pub id: GroupId,
+    /// The other side.
+    pub peer: Alias,
+    /// Its cipher suite.
+    pub suite: Suite,
+    /// Whether something may be sent and read: not after a rule was broken.
+    pub open: bool,
+    /// Epoch of the group as merged here.
+    pub epoch: u64,
+    /// Our commit that the hub has not decided.
+    pub pending_commit: Option<MessageId>,
+    /// `request_id` of the latest letter sent to it by identifier.
+    pub request_id: Option<[u8; 16]>,
+    pub(crate) head_sequence: u64,
+    pub(crate) delivered_sequence: u64,
+}
+
+const COLUMNS: &str =
+    "group_id, peer, suite, state, epoch, pending_commit, request_id, head_sequence, delivered_sequence";
+
+fn from_row(row: &Row<'_>) -> rusqlite::Result<(Thread, u16)> {
+    let suite: u16 = row.get(2)?;
+    let thread = Thread {
+        id: GroupId::from_bytes(row.get(0)?),
+        peer: Alias::from_bytes(row.get(1)?),
+        // Checked by `checked` below; the row is not used otherwise.
+        suite: Suite::from_code(suite).unwrap_or(Suite::Classical),
+        open: row.get::<_, u8>(3)? == 0,
+        epoch: row.get(4)?,
+        pending_commit: row.get::<_, Option<[u8; 16]>>(5)?.map(MessageId::from_bytes),
+        request_id: row.get(6)?,
+        head_sequence: row.get(7)?,
+        delivered_sequence: row.get(8)?,
+    };
+    Ok((thread, suite))
+}
+
+fn checked(row: Option<(Thread, u16)>) -> Result<Option<Thread>, EndpointError> {
+    match row {
+        Some((_, suite)) if Suite::from_code(suite).is_none() => {
+            Err(StoreError::Row { table: "threads", column: "suite" }.into())
+        }
+        row => Ok(row.map(|(thread, _)| thread)),
+    }
+}
+
+/// A thread by its group.
+///
+/// # Errors
+/// The store's.
+pub fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Thread>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM threads WHERE group_id = ?1");
+    checked(tx.sql().prepare_cached(&sql)?.query_row([id.as_bytes()], from_row).optional()?)
+}
+
+/// The latest thread with `peer` that is open.
+///
+/// # Errors
+/// The store's.
+pub fn find_by_peer(tx: &Tx<'_>, peer: Alias) -> Result<Option<Thread>, EndpointError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM threads WHERE peer = ?1 AND state = 0 ORDER BY opened_at_ms DESC LIMIT 1"
+    );
+    checked(tx.sql().prepare_cached(&sql)?.query_row([peer.as_bytes()], from_row).optional()?)
+}
+
+/// All open threads.
+///
+/// # Errors
+/// The store's.
+pub fn all_open(tx: &Tx<'_>) -> Result<Vec<Thread>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM threads WHERE state = 0 ORDER BY opened_at_ms");
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    let rows: Vec<_> = statement.query_map([], from_row)?.collect::<Result<_, _>>()?;
+    rows.into_iter().filter_map(|row| checked(Some(row)).transpose()).collect()
+}
+
+/// Notes the request that last wrote to the thread by identifier.
+pub(crate) fn set_request(tx: &Tx<'_>, id: &GroupId, request: &[u8; 16]) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("UPDATE threads SET request_id = ?2 WHERE group_id = ?1")?
+        .execute(params![id.as_bytes(), request])?;
+    Ok(())
+}
+
+fn insert(tx: &Tx<'_>, id: GroupId, peer: Alias, suite: Suite, epoch: u64) -> Result<Thread, EndpointError> {
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO threads (group_id, peer, suite, state, epoch, head_sequence, delivered_sequence, \
+             opened_at_ms) VALUES (?1, ?2, ?3, 0, ?4, 0, 0, ?5)",
+        )?
+        .execute(params![id.as_bytes(), peer.as_bytes(), suite.code(), epoch, tx.now().millis()])?;
+    Ok(Thread {
+        id,
+        peer,
+        suite,
+        open: true,
+        epoch,
+        pending_commit: None,
+        request_id: None,
+        head_sequence: 0,
+        delivered_sequence: 0,
+    })
+}
+
+fn set_epoch(
+    tx: &Tx<'_>,
+    id: &GroupId,
+    epoch: u64,
+    pending: Option<MessageId>,
+) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("UPDATE threads SET epoch = ?2, pending_commit = ?3 WHERE group_id = ?1")?
+        .execute(params![id.as_bytes(), epoch, pending.as_ref().map(MessageId::as_bytes)])?;
+    Ok(())
+}
+
+/// Nothing more is sent or read in a thread.
+pub(crate) fn close(tx: &Tx<'_>, id: &GroupId) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("UPDATE threads SET state = 1, pending_commit = NULL WHERE group_id = ?1")?
+        .execute([id.as_bytes()])?;
+    Ok(())
+}
+
+fn add_member(tx: &Tx<'_>, id: &GroupId, device: &VerifiedDevice) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached(
+            "INSERT OR REPLACE INTO members (group_id, device, alias, leaf_key) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
+            id.as_bytes(),
+            device.device().as_bytes(),
+            device.alias().as_bytes(),
+            device.leaf_key()
+        ])?;
+    Ok(())
+}
+
+fn remove_member(tx: &Tx<'_>, id: &GroupId, device: DeviceId) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("DELETE FROM members WHERE group_id = ?1 AND device = ?2")?
+        .execute(params![id.as_bytes(), device.as_bytes()])?;
+    Ok(())
+}
+
+/// A device of a thread.
+pub(crate) struct ThreadMember {
+    pub(crate) device: DeviceId,
+    pub(crate) alias: Alias,
+    pub(crate) leaf_key: [u8; 32],
+}
+
+/// The device of a thread that has a leaf key.
+fn member_by_key(tx: &Tx<'_>, id: &GroupId, key: &[u8]) -> Result<Option<ThreadMember>, EndpointError> {
+    Ok(members(tx, id)?.into_iter().find(|member| member.leaf_key == key))
+}
+
+/// All devices of a thread.
+pub(crate) fn members(tx: &Tx<'_>, id: &GroupId) -> Result<Vec<ThreadMember>, EndpointError> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT device, alias, leaf_key FROM members WHERE group_id = ?1")?;
+    let rows = statement.query_map([id.as_bytes()], |row| {
+        Ok(ThreadMember {
+            device: DeviceId::from_bytes(row.get(0)?),
+            alias: Alias::from_bytes(row.get(1)?),
+            leaf_key: row.get(2)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
