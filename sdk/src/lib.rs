@@ -22,6 +22,8 @@ pub mod store;
 pub mod thread;
 
 mod content_view;
+#[cfg(test)]
+mod harness;
 
 pub mod attachment;
 pub mod content;

@@ -190,6 +190,8 @@ fn submit(
         category: 0,
         wants_events: envelope.wants_events,
         body: Some(body),
+        // The home node knows whether there are other devices.
+        echo: false,
     };
     tx.sql()
         .prepare_cached("UPDATE outbox SET state = 1, submission = ?2, digest = ?3 WHERE id = ?1")?

@@ -17,6 +17,7 @@ pub mod merkle;
 pub mod note;
 pub mod operation;
 pub mod oprf;
+mod padding;
 pub mod prefix;
 pub mod record;
 pub mod sealed;

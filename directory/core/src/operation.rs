@@ -3,6 +3,7 @@
 //! Suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM, mode base.
 
 use crate::Error;
+use crate::padding::padded;
 use crate::record::SignedRecord;
 use crate::statement::array;
 use aes_gcm::aead::Aead as _;
@@ -22,6 +23,8 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 pub const MAX_SEALED_OPERATION: usize = 16 * 1024;
 /// Longest sealed answer in bytes: a logged record and a checkpoint.
 const MAX_SEALED_RESULT: usize = 40 * 1024;
+/// Answers are padded to a multiple of this many bytes.
+const RESULT_BLOCK: usize = 4_096;
 const INFO: &[u8] = b"chancery record operation v1";
 const EXPORT: &[u8] = b"chancery record result v1";
 const NONCE_LENGTH: usize = 12;
@@ -141,18 +144,19 @@ impl ResultKey {
         Ok(Self(secret.as_slice().try_into().map_err(|_| IMPOSSIBLE)?))
     }
 
-    /// Seals the directory's answer.
+    /// Seals the directory's answer, padded so that its length does not show the outcome.
     ///
     /// # Errors
     /// Never: the answer is short.
     pub fn seal(
         &self,
-        result: &wire::RecordOperationResult,
+        result: wire::RecordOperationResult,
         entropy: &dyn Entropy,
     ) -> Result<wire::PublishResponse, Error> {
+        let plaintext = padded(result, RESULT_BLOCK, |result, zeroes| result.padding = zeroes);
         let nonce = entropy.array::<NONCE_LENGTH>();
         let sealed = Aes128Gcm::new((&self.0).into())
-            .encrypt(&nonce.into(), result.encode_to_vec().as_slice())
+            .encrypt(&nonce.into(), plaintext.as_slice())
             .map_err(|_| Error::Internal("an answer cannot be sealed"))?;
         Ok(wire::PublishResponse { ciphertext: [nonce.as_slice(), &sealed].concat().into() })
     }
@@ -203,9 +207,12 @@ mod tests {
         let opened = key.open(&request).unwrap();
         let received = opened.operation.unwrap();
         assert_eq!((received.request_id, received.record.version()), ([4; 16], 1));
-        let result = wire::RecordOperationResult { checkpoint: Bytes::from_static(b"x"), result: None };
-        let mut response = opened.answer.seal(&result, &entropy).unwrap();
-        assert_eq!(sender.open(&response).unwrap().checkpoint, result.checkpoint);
+        let result = wire::RecordOperationResult { checkpoint: "x".into(), ..Default::default() };
+        let mut response = opened.answer.seal(result, &entropy).unwrap();
+        assert_eq!(sender.open(&response).unwrap().checkpoint, "x");
+        let longer = wire::RecordOperationResult { checkpoint: vec![1; 3_000].into(), ..Default::default() };
+        let longer = opened.answer.seal(longer, &entropy).unwrap();
+        assert_eq!(longer.ciphertext.len(), response.ciphertext.len());
 
         let mut spoilt = response.ciphertext.to_vec();
         spoilt[20] ^= 1;

@@ -1,1 +1,25 @@
-//! chancery-directory-log
+//! A durable log over SQL. [`Appender`] is its one writer: entries, hashes and
+//! the signed head change in one transaction, together with whatever rows the
+//! caller writes beside them. [`LogReader`] proves. What entries mean, and
+//! verifying proofs, is `chancery-directory-core`'s.
+
+mod appender;
+mod error;
+mod frontier;
+mod reader;
+
+pub use appender::{Appender, Batch};
+pub use error::LogError;
+pub use reader::LogReader;
+
+/// The log's tables, versions 1 to 999: for the migrator of the store that
+/// holds the log, beside that store's own.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// A migrator for the log's tables and the store's own, whose versions begin at 1000.
+pub fn migrations_with(own: &sqlx::migrate::Migrator) -> sqlx::migrate::Migrator {
+    sqlx::migrate::Migrator::with_migrations(MIGRATIONS.iter().chain(own.iter()).cloned().collect())
+}
+
+#[cfg(test)]
+mod tests;

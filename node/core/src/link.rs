@@ -50,6 +50,11 @@ impl<K> Sending<K> {
         self.on_the_way < self.credit
     }
 
+    /// Whether the peer owes no acknowledgement.
+    pub fn is_idle(&self) -> bool {
+        self.unacked.is_empty()
+    }
+
     /// Notes a batch of parcels, each with its key and size in bytes; its
     /// first sequence.
     pub fn sent(&mut self, parcels: impl IntoIterator<Item = (K, u64)>) -> u64 {

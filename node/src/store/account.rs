@@ -19,10 +19,7 @@ pub(crate) struct DeviceRow {
 }
 
 /// The device, if this node knows it.
-pub(crate) async fn device(
-    store: &NodeStore,
-    device: DeviceId,
-) -> Result<Option<DeviceRow>, sqlx::Error> {
+pub(crate) async fn device(store: &NodeStore, device: DeviceId) -> Result<Option<DeviceRow>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT d.account_id, d.auth_key, a.agent FROM device d
          JOIN account a ON a.account_id = d.account_id WHERE d.device_id = $1",
@@ -168,10 +165,8 @@ async fn owner_of_device(
         .bind(device.as_bytes().as_slice())
         .fetch_optional(&mut *tx.connection)
         .await?;
-    row.map(|row| {
-        Ok((sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?, row.try_get(1)?))
-    })
-    .transpose()
+    row.map(|row| Ok((sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?, row.try_get(1)?)))
+        .transpose()
 }
 
 async fn owner_of_alias(tx: &mut Tx<'_>, alias: Alias) -> Result<Option<AccountId>, sqlx::Error> {
@@ -197,11 +192,7 @@ async fn count(tx: &mut Tx<'_>, text: &'static str, account: AccountId) -> Resul
     sqlx::query_scalar(text).bind(account.as_bytes().as_slice()).fetch_one(&mut *tx.connection).await
 }
 
-async fn insert_device(
-    tx: &mut Tx<'_>,
-    account: AccountId,
-    device: NewDevice,
-) -> Result<(), sqlx::Error> {
+async fn insert_device(tx: &mut Tx<'_>, account: AccountId, device: NewDevice) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO device (device_id, account_id, auth_key, added_at) VALUES ($1, $2, $3, $4)")
         .bind(device.device_id.as_bytes().as_slice())
         .bind(account.as_bytes().as_slice())

@@ -52,10 +52,7 @@ pub(crate) async fn save(tx: &mut Tx<'_>, groups: &[(GroupId, Group)]) -> Result
 }
 
 /// Notes members of a group that came in.
-pub(crate) async fn join(
-    tx: &mut Tx<'_>,
-    joined: &[(GroupId, Alias, NodeId)],
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn join(tx: &mut Tx<'_>, joined: &[(GroupId, Alias, NodeId)]) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO member (group_id, alias, node)";
     sql::insert(tx.connection, head, 3, "ON CONFLICT DO NOTHING", joined, |s, (group, alias, node)| {
         s.bind(group.as_bytes().as_slice()).bind(alias.as_bytes().as_slice()).bind(node.as_str())

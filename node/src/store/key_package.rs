@@ -27,7 +27,10 @@ pub(crate) async fn publish(
     for stock in stock(tx, alias, device).await? {
         let more = u16::try_from(stock.cipher_suite).ok().and_then(|suite| adding.get(&suite));
         if i64::from(stock.one_time) + more.copied().unwrap_or(0) > MAX_STOCK {
-            return Ok(Err(Refusal::new(Reason::QuotaExceeded, "at most 1024 KeyPackages of a suite in stock")));
+            return Ok(Err(Refusal::new(
+                Reason::QuotaExceeded,
+                "at most 1024 KeyPackages of a suite in stock",
+            )));
         }
     }
     for (suite, _) in last_resort {

@@ -51,12 +51,7 @@ impl Item {
     }
 
     /// An outcome for the device that submitted.
-    pub(crate) fn outcome(
-        sender: Alias,
-        device: DeviceId,
-        outcome: wire::Outcome,
-        now: Timestamp,
-    ) -> Self {
+    pub(crate) fn outcome(sender: Alias, device: DeviceId, outcome: wire::Outcome, now: Timestamp) -> Self {
         Self {
             alias: sender,
             item: node::subscribe_response::Item::Outcome(outcome),

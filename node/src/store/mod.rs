@@ -49,10 +49,12 @@ impl NodeStore {
         let bytes = store
             .write("node.incarnation", move |c| {
                 Box::pin(async move {
-                    sqlx::query("INSERT INTO meta (name, value) VALUES ('incarnation', $1) ON CONFLICT DO NOTHING")
-                        .bind(fresh.as_bytes().as_slice())
-                        .execute(&mut *c)
-                        .await?;
+                    sqlx::query(
+                        "INSERT INTO meta (name, value) VALUES ('incarnation', $1) ON CONFLICT DO NOTHING",
+                    )
+                    .bind(fresh.as_bytes().as_slice())
+                    .execute(&mut *c)
+                    .await?;
                     sqlx::query_scalar::<_, Vec<u8>>("SELECT value FROM meta WHERE name = 'incarnation'")
                         .fetch_one(c)
                         .await

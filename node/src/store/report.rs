@@ -129,11 +129,7 @@ async fn release(
 }
 
 /// Who on this node submitted the message to that hub and wants events.
-async fn submitted(
-    tx: &mut Tx<'_>,
-    hub: &NodeId,
-    report: &Report,
-) -> Result<Option<Alias>, sqlx::Error> {
+async fn submitted(tx: &mut Tx<'_>, hub: &NodeId, report: &Report) -> Result<Option<Alias>, sqlx::Error> {
     let sender = sqlx::query_scalar::<_, Vec<u8>>(
         "SELECT sender FROM submission WHERE message_id = $1 AND hub = $2 AND wants_events",
     )

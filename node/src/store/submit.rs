@@ -75,7 +75,8 @@ impl Batch {
         }
         let lane = (submission.group_id, submission.sender_device);
         if self.refused.contains(&lane) {
-            let after = Refusal::new(Reason::PredecessorRefused, "an earlier submission of the group was refused");
+            let after =
+                Refusal::new(Reason::PredecessorRefused, "an earlier submission of the group was refused");
             return Submitted::Decided(refused(submission, &after, None));
         }
         match self.route(tx, submission) {
@@ -96,13 +97,7 @@ impl Batch {
         }
     }
 
-    fn decide(
-        &mut self,
-        tx: &Tx<'_>,
-        from: &NodeId,
-        submission: &Submission,
-        digest: [u8; 32],
-    ) -> Submitted {
+    fn decide(&mut self, tx: &Tx<'_>, from: &NodeId, submission: &Submission, digest: [u8; 32]) -> Submitted {
         let mut echoed = submission.clone();
         if *from == tx.here {
             echoed.echo = self.echoes.contains(&submission.sender);
@@ -223,19 +218,15 @@ impl Effects {
         });
     }
 
-    async fn perform(
-        self,
-        tx: &mut Tx<'_>,
-        mut groups: HashMap<GroupId, Group>,
-    ) -> Result<(), sqlx::Error> {
-        let moved: Vec<_> =
-            self.moved.into_iter().filter_map(|id| Some((id, groups.remove(&id)?))).collect();
+    async fn perform(self, tx: &mut Tx<'_>, mut groups: HashMap<GroupId, Group>) -> Result<(), sqlx::Error> {
+        let moved: Vec<_> = self.moved.into_iter().filter_map(|id| Some((id, groups.remove(&id)?))).collect();
         group::save(tx, &moved).await?;
         group::join(tx, &self.joined).await?;
         for (id, alias) in self.left {
             group::leave(tx, id, alias).await?;
         }
-        let head = "INSERT INTO submission (message_id, sender, digest, hub, wants_events, outcome, expires_at)";
+        let head =
+            "INSERT INTO submission (message_id, sender, digest, hub, wants_events, outcome, expires_at)";
         sql::insert(tx.connection, head, 7, "", &self.notes, |statement, note| {
             statement
                 .bind(note.key.0.as_bytes().as_slice())
@@ -252,10 +243,7 @@ impl Effects {
     }
 }
 
-async fn known(
-    tx: &mut Tx<'_>,
-    submissions: &[Submission],
-) -> Result<HashMap<Key, Known>, sqlx::Error> {
+async fn known(tx: &mut Tx<'_>, submissions: &[Submission]) -> Result<HashMap<Key, Known>, sqlx::Error> {
     let head = "SELECT message_id, sender, digest, outcome FROM submission WHERE message_id";
     let keys = submissions.iter().map(|s| s.message_id.as_bytes().as_slice());
     let mut known = HashMap::new();
@@ -349,11 +337,12 @@ pub(crate) async fn refused_on_the_way(
 ) -> Result<(), sqlx::Error> {
     let sender: Alias = sql::column(&submission.sender, "outbox.parcel")?;
     let device: DeviceId = sql::column(&submission.sender_device, "outbox.parcel")?;
-    let done = sqlx::query("DELETE FROM submission WHERE message_id = $1 AND sender = $2 AND outcome IS NULL")
-        .bind(submission.message_id.as_ref())
-        .bind(submission.sender.as_ref())
-        .execute(&mut *tx.connection)
-        .await?;
+    let done =
+        sqlx::query("DELETE FROM submission WHERE message_id = $1 AND sender = $2 AND outcome IS NULL")
+            .bind(submission.message_id.as_ref())
+            .bind(submission.sender.as_ref())
+            .execute(&mut *tx.connection)
+            .await?;
     if done.rows_affected() == 0 {
         return Ok(());
     }

@@ -41,7 +41,8 @@ impl FromStr for BlobUrl {
     type Err = NotABlobUrl;
 
     fn from_str(url: &str) -> Result<Self, NotABlobUrl> {
-        let (origin, digits) = url.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NotABlobUrl)?;
+        let (origin, digits) =
+            url.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(NotABlobUrl)?;
         let mut id = [0; BlobId::LENGTH];
         hex::decode_to_slice(digits, &mut id).map_err(|_| NotABlobUrl)?;
         if digits.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -81,7 +82,9 @@ impl ExternalFile {
     /// Whether we may write it so: see [`FileError`].
     pub fn check(&self) -> Result<(), FileError> {
         let name = &self.file_name;
-        if !(1..=255).contains(&name.len()) || name.contains(|c: char| c.is_control() || c == '/' || c == '\\') {
+        if !(1..=255).contains(&name.len())
+            || name.contains(|c: char| c.is_control() || c == '/' || c == '\\')
+        {
             return Err(FileError::Name);
         }
         let media_type = &self.media_type;

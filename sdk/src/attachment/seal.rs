@@ -60,7 +60,13 @@ pub struct Seal {
 
 impl Seal {
     /// What a letter says about the file, put on the node `origin` until `expires_at`.
-    pub fn file(&self, origin: NodeId, expires_at: Timestamp, media_type: &str, file_name: &str) -> ExternalFile {
+    pub fn file(
+        &self,
+        origin: NodeId,
+        expires_at: Timestamp,
+        media_type: &str,
+        file_name: &str,
+    ) -> ExternalFile {
         ExternalFile {
             blob: BlobUrl { origin, id: self.id },
             size: self.size,
@@ -171,7 +177,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn letter_file(seal: &Seal) -> ExternalFile {
-        seal.file("federal".parse().unwrap(), Timestamp::from_millis(1_700_000_000_999), "application/pdf", "a.pdf")
+        seal.file(
+            "federal".parse().unwrap(),
+            Timestamp::from_millis(1_700_000_000_999),
+            "application/pdf",
+            "a.pdf",
+        )
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Resume {
         ExponentialBuilder::new()
             .with_min_delay(self.first_pause)
             .with_max_delay(self.longest_pause)
-            .with_max_times(self.fruitless.saturating_sub(1))
+            .without_max_times()
             .with_jitter()
             .with_jitter_seed(self.jitter)
             .build()
@@ -86,7 +86,7 @@ pub async fn upload(
     resume: &Resume,
     progress: Progress<'_>,
 ) -> Result<(), TransferError> {
-    let mut pauses = resume.pauses();
+    let mut patience = Patience::new(resume);
     let mut reached = 0;
     loop {
         let mut stored = reached;
@@ -94,7 +94,7 @@ pub async fn upload(
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        pause(error, stored > reached, &mut pauses, resume).await?;
+        patience.after(error, stored > reached).await?;
         reached = reached.max(stored);
     }
 }
@@ -108,7 +108,7 @@ pub async fn download(
     resume: &Resume,
     progress: Progress<'_>,
 ) -> Result<(), TransferError> {
-    let mut pauses = resume.pauses();
+    let mut patience = Patience::new(resume);
     let mut inherited = None;
     loop {
         let (spool, id, size) = (Arc::clone(spool), file.blob.id, file.size);
@@ -126,35 +126,43 @@ pub async fn download(
             Err(TransferError::Local(AttachmentError::WrongHash)) => {
                 return Err(TransferError::Misbehaved("the blob does not hash to its id"));
             }
-            Err(error) => pause(error, length > begin, &mut pauses, resume).await?,
+            Err(error) => patience.after(error, length > begin).await?,
         }
     }
 }
 
-/// Waits before the next attempt, or gives `error` back when there is none.
-async fn pause(
-    error: TransferError,
-    advanced: bool,
-    pauses: &mut ExponentialBackoff,
-    resume: &Resume,
-) -> Result<(), TransferError> {
-    let resumable = match &error {
-        TransferError::Cut(_) => true,
-        // The node is being restarted, or what it has is not what it had.
-        TransferError::Refused(refusal) => {
-            matches!(refusal.reason, Reason::ShuttingDown | Reason::WrongOffset)
-        }
-        TransferError::Misbehaved(_) | TransferError::Local(_) => false,
-    };
-    if advanced {
-        *pauses = resume.pauses();
+/// What is left of the will to go on.
+struct Patience<'a> {
+    resume: &'a Resume,
+    pauses: ExponentialBackoff,
+    fruitless: usize,
+}
+
+impl<'a> Patience<'a> {
+    fn new(resume: &'a Resume) -> Self {
+        Self { resume, pauses: resume.pauses(), fruitless: 0 }
     }
-    match pauses.next() {
-        Some(pause) if resumable => {
-            tokio::time::sleep(pause).await;
-            Ok(())
+
+    /// Waits before the next attempt, or gives `error` back when there is to be none.
+    async fn after(&mut self, error: TransferError, advanced: bool) -> Result<(), TransferError> {
+        let resumable = match &error {
+            TransferError::Cut(_) => true,
+            // The node is being restarted, or what it has is not what it had.
+            TransferError::Refused(refusal) => {
+                matches!(refusal.reason, Reason::ShuttingDown | Reason::WrongOffset)
+            }
+            TransferError::Misbehaved(_) | TransferError::Local(_) => false,
+        };
+        if advanced {
+            *self = Self::new(self.resume);
+        } else {
+            self.fruitless += 1;
         }
-        _ => Err(error),
+        if !resumable || self.fruitless >= self.resume.fruitless {
+            return Err(error);
+        }
+        tokio::time::sleep(self.pauses.next().unwrap_or(self.resume.longest_pause)).await;
+        Ok(())
     }
 }
 
@@ -244,7 +252,10 @@ async fn download_rest(
         let mut stream = resume.within(client.read_blob(request)).await?.into_inner();
         while part.length() < file.size {
             let Some(piece) = resume.within(stream.message()).await? else {
-                return Err(TransferError::Cut(Refusal::new(Reason::PeerUnreachable, "the stream ended early")));
+                return Err(TransferError::Cut(Refusal::new(
+                    Reason::PeerUnreachable,
+                    "the stream ended early",
+                )));
             };
             if piece.size != file.size {
                 return Err(TransferError::Misbehaved("the blob has another size than its letter states"));

@@ -143,10 +143,40 @@ mod tests {
     #[test]
     fn deterministic_examples_pass() {
         for text in [
-            "00", "17", "1818", "190100", "1a00010000", "1b0000000100000000", "20", "3903e7", "f90000", "f98000",
-            "f93c00", "fb3ff199999999999a", "f97bff", "fa47c35000", "fa7f7fffff", "fb7e37e43c8800759c", "f90001",
-            "f90400", "f97c00", "f97e00", "f4", "f6", "f0", "f8ff", "c11a514b67b0", "40", "6449455446", "62c3bc",
-            "80", "83010203", "a0", "a201020304", "a26161016162820203", "a301613120613261616133",
+            "00",
+            "17",
+            "1818",
+            "190100",
+            "1a00010000",
+            "1b0000000100000000",
+            "20",
+            "3903e7",
+            "f90000",
+            "f98000",
+            "f93c00",
+            "fb3ff199999999999a",
+            "f97bff",
+            "fa47c35000",
+            "fa7f7fffff",
+            "fb7e37e43c8800759c",
+            "f90001",
+            "f90400",
+            "f97c00",
+            "f97e00",
+            "f4",
+            "f6",
+            "f0",
+            "f8ff",
+            "c11a514b67b0",
+            "40",
+            "6449455446",
+            "62c3bc",
+            "80",
+            "83010203",
+            "a0",
+            "a201020304",
+            "a26161016162820203",
+            "a301613120613261616133",
         ] {
             assert_eq!(verdict(text), Ok(()), "{text}");
         }
@@ -155,12 +185,30 @@ mod tests {
     #[test]
     fn other_encodings_of_the_same_are_refused() {
         for text in [
-            "1817", "190018", "1a00000100", "1b0000000000010000", // longer heads
-            "5801ff", "780161", "980100", "b8010100", // the same for lengths
-            "5f4101ff", "7f6161ff", "9f01ff", "bf0101ff", // indefinite lengths
-            "a203040102", "a201020103", "a261610120f6", // keys in disorder or twice
-            "fa3f800000", "fb3ff0000000000000", "fa7f800000", "fb7ff0000000000000", // longer floats
-            "f97e01", "fa7fc00000", "fb7ff8000000000000", "fa33800000", "fa38800000", // NaNs, subnormal halves
+            "1817",
+            "190018",
+            "1a00000100",
+            "1b0000000000010000", // longer heads
+            "5801ff",
+            "780161",
+            "980100",
+            "b8010100", // the same for lengths
+            "5f4101ff",
+            "7f6161ff",
+            "9f01ff",
+            "bf0101ff", // indefinite lengths
+            "a203040102",
+            "a201020103",
+            "a261610120f6", // keys in disorder or twice
+            "fa3f800000",
+            "fb3ff0000000000000",
+            "fa7f800000",
+            "fb7ff0000000000000", // longer floats
+            "f97e01",
+            "fa7fc00000",
+            "fb7ff8000000000000",
+            "fa33800000",
+            "fa38800000", // NaNs, subnormal halves
         ] {
             assert_eq!(verdict(text), Err(ContentError::NotDeterministic), "{text}");
         }
@@ -171,7 +219,22 @@ mod tests {
 
     #[test]
     fn what_is_not_one_item_is_refused() {
-        for text in ["", "18", "1c", "ff", "f818", "f81f", "41", "61", "61ff", "81", "a101", "c1", "0000", "9bffffffffffffffff"] {
+        for text in [
+            "",
+            "18",
+            "1c",
+            "ff",
+            "f818",
+            "f81f",
+            "41",
+            "61",
+            "61ff",
+            "81",
+            "a101",
+            "c1",
+            "0000",
+            "9bffffffffffffffff",
+        ] {
             assert_eq!(verdict(text), Err(ContentError::Malformed), "{text}");
         }
         assert_eq!(verdict(&"81".repeat(200)), Err(ContentError::Shape("nested too deeply")));

@@ -5,8 +5,8 @@
 
 use super::receipt::{self, ReadReceipt};
 use super::{
-    Cardinality, ComposeError, ContentError, Disposition, Extensions, ExternalPart, MAX_ATTACHMENTS, MAX_TEXT,
-    MimiContent, MimiId, OverLimit, Part, Semantics, message_id,
+    Cardinality, ComposeError, ContentError, Disposition, Extensions, ExternalPart, MAX_ATTACHMENTS,
+    MAX_TEXT, MimiContent, MimiId, OverLimit, Part, Semantics, message_id,
 };
 use crate::attachment::ExternalFile;
 use chancery_types::Entropy;
@@ -152,7 +152,9 @@ impl Body {
     pub fn open(bytes: &[u8], sender_uri: &str, room_uri: &str) -> Result<Opened, ContentError> {
         let content = MimiContent::decode(bytes)?;
         let agrees = |claimed: Option<&str>, known| claimed.is_none_or(|claimed| claimed == known);
-        if !agrees(content.extensions.sender_uri(), sender_uri) || !agrees(content.extensions.room_uri(), room_uri) {
+        if !agrees(content.extensions.sender_uri(), sender_uri)
+            || !agrees(content.extensions.room_uri(), room_uri)
+        {
             return Err(ContentError::WrongOrigin);
         }
         let id = message_id(sender_uri, room_uri, bytes, &content.salt)?;
@@ -202,17 +204,19 @@ impl Found {
     fn read(&mut self, part: &Part) -> Result<(), ContentError> {
         match &part.cardinality {
             Cardinality::Null => {}
-            Cardinality::Single { content_type, content } => match as_markdown(part.disposition, content_type, content)? {
-                Some(text) => {
-                    if self.texts.is_empty() {
-                        let first = part.language.split(',').next().unwrap_or_default().trim();
-                        first.clone_into(&mut self.language);
-                        self.language.truncate(if is_language_tag(first) { first.len() } else { 0 });
+            Cardinality::Single { content_type, content } => {
+                match as_markdown(part.disposition, content_type, content)? {
+                    Some(text) => {
+                        if self.texts.is_empty() {
+                            let first = part.language.split(',').next().unwrap_or_default().trim();
+                            first.clone_into(&mut self.language);
+                            self.language.truncate(if is_language_tag(first) { first.len() } else { 0 });
+                        }
+                        self.texts.push(text);
                     }
-                    self.texts.push(text);
+                    None => name_all(part, &mut self.unknown),
                 }
-                None => name_all(part, &mut self.unknown),
-            },
+            }
             Cardinality::External(external) => match ExternalFile::try_from(external.as_ref()) {
                 Ok(file) if shows_or_attaches(part.disposition) => self.attachments.push(file),
                 _ => name_all(part, &mut self.unknown),

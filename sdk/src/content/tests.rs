@@ -67,7 +67,8 @@ fn fields_land_where_they_belong() {
     assert_eq!(reply.replaces, None);
     let expiring = MimiContent::decode(&Example::named("expiring")).unwrap();
     assert_eq!(expiring.expires, Some(Expiration::At(1_644_390_004)));
-    let Cardinality::External(video) = MimiContent::decode(&Example::named("attachment")).unwrap().part.cardinality
+    let Cardinality::External(video) =
+        MimiContent::decode(&Example::named("attachment")).unwrap().part.cardinality
     else {
         panic!("not external")
     };
@@ -221,7 +222,9 @@ fn unknown_parts_are_named_beside_the_text() {
 
 #[test]
 fn plain_text_is_shown_as_it_stands() {
-    let plain = |text: &str| read(single(Disposition::RENDER, "text/plain;charset=utf-8", text.as_bytes())).unwrap().0;
+    let plain = |text: &str| {
+        read(single(Disposition::RENDER, "text/plain;charset=utf-8", text.as_bytes())).unwrap().0
+    };
     assert_eq!(plain("1. *no list*\n    <b>\n\nEnde"), "1\\. \\*no list\\*\\\n\\<b\\>\n\nEnde");
     let not_utf_8 = read(single(Disposition::RENDER, "text/plain", &[0xff]));
     assert_eq!(not_utf_8, Err(ContentError::Shape("text is not UTF-8")));
@@ -281,11 +284,15 @@ fn false_read_receipts_are_refused() {
 #[test]
 fn limits_hold_on_both_sides() {
     let text = || single(Disposition::RENDER, "a/b", b"x");
-    let nested = |depth: usize| (1..depth).fold(text(), |inner, _| multi(Semantics::ProcessAll, vec![inner, text()]));
+    let nested =
+        |depth: usize| (1..depth).fold(text(), |inner, _| multi(Semantics::ProcessAll, vec![inner, text()]));
     assert!(message(nested(MAX_DEPTH)).encode().is_ok());
     assert_eq!(message(nested(MAX_DEPTH + 1)).encode(), Err(OverLimit("nesting of parts")));
     assert!(message(multi(Semantics::ProcessAll, vec![text(); MAX_PARTS - 1])).encode().is_ok());
-    assert_eq!(message(multi(Semantics::ProcessAll, vec![text(); MAX_PARTS])).encode(), Err(OverLimit("parts")));
+    assert_eq!(
+        message(multi(Semantics::ProcessAll, vec![text(); MAX_PARTS])).encode(),
+        Err(OverLimit("parts"))
+    );
     assert_eq!(message(multi(Semantics::ProcessAll, vec![text()])).encode(), Err(OverLimit("parts")));
     let large = message(single(Disposition::RENDER, "a/b", &[0; MAX_BYTES]));
     assert_eq!(large.encode(), Err(OverLimit("message")));
@@ -304,35 +311,44 @@ fn limits_hold_on_both_sides() {
     assert_eq!(with("63612f62", long("790100", 256)), Err(OverLimit("content type").into()));
     assert_eq!(with("6964652d41542c206465", long("790100", 256)), Err(OverLimit("language").into()));
     assert_eq!(with("f640f6f6", format!("f6{}f6f6", long("590100", 256))), Err(OverLimit("topic").into()));
-    let extra = |count: u8| {
-        let more: String = (3..count).map(|key| format!("{}f6", hex::encode(if key < 24 { vec![key] } else { vec![24, key] }))).collect();
-        let room = hex::encode(ROOM);
-        with("a201", format!("{}01", hex::encode(if count < 25 { vec![0xa0 + count - 1] } else { vec![0xb8, count - 1] })))
-            .err()
-            .and_then(|_| {
-                let head = hex::encode(if count < 25 { vec![0xa0 + count - 1] } else { vec![0xb8, count - 1] });
-                let text = good.replace("a201", &format!("{head}01")).replace(&room, &(room.clone() + &more));
-                MimiContent::decode(&hex::decode(text).unwrap()).err()
-            })
+    let extended = |extensions: Extensions| {
+        let content = MimiContent { extensions, ..message(text()) };
+        MimiContent::decode(&content.encode().unwrap()).err()
     };
-    assert_eq!(extra(33), None);
-    assert_eq!(extra(34), Some(OverLimit("extensions").into()));
+    let numbered = |count: u64| {
+        Extensions((1..=count).map(|n| (minicbor::to_vec(n + 2).unwrap(), vec![0xf6])).collect())
+    };
+    assert_eq!(extended(numbered(32)), None);
+    assert_eq!(extended(numbered(33)), Some(OverLimit("extensions").into()));
+    let one = |key: &str, value: usize| {
+        let value = minicbor::to_vec("x".repeat(value)).unwrap();
+        Extensions([(minicbor::to_vec(key).unwrap(), value)].into())
+    };
+    assert_eq!(extended(one(&"k".repeat(255), 4092)), None);
+    assert_eq!(extended(one(&"k".repeat(256), 0)), Some(OverLimit("extension name").into()));
+    assert_eq!(extended(one("k", 4093)), Some(OverLimit("extension").into()));
+    assert_eq!(extended(one("", 0)), Some(ContentError::Shape("extensions")));
+    let mut sender = Extensions::new(SENDER, ROOM).unwrap();
+    sender.0.insert(Extensions::SENDER.to_vec(), minicbor::to_vec("x".repeat(2049)).unwrap());
+    assert_eq!(extended(sender.clone()), Some(OverLimit("URI").into()));
+    sender.0.insert(Extensions::SENDER.to_vec(), vec![0xf6]);
+    assert_eq!(extended(sender), Some(ContentError::Shape("extensions")));
 }
 
 #[test]
 fn other_shapes_are_refused() {
     let good = hex::encode(message(single(Disposition::RENDER, "a/b", b"x")).encode().unwrap());
     for (from, to) in [
-        ("8750", "8650"),                     // array of another length (and bytes behind)
-        ("8501", "8401"),                     // part of another length
+        ("8750", "8650"), // array of another length (and bytes behind)
+        ("8501", "8401"), // part of another length
         ("85016964652d41542c20646501", "85016964652d41542c20646503"), // cardinality and content disagree
-        ("f640f6f6", "f440f6f6"),             // false for an id
-        ("f640f6f6", "f660f6f6"),             // text for a topic
-        ("f640f6f6", "f640820000f6"),         // number for a boolean
-        ("a201", "a2f4"),                     // a boolean as name of an extension
-        ("63612f62", "43612f62"),             // bytes for a type
-        ("4178", "6178"),                     // text for content
-        ("8501", "85190100"),                 // a disposition over 255
+        ("f640f6f6", "f440f6f6"), // false for an id
+        ("f640f6f6", "f660f6f6"), // text for a topic
+        ("f640f6f6", "f640820000f6"), // number for a boolean
+        ("a201", "a2f4"), // a boolean as name of an extension
+        ("63612f62", "43612f62"), // bytes for a type
+        ("4178", "6178"), // text for content
+        ("8501", "85190100"), // a disposition over 255
     ] {
         assert!(good.contains(from), "{from}");
         let error = MimiContent::decode(&hex::decode(good.replacen(from, to, 1)).unwrap()).unwrap_err();
@@ -367,28 +383,38 @@ fn any_part() -> impl Strategy<Value = Part> {
             .prop_map(|(content_type, content)| Cardinality::Single { content_type, content }),
         (
             (".{0,40}", ".{0,40}", any::<(u32, u64, u16, u8)>(), ".{0,40}", ".{0,40}"),
-            (vec(any::<u8>(), 0..64), vec(any::<u8>(), 0..64), vec(any::<u8>(), 0..80), vec(any::<u8>(), 0..64)),
+            (
+                vec(any::<u8>(), 0..64),
+                vec(any::<u8>(), 0..64),
+                vec(any::<u8>(), 0..80),
+                vec(any::<u8>(), 0..64)
+            ),
         )
-            .prop_map(|((content_type, url, numbers, description, filename), (key, nonce, aad, content_hash))| {
-                let (expires, size, enc_alg, hash_alg) = numbers;
-                Cardinality::External(Box::new(ExternalPart {
-                    content_type,
-                    url,
-                    expires,
-                    size,
-                    enc_alg,
-                    key,
-                    nonce,
-                    aad,
-                    hash_alg,
-                    content_hash,
-                    description,
-                    filename,
-                }))
-            }),
+            .prop_map(
+                |((content_type, url, numbers, description, filename), (key, nonce, aad, content_hash))| {
+                    let (expires, size, enc_alg, hash_alg) = numbers;
+                    Cardinality::External(Box::new(ExternalPart {
+                        content_type,
+                        url,
+                        expires,
+                        size,
+                        enc_alg,
+                        key,
+                        nonce,
+                        aad,
+                        hash_alg,
+                        content_hash,
+                        description,
+                        filename,
+                    }))
+                }
+            ),
     ];
-    let leaf = (any::<u8>(), "[a-z]{0,3}", leaf)
-        .prop_map(|(disposition, language, cardinality)| Part { disposition: Disposition(disposition), language, cardinality });
+    let leaf = (any::<u8>(), "[a-z]{0,3}", leaf).prop_map(|(disposition, language, cardinality)| Part {
+        disposition: Disposition(disposition),
+        language,
+        cardinality,
+    });
     leaf.prop_recursive(3, 24, 4, |inner| {
         let semantics =
             prop_oneof![Just(Semantics::ChooseOne), Just(Semantics::SingleUnit), Just(Semantics::ProcessAll)];
@@ -412,7 +438,9 @@ fn any_value() -> impl Strategy<Value = Vec<u8>> {
         any::<i64>().prop_map(move |n| encoded(&|e| drop(e.i64(n)))),
         any::<bool>().prop_map(move |b| encoded(&|e| drop(e.bool(b)))),
         ".{0,20}".prop_map(move |s| encoded(&|e| drop(e.str(&s)))),
-        vec(any::<u8>(), 0..50).prop_map(move |b| encoded(&|e| drop(e.array(2).and_then(|e| e.null()).and_then(|e| e.bytes(&b))))),
+        vec(any::<u8>(), 0..50).prop_map(move |b| encoded(&|e| drop(
+            e.array(2).and_then(|e| e.null()).and_then(|e| e.bytes(&b))
+        ))),
         Just(vec![0xf9, 0x3c, 0x00]),
     ]
 }
@@ -449,34 +477,31 @@ fn any_content() -> impl Strategy<Value = MimiContent> {
     )
 }
 
-/// The same item with one head not in its shortest form: still valid CBOR. `None`: no head at `at`.
-fn lengthened(bytes: &[u8], at: usize) -> Option<Vec<u8>> {
-    let mut d = minicbor::Decoder::new(bytes);
-    let mut heads = Vec::new();
-    for _ in 0..4096 {
-        heads.push(d.position());
-        d.tokens().next()?.ok()?;
-        if d.position() == bytes.len() {
-            break;
-        }
+/// Where the heads of an item's items are, how long they are and what number they hold.
+fn heads(bytes: &[u8]) -> Vec<(usize, usize, u64)> {
+    let (mut heads, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        let number =
+            |width| bytes[at + 1..at + 1 + width].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let (width, value) = match bytes[at] & 0x1f {
+            short @ 0..=23 => (0, u64::from(short)),
+            power => (1 << (power - 24), number(1 << (power - 24))),
+        };
+        heads.push((at, 1 + width, value));
+        at += 1 + width + if matches!(bytes[at] >> 5, 2 | 3) { value as usize } else { 0 };
     }
-    let head = *heads.get(at % heads.len())?;
-    let initial = bytes[head];
-    if initial >> 5 == 7 {
+    heads
+}
+
+/// The same item with one of its heads longer than need be. `None`: that one cannot be.
+fn lengthened(bytes: &[u8], at: usize) -> Option<Vec<u8>> {
+    let heads = heads(bytes);
+    let (at, length, value) = heads[at % heads.len()];
+    if bytes[at] >> 5 == 7 || length == 9 {
         return None;
     }
-    let (argument, width) = match initial & 0x1f {
-        short @ 0..=23 => (u64::from(short), 0),
-        24 => (u64::from(bytes[head + 1]), 1),
-        25 => (u64::from(u16::from_be_bytes([bytes[head + 1], bytes[head + 2]])), 2),
-        26 => (u64::from(u32::from_be_bytes(bytes[head + 1..head + 5].try_into().unwrap())), 4),
-        _ => return None,
-    };
-    let mut longer = bytes[..head].to_vec();
-    longer.push(initial & 0xe0 | 27);
-    longer.extend(argument.to_be_bytes());
-    longer.extend(&bytes[head + 1 + width..]);
-    Some(longer)
+    let longer = [&[bytes[at] & 0xe0 | 27], &value.to_be_bytes()[..]].concat();
+    Some([&bytes[..at], &longer, &bytes[at + length..]].concat())
 }
 
 proptest! {

@@ -11,12 +11,12 @@ use chancery_types::{Alias, KeyPackageRef};
 use openmls::ciphersuite::hash_ref::KeyPackageRef as MlsKeyPackageRef;
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn, MlsMessageOut};
 use openmls::key_packages::KeyPackage;
+use openmls::prelude::tls_codec::DeserializeBytes as _;
 use openmls::versions::ProtocolVersion;
 use openmls_traits::OpenMlsProvider as _;
 use openmls_traits::storage::StorageProvider as _;
 use rusqlite::params;
 use std::time::Duration;
-use tls_codec::{DeserializeBytes as _, Serialize as _};
 
 /// Largest KeyPackage taken from a node, in bytes.
 const LIMIT: usize = 16 * 1024;
@@ -72,7 +72,7 @@ fn make_one(tx: &mut Tx<'_>, suite: Suite, last_resort: bool) -> Result<Vec<u8>,
     tx.sql().execute(
         "INSERT INTO key_packages (reference, suite, last_resort, made_at_ms) VALUES (?1, ?2, ?3, ?4)",
         params![
-            reference.tls_serialize_detached().map_err(EndpointError::mls("name a KeyPackage"))?,
+            serde_json::to_vec(&reference).map_err(EndpointError::mls("name a KeyPackage"))?,
             suite.code(),
             last_resort,
             tx.now().millis()
@@ -92,8 +92,8 @@ fn prune(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
         .query_map([before], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     for reference in old {
-        let reference = MlsKeyPackageRef::tls_deserialize_exact_bytes(&reference)
-            .map_err(EndpointError::mls("read a KeyPackage's name"))?;
+        let reference: MlsKeyPackageRef = serde_json::from_slice(&reference)
+            .map_err(EndpointError::mls("read the name of a KeyPackage"))?;
         provider.storage().delete_key_package(&reference)?;
     }
     Ok(())

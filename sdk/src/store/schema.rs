@@ -2,7 +2,7 @@
 //! ones a file has seen, and a file from a newer build is refused.
 
 use super::StoreError;
-use crate::mls::provider::{JsonCodec, Storage};
+use crate::mls::provider::JsonCodec;
 use openmls_sqlite_storage::SqliteStorageProvider;
 use rusqlite::Connection;
 
@@ -50,7 +50,7 @@ CREATE TABLE agents (
 
 -- KeyPackages of this device whose private parts MLS keeps.
 CREATE TABLE key_packages (
-    reference BLOB PRIMARY KEY,      -- KeyPackageRef, TLS-serialised
+    reference BLOB PRIMARY KEY,      -- KeyPackageRef as MLS writes it
     suite INTEGER NOT NULL,
     last_resort INTEGER NOT NULL,    -- 1: handed out more than once
     made_at_ms INTEGER NOT NULL
@@ -219,6 +219,3 @@ fn mls_tables(connection: &mut Connection) -> Result<(), StoreError> {
         .run_migrations()
         .map_err(|_| StoreError::Mls)
 }
-
-/// The type that the rest of the crate reads those tables with is the same.
-const _: fn(&Connection) -> Storage<'_> = SqliteStorageProvider::new;

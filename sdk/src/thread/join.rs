@@ -13,7 +13,7 @@ use crate::store::Tx;
 use chancery_types::{Alias, Reason, Refusal};
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn};
 use openmls::group::{StagedWelcome, WelcomeError};
-use tls_codec::DeserializeBytes as _;
+use openmls::prelude::tls_codec::DeserializeBytes as _;
 
 /// Largest Welcome, in bytes.
 const LIMIT: usize = 2 * 1024 * 1024;

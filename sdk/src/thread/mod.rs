@@ -10,6 +10,8 @@ pub(crate) mod encrypt;
 pub(crate) mod join;
 pub(crate) mod open;
 pub(crate) mod receive;
+#[cfg(test)]
+mod tests;
 
 pub use open::open;
 pub use receive::{Processed, receive};

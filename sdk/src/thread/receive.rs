@@ -13,10 +13,10 @@ use chancery_proto::content::v1::AuthenticatedData;
 use chancery_proto::federation::v1::{Delivery, delivery};
 use chancery_types::{Chain, GroupId, MessageId, Reason, Refusal};
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, Sender};
+use openmls::prelude::tls_codec::DeserializeBytes as _;
 use prost::Message as _;
 use rusqlite::params;
 use sha2::{Digest as _, Sha256};
-use tls_codec::DeserializeBytes as _;
 
 /// Largest MLSMessage with a commit, in bytes.
 const COMMIT_LIMIT: usize = 1024 * 1024;

@@ -286,6 +286,7 @@ fn a_publication_is_what_was_sent() {
     let result = wire::RecordOperationResult {
         result: Some(Outcome::Logged(logged)),
         checkpoint: setting.lookup.checkpoint.clone(),
+        padding: Bytes::new(),
     };
     assert_eq!(setting.trust.verify_publication(result.clone(), &sent).unwrap().index, 3);
     let other = setting.world.draft(1, Some(9)).sign(&setting.world.account);
@@ -293,7 +294,7 @@ fn a_publication_is_what_was_sent() {
     assert_eq!(refusal.reason, Reason::InvalidProof);
     let refused = wire::RecordRefusal { reason: "ATTESTATION_EXPIRED".to_owned(), message: "no".to_owned() };
     let result =
-        wire::RecordOperationResult { result: Some(Outcome::Refusal(refused)), checkpoint: Bytes::new() };
+        wire::RecordOperationResult { result: Some(Outcome::Refusal(refused)), ..Default::default() };
     let refusal = setting.trust.verify_publication(result, &sent).unwrap_err();
     assert_eq!(refusal.reason, Reason::AttestationExpired);
 }

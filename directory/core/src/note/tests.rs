@@ -74,8 +74,10 @@ fn derived_checkpoints_are_reproduced_byte_for_byte() {
         if let Some(older) = &older {
             assert_eq!(head.lines().next(), Some(format!("old {}", older.size()).as_str()));
             checkpoint.extends(older, &path).unwrap();
-            older.extends(&checkpoint, &path).unwrap_err();
-            checkpoint.extends(older, &path[1..]).unwrap_err();
+            if older.size() < checkpoint.size() {
+                older.extends(&checkpoint, &path).unwrap_err();
+                checkpoint.extends(older, &path[1..]).unwrap_err();
+            }
         }
         older = Some(checkpoint);
     }

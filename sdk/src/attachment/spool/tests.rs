@@ -100,10 +100,7 @@ fn what_does_not_hash_to_its_id_never_counts() {
     let blob = blob(100, 1);
     let seal = blob.seal();
     let mut part = spool.part(&seal.id, seal.size).unwrap().unwrap();
-    assert!(matches!(
-        spool.part(&BlobId::from_bytes([0; 32]), MAX_BLOB + 1),
-        Err(AttachmentError::TooLarge)
-    ));
+    assert!(matches!(spool.part(&BlobId::from_bytes([0; 32]), MAX_BLOB + 1), Err(AttachmentError::TooLarge)));
     part.append(&[0; 116]).unwrap();
     assert!(matches!(part.finish(), Err(AttachmentError::WrongHash)));
     assert_eq!(spool.size(&seal.id).unwrap(), None);

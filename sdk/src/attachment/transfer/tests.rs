@@ -81,7 +81,10 @@ impl BlobService for TestNode {
         let id = BlobId::try_from(&request.get_ref().blob_id).unwrap();
         let store = self.0.lock().unwrap();
         let bytes = store.blobs.get(&id).map_or(&[][..], Vec::as_slice);
-        Ok(Response::new(wire::StatBlobResponse { stored: bytes.len() as u64, complete: complete(&id, bytes) }))
+        Ok(Response::new(wire::StatBlobResponse {
+            stored: bytes.len() as u64,
+            complete: complete(&id, bytes),
+        }))
     }
 
     async fn write_blob(
@@ -130,7 +133,8 @@ impl BlobService for TestNode {
         let blob = self.0.lock().unwrap().blobs[&id].clone();
         let rest = &blob[request.offset as usize..];
         let given = &rest[..rest.len().min(cut.map_or(usize::MAX, |(after, _)| after))];
-        let piece = |data: &[u8]| Ok(wire::ReadBlobResponse { size: blob.len() as u64, data: data.to_vec().into() });
+        let piece =
+            |data: &[u8]| Ok(wire::ReadBlobResponse { size: blob.len() as u64, data: data.to_vec().into() });
         let mut answers: Vec<_> = given.chunks(PIECE).map(piece).collect();
         if let Some((_, cut @ (Cut::Lost | Cut::Restart))) = cut {
             answers.push(Err(cut.status()));
@@ -204,7 +208,10 @@ async fn fifty_megabytes_there_and_back_over_cuts() {
     bench.spool.put(&blob).unwrap();
     drop(blob);
 
-    bench.node.with(|store| store.cuts = [(0, Cut::Lost), (20_000_001, Cut::Lost), (7, Cut::Restart), (29_000_000, Cut::Lost)].into());
+    bench.node.with(|store| {
+        store.cuts =
+            [(0, Cut::Lost), (20_000_001, Cut::Lost), (7, Cut::Restart), (29_000_000, Cut::Lost)].into()
+    });
     let furthest = AtomicU64::new(0);
     let note = |done, total| {
         assert_eq!(total, seal.size);
@@ -215,7 +222,9 @@ async fn fifty_megabytes_there_and_back_over_cuts() {
     assert_eq!(furthest.into_inner(), seal.size);
 
     bench.spool.remove(&seal.id).unwrap();
-    bench.node.with(|store| store.cuts = [(33_333_333, Cut::Lost), (1, Cut::Short), (16_000_000, Cut::Restart)].into());
+    bench.node.with(|store| {
+        store.cuts = [(33_333_333, Cut::Lost), (1, Cut::Short), (16_000_000, Cut::Restart)].into()
+    });
     let last = AtomicU64::new(0);
     let note = |done, total| {
         assert_eq!(total, seal.size);
@@ -247,7 +256,10 @@ async fn a_node_that_gets_nowhere_is_given_up_and_the_rest_is_kept() {
     bench.spool.put(&blob).unwrap();
     bench.node.with(|store| store.cuts = [(0, Cut::Lost); 99].into());
     let error = bench.upload(&seal.id, &quiet).await.unwrap_err();
-    assert!(matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::PeerUnreachable), "{error:?}");
+    assert!(
+        matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::PeerUnreachable),
+        "{error:?}"
+    );
     assert_eq!(bench.calls(), 5);
 
     bench.node.with(|store| {
@@ -262,7 +274,7 @@ async fn a_node_that_gets_nowhere_is_given_up_and_the_rest_is_kept() {
     assert_eq!(bench.calls(), 6);
     bench.node.with(|store| store.cuts.clear());
     let least = AtomicU64::new(u64::MAX);
-    bench.download(seal, &|done, _| drop(least.fetch_min(done, Ordering::Relaxed))).await.unwrap();
+    bench.download(seal, &|done, _| _ = least.fetch_min(done, Ordering::Relaxed)).await.unwrap();
     assert!(least.into_inner() > 100_000, "went on where it was");
     assert_eq!(bench.spool.read(&seal.id).unwrap(), blob.ciphertext());
 }
@@ -323,7 +335,7 @@ async fn a_part_that_our_disk_spoilt_is_fetched_anew() {
     assert_eq!(bench.spool.read(&seal.id).unwrap(), blob.ciphertext());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_node_that_stands_still_counts_as_cut() {
     // Takes the connection and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -331,11 +343,18 @@ async fn a_node_that_stands_still_counts_as_cut() {
     let spool = Arc::new(Spool::open(folder.path(), 1 << 20).unwrap());
     let blob = seal(content(10), &SeededEntropy::new(7)).unwrap();
     let client = client(silent.local_addr().unwrap());
-    let error = download(&client, &spool, &file(blob.seal()), &resume(), &quiet).await.unwrap_err();
-    assert!(matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::DeadlineExceeded), "{error:?}");
+    let resume = Resume { stall: Duration::from_millis(10), ..resume() };
+    let error = download(&client, &spool, &file(blob.seal()), &resume, &quiet).await.unwrap_err();
+    assert!(
+        matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::DeadlineExceeded),
+        "{error:?}"
+    );
     spool.put(&blob).unwrap();
-    let error = upload(&client, &spool, &blob.seal().id, EXPIRES, &resume(), &quiet).await.unwrap_err();
-    assert!(matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::DeadlineExceeded), "{error:?}");
+    let error = upload(&client, &spool, &blob.seal().id, EXPIRES, &resume, &quiet).await.unwrap_err();
+    assert!(
+        matches!(&error, TransferError::Cut(refusal) if refusal.reason == Reason::DeadlineExceeded),
+        "{error:?}"
+    );
 }
 
 /// A wire to `target` on which the first connections end after so many bytes in one direction.

@@ -1,0 +1,200 @@
+//! `chancery.node.v1.MailboxService`.
+
+use super::Rooms;
+use super::account::internal;
+use super::session::{self, Session};
+use crate::store::{mailbox, submit};
+use chancery_kit::serve::{refused, unary};
+use chancery_node_core::parcel::{MAX_RECEIPT, Submission, limit};
+use chancery_proto::content::v1 as content;
+use chancery_proto::node::v1 as wire;
+use chancery_proto::node::v1::mailbox_service_server::MailboxService;
+use chancery_types::{Alias, DeviceId, MessageId, Reason, Refusal};
+use prost::Message as _;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+const MAX_SUBMISSIONS: usize = 128;
+const MAX_RECEIPTS: usize = 256;
+/// Items read from the store at once; also what waits for a slow device.
+const READ: i64 = 64;
+
+/// Open subscriptions: at most one for each device and alias.
+pub(crate) type Subscriptions = Mutex<HashMap<(DeviceId, Alias), CancellationToken>>;
+
+pub(super) struct Mailboxes(pub(super) Arc<Rooms>);
+
+#[tonic::async_trait]
+impl MailboxService for Mailboxes {
+    async fn submit(
+        &self,
+        request: Request<wire::SubmitRequest>,
+    ) -> Result<Response<wire::SubmitResponse>, Status> {
+        unary(self.submit_all(request)).await
+    }
+
+    type SubscribeStream = ReceiverStream<Result<wire::SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<wire::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let open = || {
+            let session = session::device(&request)?;
+            let alias = Alias::try_from(&request.get_ref().alias)?;
+            session.own(&alias)?;
+            Ok::<_, Refusal>((session.device, alias))
+        };
+        let (device, alias) = open().map_err(|refusal| refused(&refusal))?;
+        let (items, stream) = mpsc::channel(usize::try_from(READ).unwrap_or(1));
+        let subscription =
+            Subscription { rooms: Arc::clone(&self.0), device, alias, after: request.get_ref().after };
+        tokio::spawn(subscription.run(items));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<wire::AcknowledgeRequest>,
+    ) -> Result<Response<wire::AcknowledgeResponse>, Status> {
+        unary(async {
+            let session = session::device(&request)?;
+            let message = request.into_inner();
+            let alias = Alias::try_from(&message.alias)?;
+            session.own(&alias)?;
+            let (device, through) = (session.device, message.through);
+            let receipts = Arc::new(receipts(message.receipts)?);
+            self.0
+                .store
+                .change("node.mailbox.acknowledge", move |tx| {
+                    let receipts = Arc::clone(&receipts);
+                    Box::pin(async move { mailbox::acknowledge(tx, alias, device, through, &receipts).await })
+                })
+                .await?;
+            Ok(wire::AcknowledgeResponse {})
+        })
+        .await
+    }
+}
+
+/// Receipts by message. What else they say is between the device and the sender.
+fn receipts(receipts: Vec<bytes::Bytes>) -> Result<HashMap<MessageId, bytes::Bytes>, Refusal> {
+    limit("receipts", receipts.len(), MAX_RECEIPTS)?;
+    let mut by_message = HashMap::with_capacity(receipts.len());
+    for bytes in receipts {
+        limit("receipt", bytes.len(), MAX_RECEIPT)?;
+        let malformed = |_| Refusal::field("a receipt does not parse");
+        let signed = content::SignedDeliveryReceipt::decode(bytes.as_ref()).map_err(malformed)?;
+        let receipt = content::DeliveryReceipt::decode(signed.receipt).map_err(malformed)?;
+        by_message.insert(MessageId::try_from(&receipt.message_id)?, bytes);
+    }
+    Ok(by_message)
+}
+
+impl Mailboxes {
+    async fn submit_all(
+        &self,
+        request: Request<wire::SubmitRequest>,
+    ) -> Result<wire::SubmitResponse, Refusal> {
+        let session = session::device(&request)?;
+        let messages = request.into_inner().submissions;
+        limit("submissions", messages.len(), MAX_SUBMISSIONS)?;
+        let now = self.0.store.now();
+        let submissions = messages
+            .into_iter()
+            .map(|message| permitted(&session, Submission::from_wire(message, now)?))
+            .collect::<Result<Vec<_>, Refusal>>()?;
+        let submissions = Arc::new(submissions);
+        let results = self
+            .0
+            .store
+            .change("node.submission.submit", move |tx| {
+                let submissions = Arc::clone(&submissions);
+                Box::pin(async move {
+                    let from = tx.here.clone();
+                    submit::submit(tx, &from, &submissions).await
+                })
+            })
+            .await?;
+        let result = |result| wire::SubmitResult {
+            result: Some(match result {
+                submit::Submitted::Decided(outcome) => wire::submit_result::Result::Outcome(outcome),
+                submit::Submitted::Queued => wire::submit_result::Result::Queued(true),
+            }),
+        };
+        Ok(wire::SubmitResponse { results: results.into_iter().map(result).collect() })
+    }
+}
+
+fn permitted(session: &Session, submission: Submission) -> Result<Submission, Refusal> {
+    session.own(&submission.sender)?;
+    if submission.sender_device == session.device {
+        Ok(submission)
+    } else {
+        Err(Refusal::new(Reason::WrongIdentity, "sender_device is not the calling device"))
+    }
+}
+
+struct Subscription {
+    rooms: Arc<Rooms>,
+    device: DeviceId,
+    alias: Alias,
+    after: u64,
+}
+
+impl Subscription {
+    async fn run(mut self, items: mpsc::Sender<Result<wire::SubscribeResponse, Status>>) {
+        let (replaced, shutdown) = (self.replace(), self.rooms.shutdown.clone());
+        let end = tokio::select! {
+            result = self.stream(&items) => result,
+            () = replaced.cancelled() => {
+                Err(Refusal::new(Reason::SubscriptionReplaced, "a newer subscription of this device took over"))
+            }
+            () = shutdown.cancelled() => {
+                Err(Refusal::new(Reason::ShuttingDown, "the node is restarting; subscribe again"))
+            }
+            () = items.closed() => Ok(()),
+        };
+        replaced.cancel();
+        if let Err(refusal) = end {
+            let _ = items.send(Err(refused(&refusal))).await;
+        }
+    }
+
+    /// Ends an older subscription of the same device and takes its place.
+    fn replace(&self) -> CancellationToken {
+        let own = CancellationToken::new();
+        let mut open = self.rooms.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, subscription| !subscription.is_cancelled());
+        if let Some(older) = open.insert((self.device, self.alias), own.clone()) {
+            older.cancel();
+        }
+        own
+    }
+
+    async fn stream(
+        &mut self,
+        items: &mpsc::Sender<Result<wire::SubscribeResponse, Status>>,
+    ) -> Result<(), Refusal> {
+        // Listens before it looks, so that nothing falls between.
+        let arrived = self.rooms.store.wake().alias(self.alias);
+        loop {
+            let found = mailbox::read(&self.rooms.store, self.alias, self.device, self.after, READ).await;
+            let found = found.map_err(internal)?;
+            let more = found.len() >= usize::try_from(READ).unwrap_or(usize::MAX);
+            for item in found {
+                self.after = item.position;
+                if items.send(Ok(item)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if !more {
+                arrived.notified().await;
+            }
+        }
+    }
+}
