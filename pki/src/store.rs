@@ -8,7 +8,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{FromRow, SqliteExecutor};
 
-pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("migrations");
+pub(crate) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
 /// The one row of `authority`.
 #[derive(Clone, FromRow)]

@@ -115,6 +115,7 @@ impl Hub {
             category: 0,
             recipients: Vec::new(),
             except_device: submission.sender_device.clone(),
+            part: 0,
             body: Some(body),
         };
         let mut out = Vec::new();

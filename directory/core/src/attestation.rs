@@ -5,10 +5,11 @@ use crate::keys::{self, AccountKey, Purpose, SigningKey};
 use crate::state::FederationState;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Handle, NodeId, Timestamp};
+use chancery_types::{Handle, NodeId, Scheme, Timestamp};
 use prost::Message as _;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest attestation in bytes.
@@ -19,33 +20,41 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Name of an identifier scheme, for example `be-nn`. The log may name schemes
 /// that this build does not know.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SchemeName(NodeId);
+pub struct SchemeName(Arc<str>);
 
 impl SchemeName {
     /// The name.
     pub fn as_str(&self) -> &str {
-        self.0.as_str()
+        &self.0
+    }
+}
+
+impl From<Scheme> for SchemeName {
+    fn from(scheme: Scheme) -> Self {
+        Self(scheme.as_str().into())
     }
 }
 
 impl FromStr for SchemeName {
     type Err = Error;
 
+    /// The form of a [`NodeId`].
     fn from_str(name: &str) -> Result<Self, Error> {
-        let name = name.parse().map_err(|_| Error::Field("a scheme has 1 to 63 characters [a-z0-9-]"))?;
-        Ok(Self(name))
+        let name: NodeId =
+            name.parse().map_err(|_| Error::Field("a scheme has 1 to 63 characters a-z, 0-9 or '-'"))?;
+        Ok(Self(name.as_str().into()))
     }
 }
 
 impl fmt::Display for SchemeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0)
     }
 }
 
 impl fmt::Debug for SchemeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.0)
     }
 }
 

@@ -151,7 +151,8 @@ impl Batch {
         if head.rows_affected() != 1 {
             return Err(sqlx::Error::RowNotFound);
         }
-        for (chunk, first) in self.0.leaves.chunks(WRITE_CHUNK).zip((self.0.old_size..).step_by(WRITE_CHUNK)) {
+        for (chunk, first) in self.0.leaves.chunks(WRITE_CHUNK).zip((self.0.old_size..).step_by(WRITE_CHUNK))
+        {
             let rows = values(chunk.len(), 2);
             let mut query =
                 sqlx::query(AssertSqlSafe(format!("INSERT INTO log_entry (position, entry) VALUES {rows}")));
@@ -160,7 +161,9 @@ impl Batch {
             }
             query.execute(&mut *connection).await?;
         }
-        for (chunk, first) in self.0.hashes.chunks(WRITE_CHUNK).zip((self.0.first_hash..).step_by(WRITE_CHUNK)) {
+        for (chunk, first) in
+            self.0.hashes.chunks(WRITE_CHUNK).zip((self.0.first_hash..).step_by(WRITE_CHUNK))
+        {
             let rows = values(chunk.len(), 2);
             let mut query =
                 sqlx::query(AssertSqlSafe(format!("INSERT INTO log_hash (position, hash) VALUES {rows}")));
@@ -198,8 +201,7 @@ async fn load(
     signer: &CheckpointSigner,
 ) -> Result<Option<(Frontier, VerifiedCheckpoint)>, LogError> {
     let pool = store.readers();
-    let head =
-        sqlx::query("SELECT size, checkpoint FROM log_head WHERE id = 1").fetch_optional(pool).await?;
+    let head = sqlx::query("SELECT size, checkpoint FROM log_head WHERE id = 1").fetch_optional(pool).await?;
     let Some(head) = head else { return Ok(None) };
     let (size, note): (i64, Vec<u8>) = (head.try_get(0)?, head.try_get(1)?);
     let checkpoint = LogVerifier::new(&signer.vkey())?
@@ -208,7 +210,8 @@ async fn load(
     if signed(checkpoint.size())? != size {
         return Err(LogError::Damaged("the head's size is not that of its checkpoint"));
     }
-    let last = |row: sqlx::sqlite::SqliteRow| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(0)?.unwrap_or(-1));
+    let last =
+        |row: sqlx::sqlite::SqliteRow| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(0)?.unwrap_or(-1));
     let entry = last(sqlx::query("SELECT MAX(position) FROM log_entry").fetch_one(pool).await?)?;
     let hash = last(sqlx::query("SELECT MAX(position) FROM log_hash").fetch_one(pool).await?)?;
     if entry != size - 1 || hash != signed(stored_hash_count(checkpoint.size()))? - 1 {

@@ -12,10 +12,7 @@ pub(crate) struct Hashes(pub(crate) HashMap<u64, Hash>);
 
 impl HashReader for Hashes {
     fn read_hashes(&self, positions: &[u64]) -> Result<Vec<Hash>, tlog_tiles::Error> {
-        positions
-            .iter()
-            .map(|p| self.0.get(p).copied().ok_or(tlog_tiles::Error::IndexesNotInTree))
-            .collect()
+        positions.iter().map(|p| self.0.get(p).copied().ok_or(tlog_tiles::Error::IndexesNotInTree)).collect()
     }
 }
 

@@ -14,7 +14,7 @@ pub use reader::LogReader;
 
 /// The log's tables, versions 1 to 999: for the migrator of the store that
 /// holds the log, beside that store's own.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
 
 /// A migrator for the log's tables and the store's own, whose versions begin at 1000.
 pub fn migrations_with(own: &sqlx::migrate::Migrator) -> sqlx::migrate::Migrator {

@@ -69,16 +69,8 @@ impl NodeStore {
         self.store.readers()
     }
 
-    pub(crate) fn here(&self) -> &NodeId {
-        &self.here
-    }
-
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
-    }
-
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {

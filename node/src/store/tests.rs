@@ -1,1 +1,376 @@
+//! Two nodes' stores with a wire of function calls between them.
 
+use super::account::NewDevice;
+use super::*;
+use chancery_node_core::parcel::{Body, Commit, Join, Submission};
+use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
+use chancery_types::clock::ManualClock;
+use chancery_types::entropy::SeededEntropy;
+use chancery_types::{AccountId, Alias, Chain, DeviceId, GroupId, KeyPackageRef, MessageId, Reason};
+use prost::Message as _;
+use std::collections::HashMap;
+use std::time::Duration;
+
+const GROUP: GroupId = GroupId::from_bytes([7; 32]);
+const ANNA: Alias = Alias::from_bytes([1; 16]);
+const BERT: Alias = Alias::from_bytes([2; 16]);
+
+struct Side {
+    store: NodeStore,
+    clock: ManualClock,
+    _folder: tempfile::TempDir,
+}
+
+fn name(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn device(byte: u8) -> DeviceId {
+    DeviceId::from_bytes([byte; 16])
+}
+
+async fn side(text: &str, alias: Alias, devices: &[u8]) -> Side {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(Timestamp::from_millis(1_000_000));
+    let entropy = Arc::new(SeededEntropy::new(text.len() as u64 + u64::from(text.as_bytes()[0])));
+    let path = folder.path().join("node.db");
+    let store = NodeStore::open(&path, name(text), Arc::new(clock.clone()), entropy).await.unwrap();
+    let account = AccountId::from_bytes([9; 16]);
+    for (index, byte) in devices.iter().enumerate() {
+        let new = NewDevice { device_id: device(*byte), auth_key: [*byte; 32] };
+        store
+            .change("open", move |tx| {
+                Box::pin(async move {
+                    if index == 0 {
+                        account::open(tx, account, None, new, alias).await.map(|r| r.map(drop))
+                    } else {
+                        account::add_device(tx, account, new).await
+                    }
+                })
+            })
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    Side { store, clock, _folder: folder }
+}
+
+impl Side {
+    async fn submit(&self, from: &str, submissions: Vec<Submission>) -> Vec<Option<wire::outcome::Decision>> {
+        let input = Arc::new((name(from), submissions));
+        self.store
+            .change("submit", move |tx| {
+                let input = Arc::clone(&input);
+                Box::pin(async move { submit::submit(tx, &input.0, &input.1).await })
+            })
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|result| match result {
+                submit::Submitted::Decided(outcome) => outcome.decision,
+                submit::Submitted::Queued => None,
+            })
+            .collect()
+    }
+
+    /// Hands everything that waits for `to` over; the refusals.
+    async fn hand_over(&self, to: &Self, twice: bool) -> Vec<(usize, Reason)> {
+        let waiting = outbox::next(&self.store, &to.store.here, 0, 256).await.unwrap();
+        let parcels: Vec<_> =
+            waiting.iter().map(|w| wire::Parcel::decode(w.parcel.clone()).unwrap()).collect();
+        let mut refused = Vec::new();
+        for _ in 0..if twice { 2 } else { 1 } {
+            let input = Arc::new((self.store.here.clone(), parcels.clone()));
+            refused = to
+                .store
+                .change("receive", move |tx| {
+                    let input = Arc::clone(&input);
+                    Box::pin(async move { link::receive(tx, &input.0, &input.1).await })
+                })
+                .await
+                .unwrap();
+        }
+        let ids = Arc::new(waiting.iter().map(|w| w.id).collect::<Vec<_>>());
+        self.store
+            .change("acked", move |tx| {
+                let ids = Arc::clone(&ids);
+                Box::pin(async move { outbox::acked(tx, &ids).await })
+            })
+            .await
+            .unwrap();
+        refused
+    }
+
+    async fn read(&self, alias: Alias, by: u8) -> Vec<node::SubscribeResponse> {
+        mailbox::read(&self.store, alias, device(by), 0, 100).await.unwrap()
+    }
+
+    async fn acknowledge(&self, alias: Alias, by: u8) {
+        let through = self.read(alias, by).await.last().map_or(0, |item| item.position);
+        let receipts = Arc::new(HashMap::from([(id(3), bytes::Bytes::from_static(b"receipt"))]));
+        self.store
+            .change("acknowledge", move |tx| {
+                let receipts = Arc::clone(&receipts);
+                Box::pin(async move { mailbox::acknowledge(tx, alias, device(by), through, &receipts).await })
+            })
+            .await
+            .unwrap();
+    }
+
+    async fn events(&self, alias: Alias, by: u8) -> Vec<&'static str> {
+        let kind = |item: &node::SubscribeResponse| match &item.item {
+            Some(node::subscribe_response::Item::Event(event)) => Some(match event.kind.as_ref().unwrap() {
+                node::event::Kind::Relayed(_) => "relayed",
+                node::event::Kind::Delivered(d) if d.receipt.is_empty() => "delivered without receipt",
+                node::event::Kind::Delivered(_) => "delivered",
+                node::event::Kind::Refused(_) => "refused",
+                node::event::Kind::Expired(_) => "expired",
+            }),
+            _ => None,
+        };
+        self.read(alias, by).await.iter().filter_map(kind).collect()
+    }
+
+    async fn count(&self, table: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(self.store.readers())
+            .await
+            .unwrap()
+    }
+}
+
+fn id(byte: u8) -> MessageId {
+    MessageId::from_bytes([byte; 16])
+}
+
+fn private(epoch: u64, kind: u8, filler: u8) -> bytes::Bytes {
+    let head = [&[0, 1, 0, 2, 32][..], GROUP.as_bytes(), &epoch.to_be_bytes()].concat();
+    [&head[..], &[kind, 0, 0, 1, filler]].concat().into()
+}
+
+fn submission(message: u8, sender: Alias, by: u8, epoch: u64, body: Body) -> Submission {
+    Submission {
+        message_id: id(message),
+        group_id: GROUP,
+        sender,
+        sender_device: device(by),
+        epoch,
+        expires_at: Timestamp::from_millis(2_000_000),
+        urgency: 0,
+        category: 0,
+        wants_events: true,
+        echo: false,
+        body,
+    }
+}
+
+/// Anna on `a` opens a thread with Bert on `b`.
+fn opening() -> Submission {
+    let part = [&[32][..], &[5; 32], &[1, 0], &[1, 0]].concat();
+    let welcome = [&[0, 1, 0, 3, 0, 1, part.len() as u8][..], &part, &[1, 0]].concat();
+    let join = Join { alias: BERT, node: name("b"), key_packages: vec![KeyPackageRef::from_bytes([5; 32])] };
+    let commit =
+        Commit { mls_commit: private(0, 3, 0), welcome: welcome.into(), joins: vec![join], leaves: vec![] };
+    submission(2, ANNA, 10, 0, Body::Commit(commit))
+}
+
+fn letter(message: u8, sender: Alias, by: u8) -> Submission {
+    submission(message, sender, by, 1, Body::Application(private(1, 1, message)))
+}
+
+async fn thread() -> (Side, Side) {
+    let (a, b) = (side("a", ANNA, &[10]).await, side("b", BERT, &[20]).await);
+    let decisions = a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    assert!(decisions.iter().all(|d| matches!(d, Some(wire::outcome::Decision::Accepted(_)))));
+    (a, b)
+}
+
+#[tokio::test]
+async fn a_letter_goes_over_and_its_report_comes_back_once() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, true).await;
+    let items = b.read(BERT, 20).await;
+    assert_eq!(items.len(), 2, "a Welcome and a letter, each once");
+    assert_eq!(a.events(ANNA, 10).await, ["relayed"]);
+    b.acknowledge(BERT, 20).await;
+    b.acknowledge(BERT, 20).await;
+    b.hand_over(&a, true).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"]);
+    assert_eq!((a.count("outbox").await, b.count("outbox").await, b.count("mailbox").await), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn the_same_submission_gets_the_same_answer() {
+    let (a, b) = thread().await;
+    let again = a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    let chain = |decision: &Option<wire::outcome::Decision>| match decision {
+        Some(wire::outcome::Decision::Accepted(accepted)) => Chain::try_from(&accepted.chain).unwrap(),
+        _ => panic!("not accepted"),
+    };
+    assert_ne!(chain(&again[0]), chain(&again[1]));
+    let mut other = letter(3, ANNA, 10);
+    other.body = Body::Application(private(1, 1, 99));
+    let decision = a.submit("a", vec![other]).await.remove(0);
+    assert!(matches!(decision, Some(wire::outcome::Decision::Refused(r)) if r.reason == "REQUEST_ID_REUSED"));
+    a.hand_over(&b, false).await;
+    assert_eq!(b.read(BERT, 20).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_goes_through_the_hub_and_its_outcome_comes_back() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    assert!(b.submit("b", vec![letter(4, BERT, 20)]).await[0].is_none());
+    assert!(b.submit("b", vec![letter(4, BERT, 20)]).await[0].is_none(), "still queued once");
+    b.hand_over(&a, true).await;
+    a.acknowledge(ANNA, 10).await;
+    a.hand_over(&b, true).await;
+    assert_eq!(b.events(BERT, 20).await, ["delivered without receipt"]);
+    let outcomes = b.read(BERT, 20).await;
+    let is_outcome =
+        |i: &&node::SubscribeResponse| matches!(i.item, Some(node::subscribe_response::Item::Outcome(_)));
+    assert_eq!(outcomes.iter().filter(is_outcome).count(), 1);
+    let accepted = b.submit("b", vec![letter(4, BERT, 20)]).await.remove(0);
+    assert!(matches!(accepted, Some(wire::outcome::Decision::Accepted(a)) if a.sequence == 3));
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_refused_and_its_id_may_come_again() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    let commit =
+        Commit { mls_commit: private(1, 3, 1), welcome: Default::default(), joins: vec![], leaves: vec![] };
+    a.submit("a", vec![submission(5, ANNA, 10, 1, Body::Commit(commit))]).await;
+    b.submit("b", vec![letter(4, BERT, 20)]).await;
+    b.hand_over(&a, true).await;
+    a.hand_over(&b, true).await;
+    let stale = b.read(BERT, 20).await.into_iter().find_map(|item| match item.item {
+        Some(node::subscribe_response::Item::Outcome(outcome)) => outcome.decision,
+        _ => None,
+    });
+    let Some(wire::outcome::Decision::Refused(refused)) = stale else { panic!("a refusal") };
+    assert_eq!((refused.reason.as_str(), refused.current_epoch), ("STALE_EPOCH", Some(2)));
+    let mut again = letter(4, BERT, 20);
+    again.epoch = 2;
+    again.body = Body::Application(private(2, 1, 4));
+    assert!(b.submit("b", vec![again]).await[0].is_none());
+    b.hand_over(&a, false).await;
+    a.hand_over(&b, false).await;
+    let last = b.read(BERT, 20).await.pop().unwrap().item;
+    let Some(node::subscribe_response::Item::Outcome(outcome)) = last else { panic!("an outcome") };
+    assert!(matches!(outcome.decision, Some(wire::outcome::Decision::Accepted(_))));
+}
+
+#[tokio::test]
+async fn only_the_hub_may_deliver() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    let c = side("c", ANNA, &[10]).await;
+    c.submit("c", vec![opening(), letter(6, ANNA, 10)]).await;
+    let refused = c.hand_over(&b, false).await;
+    assert_eq!(refused, [(0, Reason::WrongHub), (1, Reason::WrongHub)]);
+    assert_eq!(b.read(BERT, 20).await.len(), 2);
+}
+
+#[tokio::test]
+async fn the_second_device_reads_too_and_the_first_one_counts() {
+    let (a, b) = (side("a", ANNA, &[10]).await, side("b", BERT, &[20, 21]).await);
+    a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    b.acknowledge(BERT, 20).await;
+    assert_eq!(b.read(BERT, 21).await.len(), 2);
+    b.acknowledge(BERT, 21).await;
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"]);
+    assert_eq!(b.count("mailbox").await, 0);
+}
+
+#[tokio::test]
+async fn copies_go_to_the_senders_other_devices_alone() {
+    let (a, b) = (side("a", ANNA, &[10, 11]).await, side("b", BERT, &[20]).await);
+    a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    let is_copy = |item: &node::SubscribeResponse| {
+        matches!(item.item, Some(node::subscribe_response::Item::Delivery(_)))
+    };
+    assert_eq!(a.read(ANNA, 11).await.iter().filter(|i| is_copy(i)).count(), 2);
+    assert_eq!(a.read(ANNA, 10).await.iter().filter(|i| is_copy(i)).count(), 0);
+}
+
+#[tokio::test]
+async fn what_expires_is_not_served_and_its_sender_hears_of_it() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    a.clock.advance(Duration::from_secs(2000));
+    b.clock.advance(Duration::from_secs(2000));
+    assert!(b.read(BERT, 20).await.is_empty());
+    b.store.change("expire", |tx| Box::pin(expire::expire(tx))).await.unwrap();
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "expired"]);
+}
+
+#[tokio::test]
+async fn what_no_peer_took_in_time_expires_here() {
+    let (a, _b) = thread().await;
+    a.clock.advance(Duration::from_secs(2000));
+    a.store.change("expire", |tx| Box::pin(expire::expire(tx))).await.unwrap();
+    assert_eq!(a.events(ANNA, 10).await, ["expired"]);
+    assert_eq!(a.count("outbox").await, 0);
+}
+
+#[tokio::test]
+async fn a_restored_peer_gets_again_what_it_has_not_reported_on() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    let greet = |byte: u8| {
+        let store = a.store.clone();
+        async move {
+            store
+                .change("greet", move |tx| {
+                    Box::pin(async move {
+                        outbox::greet(tx, &name("b"), Incarnation::from_bytes([byte; 16])).await
+                    })
+                })
+                .await
+                .unwrap()
+        }
+    };
+    assert!(!greet(1).await);
+    assert!(!greet(1).await);
+    assert!(greet(2).await);
+    // As if from a backup made before: the same node without what it had.
+    let restored = side("b", BERT, &[20]).await;
+    a.hand_over(&restored, false).await;
+    assert_eq!(restored.read(BERT, 20).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_unknown_alias_is_refused_to_its_sender() {
+    let a = side("a", ANNA, &[10]).await;
+    let b = side("b", Alias::from_bytes([3; 16]), &[20]).await;
+    a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "refused"]);
+}
+
+#[tokio::test]
+async fn a_one_time_key_package_is_handed_out_once() {
+    let b = side("b", BERT, &[20]).await;
+    let package = |suite: u16, byte: u8| (suite, bytes::Bytes::from(vec![byte; 20]));
+    let input = Arc::new((vec![package(0x4f, 1), package(0x4f, 2)], vec![package(1, 9)]));
+    b.store
+        .change("publish", move |tx| {
+            let input = Arc::clone(&input);
+            Box::pin(async move { key_package::publish(tx, BERT, device(20), &input.0, &input.1).await })
+        })
+        .await
+        .unwrap()
+        .unwrap();
+    let take = || async {
+        let taken = b.store.change("take", |tx| Box::pin(key_package::take(tx, BERT, &[0x4f, 1]))).await;
+        taken.unwrap().key_packages.first().map(|p| p[0])
+    };
+    assert_eq!([take().await, take().await, take().await, take().await], [1, 2, 9, 9].map(Some));
+}

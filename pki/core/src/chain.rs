@@ -269,6 +269,15 @@ pub fn verify(
     leaf_of_profile(leaf, &anchors.federation)
 }
 
+/// SHA-256 of a certificate's `SubjectPublicKeyInfo`, unverified: to find the key that goes with it.
+///
+/// # Errors
+/// [`ChainError::Malformed`].
+pub fn key_pin(certificate: &[u8]) -> Result<[u8; 32], ChainError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| ChainError::Malformed)?;
+    Ok(Sha256::digest(parsed.public_key().raw).into())
+}
+
 /// X509-SVID, section 4 and 5.2: what a leaf must and must not say.
 fn leaf_of_profile(leaf: &[u8], federation: &Federation) -> Result<VerifiedPeer, ChainError> {
     let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| ChainError::Malformed)?;

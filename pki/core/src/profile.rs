@@ -198,6 +198,15 @@ pub fn new_key() -> Result<Zeroizing<String>, ProfileError> {
     Ok(Zeroizing::new(key.serialize_pem()))
 }
 
+/// SHA-256 of the `SubjectPublicKeyInfo` that goes with a private key.
+///
+/// # Errors
+/// The key does not parse.
+pub fn key_pin(key_pem: &str) -> Result<[u8; 32], ProfileError> {
+    let key = Zeroizing::new(KeyPair::from_pem(key_pem)?);
+    Ok(Sha256::digest(key.subject_public_key_info()).into())
+}
+
 /// A request (PKCS#10, DER) for the key; it asks for no names. Two requests
 /// for one key differ: ECDSA signs with a random number.
 ///

@@ -345,7 +345,7 @@ fn other_shapes_are_refused() {
         ("f640f6f6", "f440f6f6"), // false for an id
         ("f640f6f6", "f660f6f6"), // text for a topic
         ("f640f6f6", "f640820000f6"), // number for a boolean
-        ("a201", "a2f4"), // a boolean as name of an extension
+        ("027820", "f47820"), // a boolean as name of an extension
         ("63612f62", "43612f62"), // bytes for a type
         ("4178", "6178"), // text for content
         ("8501", "85190100"), // a disposition over 255

@@ -159,10 +159,12 @@ fn escape(value: &str, letter: &mut String) {
             ',' | ';' | '\'' | '"' | '/' | '%' | '?' => true,
             c => !c.is_ascii_punctuation(),
         };
-        if !plain {
-            letter.push('\\');
+        match c {
+            // Tables take a backslash before `|` for themselves, even one that is escaped.
+            '\\' => letter.push_str("&#92;"),
+            c if plain => letter.push(*c),
+            c => letter.extend(['\\', *c]),
         }
-        letter.push(*c);
     }
 }
 
@@ -229,7 +231,7 @@ mod tests {
     fn letters_have_a_limit() {
         assert_eq!(parse_error(&"x".repeat(MAX_LETTER + 1)), TemplateError::TooLong);
         let template = Template::parse(&("x".repeat(MAX_LETTER - 10) + "{{ a }}")).unwrap();
-        assert!(template.render(&fields("1234567890")).is_err_and(|e| e == TemplateError::TooLong));
+        assert!(template.render(&fields("12345678901")).is_err_and(|e| e == TemplateError::TooLong));
         assert_eq!(template.render(&fields("12")).unwrap().len(), MAX_LETTER - 8);
     }
 
@@ -238,6 +240,12 @@ mod tests {
         let value = "Ånund O'Neill, Rue de l'Été 3/b; 2027-01-31, 1234.50 EUR";
         assert_eq!(merge("{{ a }}", value), value);
         assert_eq!(merge("{{ a }}", " 1. <b>\n\n# www.example.org"), "1\\. \\<b\\> \\# www\\.example\\.org");
+    }
+
+    #[test]
+    fn a_backslash_does_not_open_a_table_cell() {
+        let row = merge("|h|\n|---|\n|{{ a }}|\n", "a\\");
+        assert!(row.ends_with("\n|a&#92;|\n"), "{row}");
     }
 
     /// All that a reader sees as text, if nothing but paragraphs is there besides `expected`.

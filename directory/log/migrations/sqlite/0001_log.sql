@@ -1,9 +1,9 @@
--- The log: entries, the tree's hashes, the signed head. Rows of the first two
--- tables are written once and never change.
+-- The log, as SQLite keeps it: entries, the tree's hashes, the signed head. Rows
+-- of the first two tables are written once and never change.
 
 CREATE TABLE log_entry (
     -- Index of the leaf, from 0, without gaps. Never changes.
-    position BIGINT NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL PRIMARY KEY,
     -- The leaf's bytes, at most 65,535. Never change.
     entry BLOB NOT NULL
 );
@@ -12,7 +12,7 @@ CREATE TABLE log_hash (
     -- Place of a complete subtree's hash: level 0 is the leaf's, level l + 1
     -- follows the second of its children (the "stored hash index" of Crosby
     -- and Wallach, section 3.3). From 0, without gaps. Never changes.
-    position BIGINT NOT NULL PRIMARY KEY,
+    position INTEGER NOT NULL PRIMARY KEY,
     -- SHA-256, 32 bytes. Never changes.
     hash BLOB NOT NULL
 );
@@ -21,7 +21,7 @@ CREATE TABLE log_head (
     -- 1: there is one head.
     id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
     -- Number of leaves the head covers: all of log_entry. Only grows.
-    size BIGINT NOT NULL,
+    size INTEGER NOT NULL,
     -- The signed checkpoint (C2SP signed note, UTF-8) of that size.
     checkpoint BLOB NOT NULL
 );

@@ -1,0 +1,79 @@
+//! Configuration files of the directory and of an evaluator.
+
+use crate::DirectoryError;
+use chancery_directory_core::{GovernanceKey, GovernanceKeys};
+use chancery_kit::telemetry::TelemetryConfig;
+use chancery_pki_core::FederationBundle;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What a directory needs to serve.
+#[derive(Clone, Debug)]
+pub struct DirectoryConfig {
+    /// The federation's name.
+    pub federation: String,
+    /// Who decides.
+    pub governance: GovernanceKeys,
+    /// Folder of its store and key files.
+    pub folder: PathBuf,
+}
+
+/// What an evaluator needs to serve.
+#[derive(Clone, Debug)]
+pub struct EvaluatorConfig {
+    /// Its share, as [`crate::evaluator::init`] left it.
+    pub share: PathBuf,
+}
+
+/// File of `chancery directory serve`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DirectoryFile {
+    /// Where to listen, for example `0.0.0.0:7410`.
+    pub listen: SocketAddr,
+    /// The federation's bundle: root certificate and governance keys.
+    pub bundle: PathBuf,
+    /// Folder of its certificate.
+    pub identity: PathBuf,
+    /// Folder of its store and key files.
+    pub folder: PathBuf,
+    /// Logs and traces. Unset: warnings to standard error.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// File of `chancery evaluator serve`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluatorFile {
+    /// Where to listen, for example `0.0.0.0:7420`.
+    pub listen: SocketAddr,
+    /// The federation's bundle: root certificate.
+    pub bundle: PathBuf,
+    /// Folder of its certificate.
+    pub identity: PathBuf,
+    /// File of its share.
+    pub share: PathBuf,
+    /// Logs and traces. Unset: warnings to standard error.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// Reads a federation's bundle.
+///
+/// # Errors
+/// It cannot be read or does not hold.
+pub fn read_bundle(path: &Path) -> Result<FederationBundle, DirectoryError> {
+    let text = std::fs::read_to_string(path).map_err(DirectoryError::file(path))?;
+    Ok(FederationBundle::from_toml(&text)?)
+}
+
+/// The governance keys of a bundle.
+///
+/// # Errors
+/// A key is none, or the threshold does not fit.
+pub fn governance_of(bundle: &FederationBundle) -> Result<GovernanceKeys, DirectoryError> {
+    let keys = bundle.governance_keys().iter().map(|key| GovernanceKey::try_from(key.as_slice()));
+    Ok(GovernanceKeys::new(keys.collect::<Result<_, _>>()?, bundle.governance_threshold())?)
+}

@@ -1,0 +1,246 @@
+//! What those who govern do by hand: decisions written as TOML, made into
+//! statements, signed with keys from files, perhaps one key holder after the other.
+
+use crate::DirectoryError;
+use crate::keyfile::{self, Role};
+use bytes::Bytes;
+use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
+use chancery_directory_core::statement::{
+    Authority, Decision, DirectoryKeys, EvaluatorEpoch, EvaluatorShare, Member, Statement,
+};
+use chancery_directory_core::{SigningKey, governance};
+use chancery_proto::directory::v1 as wire;
+use chancery_types::Entropy;
+use prost::Message as _;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Longest file of a signed statement: the statement and its signatures.
+const MAX_FILE: u64 = (MAX_STATEMENT + MAX_SIGNATURES * 128) as u64;
+
+/// The governance key in the file at `path`, made first when there is none.
+///
+/// # Errors
+/// The key file, see [`keyfile::load_or_create`].
+pub fn key(path: &Path, entropy: &dyn Entropy) -> Result<SigningKey, DirectoryError> {
+    keyfile::signing_key(path, Role::Governance, entropy)
+}
+
+/// Makes and signs a statement.
+pub fn decide(
+    federation: &str,
+    decision: Decision,
+    keys: &[&SigningKey],
+    entropy: &dyn Entropy,
+) -> wire::SignedStatement {
+    governance::sign(&Statement::new(federation, decision, entropy), keys)
+}
+
+/// Adds a signature to a statement, unless the key has signed it already.
+pub fn countersign(statement: &mut wire::SignedStatement, key: &SigningKey) {
+    let signature = governance::signature(&statement.statement, key);
+    statement.signatures.retain(|s| s.key != signature.key);
+    statement.signatures.push(signature);
+}
+
+/// Reads a signed statement from a file (protobuf).
+///
+/// # Errors
+/// The file cannot be read, is too long, or holds something else.
+pub fn read(path: &Path) -> Result<wire::SignedStatement, DirectoryError> {
+    let wrong = || DirectoryError::Content { path: path.to_owned(), expected: "a signed statement" };
+    if std::fs::metadata(path).map_err(DirectoryError::file(path))?.len() > MAX_FILE {
+        return Err(wrong());
+    }
+    let bytes = std::fs::read(path).map_err(DirectoryError::file(path))?;
+    wire::SignedStatement::decode(Bytes::from(bytes)).map_err(|_| wrong())
+}
+
+/// Writes a signed statement to a file (protobuf).
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), DirectoryError> {
+    chancery_kit::tls::files::replace(path, &statement.encode_to_vec()).map_err(DirectoryError::file(path))
+}
+
+/// Reads a decision from a TOML file with one table: `member`, `authority`,
+/// `evaluator_epoch` or `directory_keys`; keys in hexadecimal.
+///
+/// # Errors
+/// The file cannot be read or does not say a decision.
+pub fn read_decision(path: &Path) -> Result<Decision, DirectoryError> {
+    let text = std::fs::read_to_string(path).map_err(DirectoryError::file(path))?;
+    let file: DecisionFile = toml::from_str(&text)
+        .map_err(|error| DirectoryError::Decision { path: path.to_owned(), error: Box::new(error) })?;
+    Ok(file.try_into()?)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DecisionFile {
+    Member(MemberFile),
+    Authority(AuthorityFile),
+    EvaluatorEpoch(EpochFile),
+    DirectoryKeys(KeysFile),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MemberFile {
+    administration: String,
+    display_names: std::collections::HashMap<String, String>,
+    endpoints: Vec<String>,
+    node_key_pin: Hex,
+    #[serde(default)]
+    agents: BTreeMap<String, Hex>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorityFile {
+    authority: String,
+    key: Hex,
+    schemes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EpochFile {
+    key_epoch: u32,
+    generation: u32,
+    threshold: u32,
+    public_key: Hex,
+    evaluators: Vec<ShareFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShareFile {
+    index: u32,
+    evaluator: String,
+    public_share: Hex,
+    endpoints: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysFile {
+    hpke_public_key: Hex,
+    lookup_prefix_bits: u32,
+}
+
+/// Bytes written in hexadecimal.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct Hex(Bytes);
+
+impl TryFrom<String> for Hex {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, hex::FromHexError> {
+        hex::decode(text).map(|bytes| Self(bytes.into()))
+    }
+}
+
+/// Through the messages of the contract, whose checks are the domain's.
+impl TryFrom<DecisionFile> for Decision {
+    type Error = chancery_directory_core::Error;
+
+    fn try_from(file: DecisionFile) -> Result<Self, Self::Error> {
+        Ok(match file {
+            DecisionFile::Member(m) => Self::Member(Member::try_from(wire::Member {
+                administration: m.administration,
+                display_names: m.display_names,
+                endpoints: m.endpoints,
+                node_key_pin: m.node_key_pin.0,
+                agents: m.agents.into_iter().map(|(name, key)| wire::Agent { name, mls_key: key.0 }).collect(),
+            })?),
+            DecisionFile::Authority(a) => Self::Authority(Authority::try_from(wire::Authority {
+                authority: a.authority,
+                key: a.key.0,
+                schemes: a.schemes,
+            })?),
+            DecisionFile::EvaluatorEpoch(e) => Self::EvaluatorEpoch(EvaluatorEpoch::try_from(wire::EvaluatorEpoch {
+                key_epoch: e.key_epoch,
+                generation: e.generation,
+                threshold: e.threshold,
+                public_key: e.public_key.0,
+                evaluators: e.evaluators.into_iter().map(share).collect(),
+            })?),
+            DecisionFile::DirectoryKeys(k) => Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
+                hpke_public_key: k.hpke_public_key.0,
+                lookup_prefix_bits: k.lookup_prefix_bits,
+            })?),
+        })
+    }
+}
+
+fn share(file: ShareFile) -> wire::EvaluatorShare {
+    wire::EvaluatorShare {
+        index: file.index,
+        evaluator: file.evaluator,
+        public_share: file.public_share.0,
+        endpoints: file.endpoints,
+    }
+}
+
+/// The epoch of a single evaluator, which answers alone.
+pub fn single_evaluator(share: EvaluatorShare, key_epoch: u32, generation: u32) -> EvaluatorEpoch {
+    EvaluatorEpoch {
+        key_epoch,
+        generation,
+        threshold: 1,
+        public_key: share.public_share,
+        evaluators: vec![share],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chancery_directory_core::{GovernanceKey, GovernanceKeys};
+    use chancery_types::entropy::SeededEntropy;
+
+    #[test]
+    fn a_decision_goes_from_file_to_file_to_enough_signatures() {
+        let folder = tempfile::tempdir().unwrap();
+        let entropy = SeededEntropy::new(1);
+        let keys: Vec<_> =
+            (0..2).map(|i| key(&folder.path().join(format!("{i}.key")), &entropy).unwrap()).collect();
+        let all = GovernanceKeys::new(keys.iter().map(GovernanceKey::from).collect(), 2).unwrap();
+        let decision = folder.path().join("member.toml");
+        let pin = "ab".repeat(32);
+        let text = format!(
+            "[member]\nadministration = 'federal'\nendpoints = ['localhost:1']\nnode_key_pin = '{pin}'\n\
+             [member.display_names]\nen = 'Federal administration'\n"
+        );
+        std::fs::write(&decision, text).unwrap();
+        let decision = read_decision(&decision).unwrap();
+        let path = folder.path().join("member.statement");
+        write(&path, &decide("mesh.example", decision, &[&keys[0]], &entropy)).unwrap();
+        let mut signed = read(&path).unwrap();
+        assert!(governance::verify(&signed, "mesh.example", &all).is_err());
+        countersign(&mut signed, &keys[1]);
+        countersign(&mut signed, &keys[1]);
+        assert_eq!(signed.signatures.len(), 2);
+        let verified = governance::verify(&signed, "mesh.example", &all).unwrap();
+        let Decision::Member(member) = &verified.statement().decision else { panic!("another decision") };
+        assert_eq!(member.node_key_pin, [0xab; 32]);
+    }
+
+    #[test]
+    fn wrong_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        for text in ["", "[member]\nname = 'x'", "[directory_keys]\nhpke_public_key = 'zz'\nlookup_prefix_bits = 8"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(matches!(read_decision(&path), Err(DirectoryError::Decision { .. })), "{text}");
+        }
+        std::fs::write(&path, "[directory_keys]\nhpke_public_key = '00'\nlookup_prefix_bits = 8").unwrap();
+        assert!(matches!(read_decision(&path), Err(DirectoryError::Core(_))));
+        std::fs::write(&path, [0xff; 9]).unwrap();
+        assert!(matches!(read(&path), Err(DirectoryError::Content { .. })));
+    }
+}

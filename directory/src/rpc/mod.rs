@@ -1,0 +1,26 @@
+//! gRPC at the door: who may call, decode, call, encode.
+
+pub(crate) mod directory;
+pub(crate) mod evaluator;
+
+use chancery_kit::tls::ConnectionInfo;
+use chancery_pki_core::{Party, VerifiedPeer};
+use chancery_types::{NodeId, Reason, Refusal};
+use tonic::Request;
+
+/// Largest request in bytes: 1,000 blinded elements, or a statement and its signatures.
+pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+
+/// The node behind a call: evaluations, lookups and record operations come
+/// through nodes alone.
+pub(crate) fn node<T>(request: &Request<T>) -> Result<(NodeId, VerifiedPeer), Refusal> {
+    let peer = request
+        .extensions()
+        .get::<ConnectionInfo>()
+        .and_then(|info| info.peer.clone())
+        .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "show a node's certificate"))?;
+    match peer.party() {
+        Party::Node(node) => Ok((node.clone(), peer)),
+        _ => Err(Refusal::new(Reason::WrongIdentity, "this call is for nodes")),
+    }
+}

@@ -1,0 +1,109 @@
+//! The two servers of this room, as a process or a test starts them.
+
+use crate::config::{DirectoryConfig, EvaluatorConfig};
+use crate::evaluator::Evaluator;
+use crate::keyfile::{self, Role};
+use crate::rpc;
+use crate::sequencer::{Parts, Sequencer};
+use crate::{DirectoryError, store};
+use chancery_directory_core::SigningKey;
+use chancery_directory_core::note::{self, CheckpointSigner};
+use chancery_directory_core::operation::OperationKey;
+use chancery_directory_log::Appender;
+use chancery_kit::serve::{add_health, add_reflection, serve as serve_routes};
+use chancery_kit::store::Store;
+use chancery_kit::tls::{Credentials, Limits, incoming};
+use chancery_types::Entropy;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+
+/// Handshakes may stay without a certificate: auditors read the log without
+/// one, and each call that needs one says so.
+const LIMITS: fn() -> Limits = Limits::default;
+
+/// The directory's own keys, in files of its folder: `checkpoint.key` and
+/// `operation.key`.
+#[derive(Debug)]
+pub struct DirectoryKeyFiles {
+    signer: CheckpointSigner,
+    operation: OperationKey,
+}
+
+impl DirectoryKeyFiles {
+    /// Opens the files, made first when there are none.
+    ///
+    /// # Errors
+    /// The key files, see [`keyfile::load_or_create`].
+    pub fn open(folder: &Path, federation: &str, entropy: &dyn Entropy) -> Result<Self, DirectoryError> {
+        let seed = keyfile::load_or_create(&folder.join("checkpoint.key"), Role::Checkpoint, entropy)?;
+        let signer = CheckpointSigner::new(&note::origin(federation), SigningKey::from_bytes(&seed))?;
+        let seed = keyfile::load_or_create(&folder.join("operation.key"), Role::Operation, entropy)?;
+        Ok(Self { signer, operation: OperationKey::from_seed(&seed)? })
+    }
+
+    /// Verifier key of the log, for the federation's bundle.
+    pub fn vkey(&self) -> String {
+        self.signer.vkey()
+    }
+
+    /// HPKE public key, for the log's entry of the directory's keys.
+    pub const fn hpke_public_key(&self) -> &[u8; 32] {
+        self.operation.public()
+    }
+}
+
+/// Serves the directory until `shutdown`, then drains.
+///
+/// # Errors
+/// Keys, store or log cannot be opened, or the transport fails.
+pub async fn serve(
+    config: DirectoryConfig,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    entropy: Arc<dyn Entropy>,
+    shutdown: CancellationToken,
+) -> Result<(), DirectoryError> {
+    let keys = DirectoryKeyFiles::open(&config.folder, &config.federation, &*entropy)?;
+    let store = Store::open(&config.folder.join("directory.sqlite"), &store::migrations()).await?;
+    let (appender, log) = Appender::open(store.clone(), keys.signer).await?;
+    let records = store.readers().clone();
+    let sequencer = Sequencer::start(Parts {
+        federation: config.federation,
+        governance: config.governance,
+        store,
+        appender,
+        clock: Arc::clone(credentials.clock()),
+        entropy: Arc::clone(&entropy),
+    })
+    .await?;
+    let service = rpc::directory::Service { sequencer, log, records, key: keys.operation, entropy };
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service.into_server());
+    add_health(&mut routes, &[rpc::directory::NAME]).await;
+    add_reflection(&mut routes)?;
+    let incoming = incoming(listener, credentials, LIMITS())?;
+    Ok(serve_routes(incoming, routes, shutdown).await?)
+}
+
+/// Serves an evaluator until `shutdown`, then drains.
+///
+/// # Errors
+/// The share cannot be read, or the transport fails.
+pub async fn serve_evaluator(
+    config: EvaluatorConfig,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    entropy: Arc<dyn Entropy>,
+    shutdown: CancellationToken,
+) -> Result<(), DirectoryError> {
+    let evaluator = Evaluator::load(&config.share)?;
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(rpc::evaluator::service(evaluator, entropy));
+    add_health(&mut routes, &[rpc::evaluator::NAME]).await;
+    add_reflection(&mut routes)?;
+    let incoming = incoming(listener, credentials, LIMITS())?;
+    Ok(serve_routes(incoming, routes, shutdown).await?)
+}
