@@ -5,6 +5,7 @@ use chancery_directory_log::LogError;
 use chancery_kit::config::ConfigError;
 use chancery_kit::serve::ServeError;
 use chancery_kit::store::StoreError;
+use chancery_kit::telemetry::TelemetryError;
 use chancery_kit::tls::TlsError;
 use chancery_pki_core::BundleError;
 use chancery_types::{NameError, Refusal};
@@ -58,6 +59,17 @@ pub enum DirectoryError {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Telemetry.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// The address cannot be listened on.
+    #[error("{address}: {error}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),

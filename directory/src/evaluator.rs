@@ -2,10 +2,10 @@
 
 use crate::DirectoryError;
 use crate::keyfile::{read_private, write_private};
+use chancery_directory_core::Error;
 use chancery_directory_core::handle::{self, Serving};
 use chancery_directory_core::oprf::SecretKey;
 use chancery_directory_core::statement::EvaluatorShare;
-use chancery_directory_core::Error;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Entropy, NodeId};
 use serde::{Deserialize, Serialize};
@@ -41,8 +41,7 @@ impl Drop for ShareFile {
 pub fn init(path: &Path, entropy: &dyn Entropy) -> Result<Evaluator, DirectoryError> {
     if read_private(path)?.is_none() {
         let share = SecretKey::random(entropy);
-        let file =
-            ShareFile { key_epoch: 1, generation: 1, index: 1, share: hex::encode(*share.to_bytes()) };
+        let file = ShareFile { key_epoch: 1, generation: 1, index: 1, share: hex::encode(*share.to_bytes()) };
         let expected = "a share";
         let text = toml::to_string(&file)
             .map_err(|_| DirectoryError::Content { path: path.to_owned(), expected })?;

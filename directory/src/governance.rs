@@ -27,6 +27,16 @@ pub fn key(path: &Path, entropy: &dyn Entropy) -> Result<SigningKey, DirectoryEr
     keyfile::signing_key(path, Role::Governance, entropy)
 }
 
+/// The governance key in the file at `path`, which must be there.
+///
+/// # Errors
+/// There is none, or as [`keyfile::load`].
+pub fn held(path: &Path) -> Result<SigningKey, DirectoryError> {
+    let missing = || DirectoryError::Content { path: path.to_owned(), expected: "a governance key" };
+    let seed = keyfile::load(path, Role::Governance)?.ok_or_else(missing)?;
+    Ok(SigningKey::from_bytes(&seed))
+}
+
 /// Makes and signs a statement.
 pub fn decide(
     federation: &str,
@@ -155,24 +165,32 @@ impl TryFrom<DecisionFile> for Decision {
                 display_names: m.display_names,
                 endpoints: m.endpoints,
                 node_key_pin: m.node_key_pin.0,
-                agents: m.agents.into_iter().map(|(name, key)| wire::Agent { name, mls_key: key.0 }).collect(),
+                agents: m
+                    .agents
+                    .into_iter()
+                    .map(|(name, key)| wire::Agent { name, mls_key: key.0 })
+                    .collect(),
             })?),
             DecisionFile::Authority(a) => Self::Authority(Authority::try_from(wire::Authority {
                 authority: a.authority,
                 key: a.key.0,
                 schemes: a.schemes,
             })?),
-            DecisionFile::EvaluatorEpoch(e) => Self::EvaluatorEpoch(EvaluatorEpoch::try_from(wire::EvaluatorEpoch {
-                key_epoch: e.key_epoch,
-                generation: e.generation,
-                threshold: e.threshold,
-                public_key: e.public_key.0,
-                evaluators: e.evaluators.into_iter().map(share).collect(),
-            })?),
-            DecisionFile::DirectoryKeys(k) => Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
-                hpke_public_key: k.hpke_public_key.0,
-                lookup_prefix_bits: k.lookup_prefix_bits,
-            })?),
+            DecisionFile::EvaluatorEpoch(e) => {
+                Self::EvaluatorEpoch(EvaluatorEpoch::try_from(wire::EvaluatorEpoch {
+                    key_epoch: e.key_epoch,
+                    generation: e.generation,
+                    threshold: e.threshold,
+                    public_key: e.public_key.0,
+                    evaluators: e.evaluators.into_iter().map(share).collect(),
+                })?)
+            }
+            DecisionFile::DirectoryKeys(k) => {
+                Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
+                    hpke_public_key: k.hpke_public_key.0,
+                    lookup_prefix_bits: k.lookup_prefix_bits,
+                })?)
+            }
         })
     }
 }
@@ -195,6 +213,30 @@ pub fn single_evaluator(share: EvaluatorShare, key_epoch: u32, generation: u32) 
         public_key: share.public_share,
         evaluators: vec![share],
     }
+}
+
+/// An epoch as a decision file.
+pub fn epoch_toml(epoch: &EvaluatorEpoch) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!(
+        "[evaluator_epoch]\nkey_epoch = {}\ngeneration = {}\nthreshold = {}\npublic_key = \"{}\"\n",
+        epoch.key_epoch,
+        epoch.generation,
+        epoch.threshold,
+        hex::encode(epoch.public_key.as_bytes())
+    );
+    for share in &epoch.evaluators {
+        // Names and endpoints hold neither quotes nor backslashes. Writing to a string never fails.
+        let _ = write!(
+            text,
+            "\n[[evaluator_epoch.evaluators]]\nindex = {}\nevaluator = \"{}\"\npublic_share = \"{}\"\nendpoints = {:?}\n",
+            share.index,
+            share.evaluator,
+            hex::encode(share.public_share.as_bytes()),
+            share.endpoints
+        );
+    }
+    text
 }
 
 #[cfg(test)]
@@ -231,10 +273,26 @@ mod tests {
     }
 
     #[test]
+    fn an_evaluator_prints_the_decision_that_governance_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let evaluator = crate::evaluator::init(&folder.path().join("share"), &SeededEntropy::new(2)).unwrap();
+        let share = evaluator.public("e1".parse().unwrap(), vec!["localhost:7420".to_owned()]).unwrap();
+        let epoch = single_evaluator(share, 1, 1);
+        let path = folder.path().join("epoch.toml");
+        std::fs::write(&path, epoch_toml(&epoch)).unwrap();
+        let Decision::EvaluatorEpoch(read) = read_decision(&path).unwrap() else {
+            panic!("another decision")
+        };
+        assert_eq!(read, epoch);
+    }
+
+    #[test]
     fn wrong_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        for text in ["", "[member]\nname = 'x'", "[directory_keys]\nhpke_public_key = 'zz'\nlookup_prefix_bits = 8"] {
+        for text in
+            ["", "[member]\nname = 'x'", "[directory_keys]\nhpke_public_key = 'zz'\nlookup_prefix_bits = 8"]
+        {
             std::fs::write(&path, text).unwrap();
             assert!(matches!(read_decision(&path), Err(DirectoryError::Decision { .. })), "{text}");
         }

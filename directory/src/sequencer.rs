@@ -52,18 +52,25 @@ pub(crate) struct Parts {
     pub(crate) entropy: Arc<dyn Entropy>,
 }
 
+impl Parts {
+    /// The federation as the stored statements make it.
+    async fn replay(&self) -> Result<FederationState, LogError> {
+        let mut state = FederationState::default();
+        for (index, leaf) in store::statements(self.store.readers()).await? {
+            let Event::Statement(signed) = leaf.entry()?.event else {
+                return Err(LogError::Damaged("an entry kept as a statement is none"));
+            };
+            state.apply(governance::verify(&signed, &self.federation, &self.governance)?, index);
+        }
+        Ok(state)
+    }
+}
+
 impl Sequencer {
     /// Replays the statements and starts.
     pub(crate) async fn start(parts: Parts) -> Result<Self, LogError> {
-        let pool = parts.store.readers();
-        let mut state = FederationState::default();
-        for (index, leaf) in store::statements(pool).await? {
-            let Entry { event: Event::Statement(signed), .. } = leaf.entry()? else {
-                return Err(LogError::Damaged("an entry kept as a statement is none"));
-            };
-            state.apply(governance::verify(&signed, &parts.federation, &parts.governance)?, index);
-        }
-        let last = store::last_sequenced_at(pool).await?;
+        let state = parts.replay().await?;
+        let last = store::last_sequenced_at(parts.store.readers()).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (shown, receiver) = watch::channel(Arc::new(state.clone()));
         tokio::spawn(Task { parts, state, shown, last }.run(queue));
@@ -157,16 +164,7 @@ impl Task {
     /// Reads head and statements again after a commit that may have failed.
     async fn recover(&mut self) -> Result<(), LogError> {
         self.parts.appender.reload().await?;
-        let mut state = FederationState::default();
-        for (index, leaf) in store::statements(self.parts.store.readers()).await? {
-            if let Event::Statement(signed) = leaf.entry()?.event {
-                state.apply(
-                    governance::verify(&signed, &self.parts.federation, &self.parts.governance)?,
-                    index,
-                );
-            }
-        }
-        self.state = state;
+        self.state = self.parts.replay().await?;
         self.shown.send_replace(Arc::new(self.state.clone()));
         Ok(())
     }

@@ -20,10 +20,6 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
-/// Handshakes may stay without a certificate: auditors read the log without
-/// one, and each call that needs one says so.
-const LIMITS: fn() -> Limits = Limits::default;
-
 /// The directory's own keys, in files of its folder: `checkpoint.key` and
 /// `operation.key`.
 #[derive(Debug)]
@@ -55,7 +51,8 @@ impl DirectoryKeyFiles {
     }
 }
 
-/// Serves the directory until `shutdown`, then drains.
+/// Serves the directory until `shutdown`, then drains. Callers may come without
+/// a certificate, as auditors do; the calls that need one say so.
 ///
 /// # Errors
 /// Keys, store or log cannot be opened, or the transport fails.
@@ -84,7 +81,7 @@ pub async fn serve(
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;
     add_reflection(&mut routes)?;
-    let incoming = incoming(listener, credentials, LIMITS())?;
+    let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)
 }
 
@@ -104,6 +101,6 @@ pub async fn serve_evaluator(
     routes.add_service(rpc::evaluator::service(evaluator, entropy));
     add_health(&mut routes, &[rpc::evaluator::NAME]).await;
     add_reflection(&mut routes)?;
-    let incoming = incoming(listener, credentials, LIMITS())?;
+    let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)
 }

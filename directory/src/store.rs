@@ -148,8 +148,9 @@ pub(crate) async fn statements(pool: &Pool<Sqlite>) -> Result<Vec<(u64, Leaf)>, 
 
 /// Time of the last entry; the smallest time for an empty log.
 pub(crate) async fn last_sequenced_at(pool: &Pool<Sqlite>) -> Result<Timestamp, StoreError> {
-    let row =
-        sqlx::query("SELECT entry FROM log_entry ORDER BY position DESC LIMIT 1").fetch_optional(pool).await?;
+    let row = sqlx::query("SELECT entry FROM log_entry ORDER BY position DESC LIMIT 1")
+        .fetch_optional(pool)
+        .await?;
     let Some(row) = row else { return Ok(Timestamp::from_millis(i64::MIN)) };
     let entry: Vec<u8> = row.try_get("entry")?;
     let leaf = Leaf::from_bytes(entry.into()).and_then(|leaf| leaf.entry());

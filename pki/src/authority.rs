@@ -222,9 +222,9 @@ impl Authority {
         self.store
             .write("pki.token.issue", move |connection| {
                 let row = Arc::clone(&row);
-                Box::pin(async move {
-                    store::put_token(connection, &row.0, &row.1, &row.2, expires_at).await
-                })
+                Box::pin(
+                    async move { store::put_token(connection, &row.0, &row.1, &row.2, expires_at).await },
+                )
             })
             .await?;
         Ok(token)
@@ -273,7 +273,8 @@ impl Authority {
             .write("pki.certificate.renew", move |connection| {
                 let (order, peer) = (Arc::clone(&order), Arc::clone(&peer));
                 Box::pin(async move {
-                    let Some(row) = store::certificate(&mut *connection, peer.serial()).await? else {
+                    let row = store::certificate(&mut *connection, peer.serial()).await?;
+                    let Some(row) = row.filter(|row| row.party == peer.party().to_string()) else {
                         return Ok(Err(AuthorityError::Unknown));
                     };
                     if row.revoked_at_ms.is_some() {

@@ -193,16 +193,14 @@ pub async fn run(
             Ok(authority.renew_issuing(&passphrase.read()?, issuing).await?)
         }
         Command::Bundle { governance_keys, threshold, directory_vkey } => {
-            let mut bundle =
-                FederationBundle::new(authority.anchors().clone(), governance_keys, threshold)?;
+            let mut bundle = FederationBundle::new(authority.anchors().clone(), governance_keys, threshold)?;
             if let Some(vkey) = directory_vkey {
                 bundle = bundle.with_directory(vkey)?;
             }
             print(&bundle.to_toml()?)
         }
         Command::Serve { listen, names, leaf_hours } => {
-            let authority =
-                Arc::new(authority.with_leaf_life(Duration::from_secs(leaf_hours * HOUR)));
+            let authority = Arc::new(authority.with_leaf_life(Duration::from_secs(leaf_hours * HOUR)));
             let credentials = authority.own_credentials(&LeafNames::parse(&names)?).await?;
             let listener = tokio::net::TcpListener::bind(listen).await;
             let listener = listener.map_err(|error| CommandError::Io("cannot listen", error))?;

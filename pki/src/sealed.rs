@@ -50,8 +50,7 @@ pub(crate) fn seal(
     let key = stretch(passphrase, &salt, MEMORY_KIB, PASSES, LANES)?;
     let payload = Payload { msg: secret.as_bytes(), aad: CONTEXT };
     let cipher = XChaCha20Poly1305::new(key.as_slice().into());
-    let ciphertext =
-        cipher.encrypt(XNonce::from_slice(&nonce), payload).map_err(|_| SealError::Form)?;
+    let ciphertext = cipher.encrypt(XNonce::from_slice(&nonce), payload).map_err(|_| SealError::Form)?;
     let file = File {
         kdf: "argon2id".to_owned(),
         memory_kib: MEMORY_KIB,

@@ -114,10 +114,7 @@ pub(crate) async fn revoked_leaves(
     entries("certificate", rows)
 }
 
-fn entries(
-    table: &'static str,
-    rows: Vec<(Vec<u8>, i64)>,
-) -> Result<Vec<(Serial, Timestamp)>, sqlx::Error> {
+fn entries(table: &'static str, rows: Vec<(Vec<u8>, i64)>) -> Result<Vec<(Serial, Timestamp)>, sqlx::Error> {
     let entry = |(serial, at): (Vec<u8>, i64)| {
         let serial = Serial::try_from(serial.as_slice()).map_err(|_| unreadable(table, "serial"))?;
         Ok((serial, Timestamp::from_millis(at)))
@@ -266,12 +263,10 @@ pub(crate) async fn token(
     connection: &mut SqliteConnection,
     digest: &[u8; 32],
 ) -> Result<Option<TokenRow>, sqlx::Error> {
-    sqlx::query_as(
-        "SELECT party, names, expires_at_ms, csr_digest, serial FROM join_token WHERE digest = $1",
-    )
-    .bind(digest.as_slice())
-    .fetch_optional(connection)
-    .await
+    sqlx::query_as("SELECT party, names, expires_at_ms, csr_digest, serial FROM join_token WHERE digest = $1")
+        .bind(digest.as_slice())
+        .fetch_optional(connection)
+        .await
 }
 
 pub(crate) async fn spend_token(

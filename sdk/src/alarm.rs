@@ -22,8 +22,8 @@ pub enum Alarm {
     ForgedReceipt,
     /// Somebody opened a thread whose devices do not verify.
     FalseThread,
-    /// The own record was changed by somebody else.
-    ForeignRecord,
+    /// The directory showed two logs of which neither contains the other.
+    DirectoryForked,
 }
 
 impl Alarm {
@@ -35,7 +35,7 @@ impl Alarm {
         Self::InvalidMessage,
         Self::ForgedReceipt,
         Self::FalseThread,
-        Self::ForeignRecord,
+        Self::DirectoryForked,
     ];
 
     /// A stable name.
@@ -48,7 +48,7 @@ impl Alarm {
             Self::InvalidMessage => "invalid_message",
             Self::ForgedReceipt => "forged_receipt",
             Self::FalseThread => "false_thread",
-            Self::ForeignRecord => "foreign_record",
+            Self::DirectoryForked => "directory_forked",
         }
     }
 }

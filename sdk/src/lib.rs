@@ -15,6 +15,7 @@ pub mod identity;
 pub mod inbox;
 pub mod link;
 pub mod mls;
+pub mod node_client;
 pub mod outbox;
 pub mod peer;
 pub mod request;
@@ -22,8 +23,12 @@ pub mod store;
 pub mod thread;
 
 mod content_view;
+mod directory_view;
 #[cfg(test)]
 mod harness;
+mod keepsake;
+mod publish;
+mod resolve;
 
 pub mod attachment;
 pub mod content;

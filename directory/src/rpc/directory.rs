@@ -58,6 +58,14 @@ impl Service {
         Ok(())
     }
 
+    /// The latest checkpoint, or the first that covers an entry committed a moment ago.
+    async fn covering(&self, index: Option<&u64>) -> Result<VerifiedCheckpoint, Refusal> {
+        Ok(match index {
+            Some(index) => self.log.covering(*index).await?,
+            None => self.log.checkpoint(),
+        })
+    }
+
     async fn find(&self, request: wire::LookupRequest) -> Result<wire::LookupResponse, Refusal> {
         if !(1..=MAX_PREFIXES).contains(&request.prefixes.len()) {
             return Err(Refusal::field("a lookup has 1 to 256 prefixes"));
@@ -80,13 +88,9 @@ impl Service {
         }
         // Entries may have been committed a moment ago: the checkpoint covers them all.
         let indices: Vec<_> = buckets.iter().flatten().map(|stored| stored.index).collect();
-        let checkpoint = match indices.iter().max() {
-            Some(last) => self.log.covering(*last).await?,
-            None => self.log.checkpoint(),
-        };
+        let checkpoint = self.covering(indices.iter().max()).await?;
         let mut proofs = self.log.inclusion_proofs(&indices, checkpoint.size()).await?.into_iter();
-        let prove = |stored| logged(stored, proofs.next().unwrap_or_default());
-        let mut prove = prove;
+        let mut prove = |stored| logged(stored, proofs.next().unwrap_or_default());
         let buckets = buckets
             .into_iter()
             .map(|bucket| wire::Bucket { records: bucket.into_iter().map(&mut prove).collect() })
@@ -120,10 +124,9 @@ impl Service {
     }
 
     async fn statements(&self, start: u64) -> Result<wire::ListStatementsResponse, Refusal> {
-        let checkpoint = self.log.checkpoint();
-        let state = self.sequencer.state();
         let indices: Vec<_> =
-            state.in_force().into_iter().filter(|i| (start..checkpoint.size()).contains(i)).collect();
+            self.sequencer.state().in_force().into_iter().filter(|index| *index >= start).collect();
+        let checkpoint = self.covering(indices.last()).await?;
         let proofs = self.log.inclusion_proofs(&indices, checkpoint.size()).await?;
         let mut statements = Vec::with_capacity(indices.len());
         for (index, path) in indices.into_iter().zip(proofs) {
@@ -137,7 +140,10 @@ impl Service {
         Ok(wire::ListStatementsResponse { statements, checkpoint: checkpoint.note().clone() })
     }
 
-    async fn decided(&self, statement: Option<wire::SignedStatement>) -> Result<(u64, VerifiedCheckpoint), Refusal> {
+    async fn decided(
+        &self,
+        statement: Option<wire::SignedStatement>,
+    ) -> Result<(u64, VerifiedCheckpoint), Refusal> {
         let statement = statement.ok_or_else(|| Refusal::field("the statement is missing"))?;
         let index = self.sequencer.decide(statement).await?;
         Ok((index, self.log.covering(index).await?))

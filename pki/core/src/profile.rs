@@ -452,7 +452,9 @@ mod tests {
     #[test]
     fn csrs_that_are_none_are_refused() {
         let (_, good) = new_key_and_csr().unwrap();
-        for bad in [Vec::new(), vec![0; 64], good[..good.len() - 1].to_vec(), [good.as_slice(), b"x"].concat()] {
+        for bad in
+            [Vec::new(), vec![0; 64], good[..good.len() - 1].to_vec(), [good.as_slice(), b"x"].concat()]
+        {
             assert!(matches!(CheckedCsr::check(&bad), Err(ProfileError::CsrMalformed)));
         }
         assert!(matches!(CheckedCsr::check(&vec![0x30; MAX_CSR + 1]), Err(ProfileError::CsrTooLarge)));
@@ -472,8 +474,7 @@ mod tests {
     fn a_leaf_never_outlives_its_ca() {
         let now = Timestamp::from_millis(1_700_000_000_000);
         let day = Validity::starting(now, Duration::from_secs(86_400));
-        let root =
-            Ca::new_root(&"f.example".parse().unwrap(), &Serial::random(&SystemEntropy), day).unwrap();
+        let root = Ca::new_root(&"f.example".parse().unwrap(), &Serial::random(&SystemEntropy), day).unwrap();
         let week = Validity::starting(now, Duration::from_secs(7 * 86_400));
         let issuing = root.issue_ca(None, &Serial::random(&SystemEntropy), week).unwrap();
         assert_eq!(issuing.not_after(), day.not_after);

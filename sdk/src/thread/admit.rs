@@ -14,7 +14,7 @@ use prost::bytes::Bytes;
 
 /// Queues a commit that brings devices of this account into `thread`; their
 /// KeyPackages (MLSMessages of the thread's suite, one for each device) are
-/// checked now and again when the commit is made.
+/// checked now and again when the commit is made. `None`: they are in it already.
 ///
 /// # Errors
 /// [`EndpointError::ThreadUnknown`], or what is wrong with a KeyPackage.
@@ -22,10 +22,15 @@ pub(crate) fn admit(
     tx: &mut Tx<'_>,
     id: &GroupId,
     key_packages: Vec<Bytes>,
-) -> Result<MessageId, EndpointError> {
+) -> Result<Option<MessageId>, EndpointError> {
     let thread = super::find(tx, id)?.filter(|thread| thread.open).ok_or(EndpointError::ThreadUnknown)?;
     let identity = identity::identity(tx)?;
-    let checked = check_own(tx, &identity, &key_packages)?;
+    let present = members(tx, id)?;
+    let mut checked = check_own(tx, &identity, &key_packages)?;
+    checked.retain(|new| !present.iter().any(|member| member.device == new.device.device()));
+    if checked.is_empty() {
+        return Ok(None);
+    }
     if checked.iter().any(|key_package| key_package.suite != thread.suite) {
         return Err(EndpointError::NoKeyPackage);
     }
@@ -34,7 +39,7 @@ pub(crate) fn admit(
         key_packages,
         reason: String::new(),
     };
-    outbox::enqueue_commit(tx, id, &plan.encode_to_vec())
+    outbox::enqueue_commit(tx, id, &plan.encode_to_vec()).map(Some)
 }
 
 /// Makes the commit; `None`: the devices are in the thread already.

@@ -226,7 +226,8 @@ fn a_leaf_issues_nothing() {
     let own = crate::profile::csr_for(&key.serialize_pem()).unwrap();
     let life = Validity::starting(NOW, DAY);
     let leaf = |csr: &[u8], party: &Party, ca: &Ca| {
-        ca.issue_leaf(&CheckedCsr::check(csr).unwrap(), party, &LeafNames::default(), &serial(), life).unwrap()
+        ca.issue_leaf(&CheckedCsr::check(csr).unwrap(), party, &LeafNames::default(), &serial(), life)
+            .unwrap()
     };
     let mallory = leaf(&own, &node(), &world.issuing);
     let as_ca = Ca::load(&federation(), &mallory, &key.serialize_pem()).unwrap();

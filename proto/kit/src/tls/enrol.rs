@@ -76,19 +76,17 @@ pub async fn enrol(
     let csr = own_csr(folder)?;
     let credentials = Credentials::anonymous(anchors.clone(), Crls::default(), Arc::clone(&clock));
     let mut client = client(endpoint, credentials).await?;
-    let own = match Identity::load(folder, anchors, &*clock) {
-        Ok(Some(identity)) => identity.own().clone(),
-        // None yet, or one that no longer holds.
-        Ok(None) | Err(TlsError::Chain(_) | TlsError::Content(CHAIN) | TlsError::KeyMismatch) => {
+    let lists = Lists::fetch(&mut client).await?;
+    let own = match held(folder, anchors, &lists.crls, &*clock)? {
+        Some(own) => own,
+        None => {
             let csr_der = csr.clone().into();
             let request = EnrolRequest { csr_der, join_token: join_token.to_owned() };
             let answer = client.enrol(timed(request)).await.map_err(refused)?;
             keep_chain(folder, anchors, &*clock, &csr, answer.into_inner().chain_der)?
         }
-        Err(error) => return Err(error.into()),
     };
-    let chain = own_chain(folder)?;
-    keep_revocations(&mut client, folder, anchors, &*clock, &chain).await?;
+    lists.keep(folder, anchors, &*clock, &own_chain(folder)?)?;
     Ok(own)
 }
 
@@ -124,7 +122,7 @@ pub async fn fetch_revocations(endpoint: &str, credentials: &Arc<Credentials>) -
         }
         client => client?,
     };
-    if keep_revocations(&mut client, folder, anchors, clock, &own_chain(folder)?).await? {
+    if Lists::fetch(&mut client).await?.keep(folder, anchors, clock, &own_chain(folder)?)? {
         credentials.reload()?;
     }
     Ok(())
@@ -221,30 +219,55 @@ fn keep_chain(
     Ok(own)
 }
 
-/// Keeps the lists if they are new and judge our own chain: rubbish would
-/// shut out every peer. Says whether they were new.
-async fn keep_revocations(
-    client: &mut EnrolmentServiceClient<Channel>,
+/// What the folder's chain says, if it is there, for our key, and holds.
+fn held(
     folder: &IdentityFolder,
     anchors: &TrustAnchors,
+    crls: &Crls,
     clock: &dyn Clock,
-    chain: &[CertificateDer<'_>],
-) -> Result<bool, EnrolError> {
-    let answer = client.fetch_revocations(timed(FetchRevocationsRequest {})).await.map_err(refused)?;
-    let lists = answer.into_inner().crls_der;
-    let crls = Crls::parse(&lists).map_err(EnrolError::Answer)?;
-    if crls.is_empty() {
-        return Err(EnrolError::Answer(ChainError::UnknownRevocation));
+) -> Result<Option<VerifiedPeer>, EnrolError> {
+    match Identity::load(folder, anchors, clock) {
+        Ok(None) | Err(TlsError::Chain(_) | TlsError::Content(CHAIN) | TlsError::KeyMismatch) => Ok(None),
+        Ok(Some(_)) => Ok(verify(&own_chain(folder)?, anchors, crls, clock.now(), Usage::Server).ok()),
+        Err(error) => Err(error.into()),
     }
-    match verify(chain, anchors, &crls, clock.now(), Usage::Server) {
-        // That we are revoked ourselves is no reason to let in others who are.
-        Ok(_) | Err(ChainError::Revoked) => {}
-        Err(error) => return Err(EnrolError::Answer(error)),
+}
+
+/// Revocation lists as they came.
+struct Lists {
+    crls: Crls,
+    text: String,
+}
+
+impl Lists {
+    async fn fetch(client: &mut EnrolmentServiceClient<Channel>) -> Result<Self, EnrolError> {
+        let answer = client.fetch_revocations(timed(FetchRevocationsRequest {})).await.map_err(refused)?;
+        let lists = answer.into_inner().crls_der;
+        let crls = Crls::parse(&lists).map_err(EnrolError::Answer)?;
+        if crls.is_empty() {
+            return Err(EnrolError::Answer(ChainError::UnknownRevocation));
+        }
+        Ok(Self { crls, text: armour::write_crls(&lists) })
     }
-    let text = armour::write_crls(&lists);
-    if folder.read(CRLS)?.is_some_and(|old| old.as_slice() == text.as_bytes()) {
-        return Ok(false);
+
+    /// Keeps the lists if they are new and judge our own chain: rubbish would
+    /// shut out every peer. Says whether they were new.
+    fn keep(
+        &self,
+        folder: &IdentityFolder,
+        anchors: &TrustAnchors,
+        clock: &dyn Clock,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<bool, EnrolError> {
+        match verify(chain, anchors, &self.crls, clock.now(), Usage::Server) {
+            // That we are revoked ourselves is no reason to let in others who are.
+            Ok(_) | Err(ChainError::Revoked) => {}
+            Err(error) => return Err(EnrolError::Answer(error)),
+        }
+        if folder.read(CRLS)?.is_some_and(|old| old.as_slice() == self.text.as_bytes()) {
+            return Ok(false);
+        }
+        folder.replace(CRLS, self.text.as_bytes())?;
+        Ok(true)
     }
-    folder.replace(CRLS, text.as_bytes())?;
-    Ok(true)
 }

@@ -73,7 +73,8 @@ fn normalisation_vectors() {
                 assert_eq!(parse("e164", input), Err(IdentifierError::NoCountryCode), "{input}");
             }
             None => {
-                assert_eq!(format!("+{}", parse("e164", input).unwrap()), vector["e164"].as_str().unwrap())
+                let e164 = parse("e164", input).unwrap();
+                assert_eq!(format!("+{e164}"), vector["e164"].as_str().unwrap());
             }
             Some(other) => panic!("unknown type {other}"),
         }

@@ -1,0 +1,325 @@
+//! A whole federation in one process, each party with its own folder, its own
+//! certificate and its own port: what runs apart in earnest talks over the same
+//! mutual TLS here.
+
+use super::layout::{ADMINISTRATIONS, AGENT, Layout};
+use crate::Failure;
+use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
+use chancery_directory::{authority::AuthoritySigner, evaluator, governance};
+use chancery_directory_core::client::Trust;
+use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
+use chancery_directory_core::{AgentKey, SigningKey};
+use chancery_kit::tls::files::IdentityFolder;
+use chancery_kit::tls::{Credentials, connect, enrol};
+use chancery_node::{NodeParts, QuotaConfig};
+use chancery_pki::authority::Authority;
+use chancery_pki_core::profile::LeafNames;
+use chancery_pki_core::{Crls, FederationBundle, Party};
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_types::{Clock, Entropy, NodeId, Scheme};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// The federation's name.
+pub const FEDERATION: &str = "chancery.local";
+/// Id of the evaluator and of the enrolment authority.
+const EVALUATOR: &str = "evaluator";
+const AUTHORITY: &str = "residents";
+/// Bits of a handle that a lookup names: about 16 records stand under each of
+/// 256 prefixes when 4,000 residents are enrolled.
+const PREFIX_BITS: u32 = 8;
+/// How long a join token is good: it is spent in the same second.
+const TOKEN: Duration = Duration::from_mins(10);
+
+/// The parties that every run needs.
+pub struct LocalFederation {
+    /// Folders and ports.
+    pub layout: Layout,
+    /// What everybody was given.
+    pub bundle: FederationBundle,
+    /// What everybody believes of the log.
+    pub trust: Trust,
+    /// Attests the residents.
+    pub authority: AuthoritySigner,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    pki: Arc<Authority>,
+    governance: SigningKey,
+    tasks: JoinSet<Result<(), Failure>>,
+    shutdown: CancellationToken,
+}
+
+impl LocalFederation {
+    /// Starts PKI, evaluator and directory, and logs what governs them.
+    ///
+    /// # Errors
+    /// A port is taken, or the folder holds something else.
+    pub async fn start(
+        layout: Layout,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let pki = Arc::new(open_pki(&layout, &clock, &entropy).await?);
+        let governance = governance::key(&layout.path("governance.key"), &*entropy)?;
+        let keys = DirectoryKeyFiles::open(&layout.path("directory"), FEDERATION, &*entropy)?;
+        let bundle = FederationBundle::new(
+            pki.anchors().clone(),
+            vec![governance.verifying_key().to_bytes()],
+            1,
+        )?
+        .with_directory(keys.vkey())?;
+        chancery_kit::tls::files::replace(&layout.path("federation.toml"), bundle.to_toml()?.as_bytes())?;
+        let authority = AuthoritySigner::open(name(AUTHORITY)?, &layout.path("authority.key"), &*entropy)?;
+        let trust = Trust::from_bundle(&bundle)?;
+        let mut federation = Self {
+            layout,
+            bundle,
+            trust,
+            authority,
+            clock,
+            entropy,
+            pki,
+            governance,
+            tasks: JoinSet::new(),
+            shutdown,
+        };
+        federation.serve_pki().await?;
+        let hpke = *keys.hpke_public_key();
+        drop(keys);
+        federation.serve_evaluator().await?;
+        federation.serve_directory().await?;
+        federation.govern(hpke).await?;
+        Ok(federation)
+    }
+
+    async fn serve_pki(&mut self) -> Result<(), Failure> {
+        let listener = self.listen("pki").await?;
+        let credentials = self.pki.own_credentials(&local_names()?).await?;
+        let (pki, shutdown) = (Arc::clone(&self.pki), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            Ok(chancery_pki::serve(pki, listener, credentials, shutdown).await?)
+        });
+        Ok(())
+    }
+
+    async fn serve_evaluator(&mut self) -> Result<(), Failure> {
+        let share = self.layout.path("evaluator/share.toml");
+        make_folder(&self.layout.path("evaluator"))?;
+        evaluator::init(&share, &*self.entropy)?;
+        let listener = self.listen("evaluator").await?;
+        let credentials = self.enrol("evaluator/identity", Party::Evaluator(name(EVALUATOR)?)).await?;
+        let (entropy, shutdown) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            let config = EvaluatorConfig { share };
+            Ok(chancery_directory::serve_evaluator(config, listener, credentials, entropy, shutdown).await?)
+        });
+        Ok(())
+    }
+
+    async fn serve_directory(&mut self) -> Result<(), Failure> {
+        let config = DirectoryConfig {
+            federation: FEDERATION.to_owned(),
+            governance: chancery_directory::config::governance_of(&self.bundle)?,
+            folder: self.layout.path("directory"),
+        };
+        let listener = self.listen("directory").await?;
+        let credentials = self.enrol("directory/identity", Party::Directory).await?;
+        let (entropy, shutdown) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            Ok(chancery_directory::serve(config, listener, credentials, entropy, shutdown).await?)
+        });
+        Ok(())
+    }
+
+    /// Logs what governs the directory, the evaluator and the authority,
+    /// unless it stands there already.
+    async fn govern(&self, hpke_public_key: [u8; 32]) -> Result<(), Failure> {
+        let share = evaluator::Evaluator::load(&self.layout.path("evaluator/share.toml"))?;
+        let (key_epoch, generation) = share.epoch();
+        let endpoint = self.layout.address("evaluator").to_string();
+        let share = share.public(name(EVALUATOR)?, vec![endpoint])?;
+        let authority = AuthorityEntry {
+            authority: self.authority.authority().clone(),
+            key: self.authority.key(),
+            schemes: [Scheme::BeNn, Scheme::BeCbe, Scheme::DeStid, Scheme::NoFnr, Scheme::E164]
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        };
+        for decision in [
+            Decision::DirectoryKeys(DirectoryKeys { hpke_public_key, lookup_prefix_bits: PREFIX_BITS }),
+            Decision::EvaluatorEpoch(governance::single_evaluator(share, key_epoch, generation)),
+            Decision::Authority(authority),
+        ] {
+            self.decide(decision).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts the node of an administration and admits it with its agent's key.
+    ///
+    /// # Errors
+    /// A port is taken, or the directory refuses.
+    pub async fn start_node(&mut self, administration: &str, agent_key: AgentKey) -> Result<(), Failure> {
+        let party = format!("node-{administration}");
+        let listener = self.listen(&party).await?;
+        let credentials =
+            self.enrol(&format!("{party}/identity"), Party::Node(name(administration)?)).await?;
+        let own = credentials.own().ok_or(Failure::NoCertificate)?;
+        let member = Member {
+            administration: name(administration)?,
+            display_names: BTreeMap::from([("en".to_owned(), display_name(administration).to_owned())]),
+            endpoints: vec![self.layout.address(&party).to_string()],
+            node_key_pin: *own.key_pin(),
+            agents: BTreeMap::from([(name(AGENT)?, agent_key)]),
+        };
+        self.decide(Decision::Member(member)).await?;
+        let parts = NodeParts {
+            data: self.layout.path(&party),
+            directory: self.layout.address("directory").to_string(),
+            quotas: QuotaConfig::default(),
+            credentials,
+            trust: self.trust.clone(),
+            listener,
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::clone(&self.entropy),
+        };
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move { Ok(chancery_node::serve(parts, shutdown).await?) });
+        Ok(())
+    }
+
+    /// Credentials of an administration's agent.
+    ///
+    /// # Errors
+    /// The enrolment service refuses.
+    pub async fn agent_credentials(&mut self, administration: &str) -> Result<Arc<Credentials>, Failure> {
+        let party = Party::Agent { administration: name(administration)?, name: name(AGENT)? };
+        self.enrol(&format!("agent-{administration}/identity"), party).await
+    }
+
+    /// Credentials of a resident's device: none but the federation's root and
+    /// revocation lists.
+    ///
+    /// # Errors
+    /// The authority's store.
+    pub async fn device_credentials(&self) -> Result<Arc<Credentials>, Failure> {
+        let crls = Crls::parse(&self.pki.crls().await?)?;
+        Ok(Credentials::anonymous(self.bundle.anchors().clone(), crls, Arc::clone(&self.clock)))
+    }
+
+    /// Binds a party's port.
+    ///
+    /// # Errors
+    /// Something else listens there.
+    pub async fn listen(&self, party: &str) -> Result<TcpListener, Failure> {
+        let address = self.layout.address(party);
+        TcpListener::bind(address).await.map_err(|error| Failure::Port { address, error })
+    }
+
+    /// Runs something beside the parties until the federation stops.
+    pub fn spawn(&mut self, task: impl Future<Output = Result<(), Failure>> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Waits until a party fails, or all have stopped.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn ended(&mut self) -> Result<(), Failure> {
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.map_err(|_| Failure::Panicked)??;
+        }
+        Ok(())
+    }
+
+    async fn enrol(&mut self, folder: &str, party: Party) -> Result<Arc<Credentials>, Failure> {
+        let folder = IdentityFolder::new(self.layout.path(folder));
+        if let Some(parent) = folder.path().parent() {
+            make_folder(parent)?;
+        }
+        let endpoint = self.layout.address("pki").to_string();
+        let anchors = self.bundle.anchors().clone();
+        let token = self.pki.issue_token(&party, &local_names()?, TOKEN).await?;
+        enrol::enrol(&endpoint, &anchors, &token, &folder, Arc::clone(&self.clock)).await?;
+        let credentials = Credentials::open(folder, anchors, Arc::clone(&self.clock))?;
+        let (renewed, shutdown) = (Arc::clone(&credentials), self.shutdown.clone());
+        self.tasks.spawn(async move {
+            enrol::keep_renewed(endpoint, renewed, shutdown).await;
+            Ok(())
+        });
+        Ok(credentials)
+    }
+
+    /// Has a decision logged, unless the same is in force.
+    async fn decide(&self, decision: Decision) -> Result<(), Failure> {
+        let mut directory = self.directory().await?;
+        let statements = directory.list_statements(wire::ListStatementsRequest::default()).await;
+        let statements = statements.map_err(Failure::call)?.into_inner();
+        let (_, state) = self.trust.verify_statements(statements)?;
+        if state.holds(&decision) {
+            return Ok(());
+        }
+        let statement = governance::decide(FEDERATION, decision, &[&self.governance], &*self.entropy);
+        let request = wire::SubmitStatementRequest { statement: Some(statement) };
+        directory.submit_statement(request).await.map_err(Failure::call)?;
+        Ok(())
+    }
+
+    async fn directory(&self) -> Result<DirectoryServiceClient<Channel>, Failure> {
+        let endpoint = self.layout.address("directory").to_string();
+        let credentials = self.device_credentials().await?;
+        Ok(DirectoryServiceClient::new(connect(&endpoint, Party::Directory, credentials).await?.0))
+    }
+}
+
+/// Opens the authority, or makes it. Its root key is sealed under a passphrase
+/// that lies beside it here; in earnest it would lie elsewhere.
+async fn open_pki(
+    layout: &Layout,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Authority, Failure> {
+    let folder = layout.path("pki");
+    let passphrase = layout.path("root.passphrase");
+    match Authority::open(&folder, Arc::clone(clock), Arc::clone(entropy)).await {
+        Ok(authority) => Ok(authority),
+        Err(chancery_pki::authority::AuthorityError::NotInitialised) => {
+            let secret = hex::encode(entropy.array::<16>());
+            chancery_kit::tls::files::replace(&passphrase, secret.as_bytes())?;
+            let federation = FEDERATION.parse().map_err(|_| Failure::Name)?;
+            let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
+            Ok(Authority::init(&folder, &federation, &secret.into(), clock, entropy).await?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn display_name(administration: &str) -> &'static str {
+    if administration == ADMINISTRATIONS[0] { "Federal Administration" } else { "Regional Administration" }
+}
+
+fn make_folder(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn local_names() -> Result<LeafNames, Failure> {
+    Ok(LeafNames::parse(&["localhost", "127.0.0.1"])?)
+}
+
+/// A name of the federation.
+///
+/// # Errors
+/// It is none.
+pub fn name(text: &str) -> Result<NodeId, Failure> {
+    text.parse().map_err(|_| Failure::Name)
+}

@@ -1,0 +1,94 @@
+//! Where a local federation keeps its things and on which ports it listens.
+//! Ports are written down on the first run: the log names them.
+
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// The two administrations.
+pub const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
+/// Name of each administration's agent.
+pub const AGENT: &str = "letters";
+/// Parties that listen, in the order of their ports.
+const LISTENERS: [&str; 7] = [
+    "pki",
+    "directory",
+    "evaluator",
+    "node-federal",
+    "agent-federal",
+    "node-regional",
+    "agent-regional",
+];
+
+/// Folders and ports of one local federation.
+#[derive(Clone)]
+pub struct Layout {
+    root: PathBuf,
+    ports: Ports,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Ports {
+    /// By the order of `LISTENERS`.
+    ports: [u16; LISTENERS.len()],
+}
+
+impl Layout {
+    /// Opens a folder, or begins one. `first_port` counts only then: the
+    /// listeners take it and those behind it; 0 takes any that are free.
+    ///
+    /// # Errors
+    /// The folder cannot be written, or its `ports.toml` does not parse.
+    pub fn open(root: &Path, first_port: u16) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        let root = root.canonicalize()?;
+        let file = root.join("ports.toml");
+        let ports = match std::fs::read_to_string(&file) {
+            Ok(text) => toml::from_str(&text).map_err(io::Error::other)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let ports = Ports { ports: choose(first_port)? };
+                let text = toml::to_string(&ports).map_err(io::Error::other)?;
+                chancery_kit::tls::files::replace(&file, text.as_bytes())?;
+                ports
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { root, ports })
+    }
+
+    /// A file or folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Where a party listens.
+    pub fn address(&self, party: &str) -> SocketAddr {
+        let index = LISTENERS.iter().position(|name| *name == party);
+        let port = index.and_then(|index| self.ports.ports.get(index)).copied().unwrap_or(0);
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+fn choose(first: u16) -> io::Result<[u16; LISTENERS.len()]> {
+    let mut ports = [0; LISTENERS.len()];
+    // Held open together, so that the system gives no port twice.
+    let mut held = Vec::new();
+    for (port, offset) in ports.iter_mut().zip(0..) {
+        *port = if first == 0 {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let port = listener.local_addr()?.port();
+            held.push(listener);
+            port
+        } else {
+            first.checked_add(offset).ok_or_else(|| io::Error::other("--port is too high"))?
+        };
+    }
+    Ok(ports)
+}

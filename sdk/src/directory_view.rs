@@ -1,0 +1,163 @@
+//! What this endpoint believes of the directory: the latest checkpoint it
+//! verified and the statements in force. Fetched through the home node, verified
+//! against the federation's keys, kept in the store, and never taken back: each
+//! checkpoint must contain the one before it.
+
+use crate::alarm::{self, Alarm};
+use crate::credential::AgentName;
+use crate::error::EndpointError;
+use crate::keepsake;
+use crate::node_client::NodeClient;
+use crate::peer;
+use crate::store::EndpointStore;
+use chancery_directory_core::{
+    FederationState, GovernanceKey, GovernanceKeys, Trust, VerifiedCheckpoint,
+};
+use chancery_pki_core::FederationBundle;
+use chancery_proto::directory::v1::ListStatementsResponse;
+use chancery_types::{Reason, Refusal};
+use prost::Message as _;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+const STATEMENTS: &str = "statements";
+const CHECKPOINT: &str = "checkpoint";
+
+/// The federation as the log has it.
+pub(crate) struct DirectoryView {
+    trust: Arc<Trust>,
+    client: NodeClient,
+    store: EndpointStore,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    checkpoint: Option<VerifiedCheckpoint>,
+    state: Option<Arc<FederationState>>,
+}
+
+/// What a bundle lets an endpoint trust.
+pub(crate) fn trust(bundle: &FederationBundle) -> Result<Trust, Refusal> {
+    let keys = bundle
+        .governance_keys()
+        .iter()
+        .map(|key| GovernanceKey::try_from(key.as_slice()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let governance = GovernanceKeys::new(keys, bundle.governance_threshold())?;
+    let vkey = bundle
+        .directory_vkey()
+        .ok_or_else(|| Refusal::field("the federation bundle does not name the directory's key"))?;
+    Ok(Trust::new(bundle.federation().as_str(), governance, vkey)?)
+}
+
+impl DirectoryView {
+    pub(crate) fn new(trust: Trust, client: NodeClient, store: EndpointStore) -> Self {
+        Self { trust: Arc::new(trust), client, store, known: Mutex::default() }
+    }
+
+    pub(crate) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// The statements in force: as known, or fetched.
+    pub(crate) async fn state(&self) -> Result<Arc<FederationState>, Refusal> {
+        let mut known = self.known.lock().await;
+        if let Some(state) = &known.state {
+            return Ok(Arc::clone(state));
+        }
+        let kept = self.call(|tx| keepsake::get(tx, STATEMENTS)).await?;
+        if let Some(kept) = kept.and_then(|bytes| ListStatementsResponse::decode(&*bytes).ok())
+            && let Ok((_, state)) = self.trust.verify_statements(kept)
+        {
+            let state = Arc::new(state);
+            known.state = Some(Arc::clone(&state));
+            return Ok(state);
+        }
+        self.fetch(&mut known).await
+    }
+
+    /// Fetches the statements anew.
+    pub(crate) async fn refresh(&self) -> Result<Arc<FederationState>, Refusal> {
+        self.fetch(&mut *self.known.lock().await).await
+    }
+
+    async fn fetch(&self, known: &mut Known) -> Result<Arc<FederationState>, Refusal> {
+        let response = self.client.list_statements().await?;
+        let bytes = response.encode_to_vec();
+        let (checkpoint, state) = self.trust.verify_statements(response)?;
+        self.follow(known, checkpoint).await?;
+        let agents = agents(self.trust.federation(), &state);
+        self.call(move |tx| {
+            peer::replace_agents(tx, &agents)?;
+            keepsake::put(tx, STATEMENTS, &bytes)
+        })
+        .await?;
+        let state = Arc::new(state);
+        known.state = Some(Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Takes a checkpoint that came with another answer.
+    pub(crate) async fn see(&self, checkpoint: VerifiedCheckpoint) -> Result<(), Refusal> {
+        self.follow(&mut *self.known.lock().await, checkpoint).await
+    }
+
+    async fn follow(&self, known: &mut Known, new: VerifiedCheckpoint) -> Result<(), Refusal> {
+        if known.checkpoint.is_none() {
+            let kept = self.call(|tx| keepsake::get(tx, CHECKPOINT)).await?;
+            known.checkpoint = kept.and_then(|note| self.trust.verify_checkpoint(&note).ok());
+        }
+        let Some(old) = &known.checkpoint else {
+            return self.settle_on(known, new).await;
+        };
+        if new.size() == old.size() && new.root() == old.root() {
+            return Ok(());
+        }
+        // A node may lag behind what another told: then the old one must contain the new.
+        let grows = new.size() >= old.size();
+        let (shorter, longer) = if grows { (old, &new) } else { (&new, old) };
+        let path = match shorter.size() {
+            0 => Vec::new(),
+            size if size == longer.size() => Vec::new(),
+            size => self.client.prove_consistency(size, longer.size()).await?,
+        };
+        if longer.extends(shorter, &path).is_err() {
+            self.call(|tx| alarm::raise(tx, Alarm::DirectoryForked, None)).await?;
+            return Err(Refusal::new(
+                Reason::DirectoryMisbehaved,
+                "the directory's log does not contain what it showed before",
+            ));
+        }
+        if grows { self.settle_on(known, new).await } else { Ok(()) }
+    }
+
+    async fn settle_on(&self, known: &mut Known, checkpoint: VerifiedCheckpoint) -> Result<(), Refusal> {
+        let note = checkpoint.note().clone();
+        self.call(move |tx| keepsake::put(tx, CHECKPOINT, &note)).await?;
+        known.checkpoint = Some(checkpoint);
+        Ok(())
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut crate::store::Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.store.call(operation).await.map_err(Refusal::from)
+    }
+}
+
+fn agents(federation: &str, state: &FederationState) -> Vec<(AgentName, [u8; 32])> {
+    state
+        .members()
+        .flat_map(|member| member.agents.iter().map(move |(name, key)| (member, name, key)))
+        .map(|(member, name, key)| {
+            let name = AgentName {
+                federation: federation.to_owned(),
+                administration: member.administration.clone(),
+                name: name.clone(),
+            };
+            (name, *key.as_bytes())
+        })
+        .collect()
+}

@@ -1,0 +1,443 @@
+//! The endpoint with its network: what applications and the agent call. The
+//! work inside the store belongs to the modules around this one; the tasks that
+//! keep queue and mailbox moving are in [`run`], sending in [`send`].
+
+mod run;
+mod send;
+
+pub use send::{SendOrder, Sent, To};
+
+use crate::alarm::{self, Raised};
+use crate::content::{ReadReceipt, room_uri, sender_uri};
+use crate::directory_view::{DirectoryView, trust};
+use crate::error::EndpointError;
+use crate::event::{self, Event};
+use crate::identity::{self, Identity, OwnKey};
+use crate::inbox::{self, InboxItem};
+use crate::link;
+use crate::node_client::{DeviceProof, NodeClient};
+use crate::outbox::Decided;
+use crate::peer::Peer;
+use crate::publish;
+use crate::resolve::Resolver;
+use crate::store::{EndpointStore, Tx};
+use crate::thread::{self, Thread};
+use crate::{mls::Suite, request};
+use chancery_kit::tls::Credentials;
+use chancery_pki_core::{FederationBundle, Party};
+use chancery_proto::directory::v1::SignedAttestation;
+use chancery_types::{
+    Clock, Entropy, GroupId, Handle, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp,
+};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Messages named by one read receipt.
+const READ_AT_ONCE: usize = 256;
+/// How long the sender's node may try to bring a read receipt.
+const READ_RECEIPT_LIFE: Duration = Duration::from_hours(30 * 24);
+
+/// What an endpoint needs to exist.
+#[derive(Clone)]
+pub struct EndpointConfig {
+    /// The endpoint's store: a file of its own.
+    pub store: PathBuf,
+    /// Home node.
+    pub node: NodeId,
+    /// Where it is reached: `host:port`.
+    pub node_endpoint: String,
+    /// Whom the endpoint believes; must name the directory's key.
+    pub federation: FederationBundle,
+    /// For an agent, its certificate; for a person's device
+    /// [`Credentials::anonymous`].
+    pub credentials: Arc<Credentials>,
+    /// One-time KeyPackages of each suite to keep in stock at the node, at most 256.
+    pub stock: usize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// A device of an account, or an agent. Clones are the same endpoint.
+#[derive(Clone)]
+pub struct Endpoint(Arc<Inner>);
+
+struct Inner {
+    store: EndpointStore,
+    client: NodeClient,
+    view: Arc<DirectoryView>,
+    resolver: Resolver,
+    identity: Identity,
+    stock: usize,
+    clock: Arc<dyn Clock>,
+    /// Who waits for the hub's decision about which message.
+    waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<Decided>>>>,
+    outbox: Notify,
+    acknowledge: Notify,
+    key_packages: Notify,
+    inbox: watch::Sender<u64>,
+    events: watch::Sender<u64>,
+}
+
+impl Endpoint {
+    /// Opens the endpoint's store; the first time it makes an alias and all
+    /// keys. Needs no network.
+    ///
+    /// # Errors
+    /// The store's, or what is wrong with the configuration.
+    pub async fn open(config: EndpointConfig) -> Result<Self, Refusal> {
+        let store = open_store(&config)?;
+        let agent = own_agent(&config)?;
+        let (federation, node) = (config.federation.federation().as_str().to_owned(), config.node.clone());
+        let made = move |tx: &mut Tx<'_>| identity::create(tx, &federation, &node, agent.as_deref());
+        store.call(made).await.map_err(Refusal::from)?;
+        Self::start(config, store).await
+    }
+
+    /// On a new device of an account that exists: what to show to a device that
+    /// [`Endpoint::approve_link`] is called on.
+    ///
+    /// # Errors
+    /// The store's; UNSUPPORTED when the store has an alias already.
+    pub async fn link_request(config: &EndpointConfig) -> Result<Vec<u8>, Refusal> {
+        open_store(config)?.call(link::request).await.map_err(Refusal::from)
+    }
+
+    /// On the new device: takes the grant, and opens the endpoint. Then
+    /// [`Endpoint::register`] publishes its KeyPackages, and the approving device's
+    /// [`Endpoint::admit_devices`] brings it into the threads that exist. Gives
+    /// the trust that came with the grant beside it.
+    ///
+    /// # Errors
+    /// What is wrong with the grant.
+    pub async fn accept_link(config: EndpointConfig, grant: Vec<u8>) -> Result<(Self, Vec<u8>), Refusal> {
+        let store = open_store(&config)?;
+        let trust = store.call(move |tx| link::accept(tx, &grant)).await.map_err(Refusal::from)?;
+        Ok((Self::start(config, store).await?, trust))
+    }
+
+    async fn start(config: EndpointConfig, store: EndpointStore) -> Result<Self, Refusal> {
+        let read = |tx: &mut Tx<'_>| Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?));
+        let (identity, key) =
+            store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
+        if identity.federation != config.federation.federation().as_str() || identity.node != config.node {
+            return Err(Refusal::field("the endpoint's store belongs to another node or federation"));
+        }
+        let proof = DeviceProof { device: identity.device, key };
+        let credentials = Arc::clone(&config.credentials);
+        let client = NodeClient::new(&config.node_endpoint, config.node.clone(), credentials, proof)?;
+        let trust = trust(&config.federation)?;
+        let view = Arc::new(DirectoryView::new(trust, client.clone(), store.clone()));
+        let resolver = Resolver {
+            client: client.clone(),
+            store: store.clone(),
+            view: Arc::clone(&view),
+            entropy: Arc::clone(&config.entropy),
+        };
+        Ok(Self(Arc::new(Inner {
+            store,
+            client,
+            view,
+            resolver,
+            identity,
+            stock: config.stock.min(256),
+            clock: config.clock,
+            waiting: Mutex::default(),
+            outbox: Notify::new(),
+            acknowledge: Notify::new(),
+            key_packages: Notify::new(),
+            inbox: watch::Sender::new(0),
+            events: watch::Sender::new(0),
+        })))
+    }
+
+    /// Who this endpoint is. An agent's `credential_key` must be listed in its
+    /// administration's log entry.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The home node, for blobs.
+    pub fn node(&self) -> &NodeClient {
+        &self.0.client
+    }
+
+    /// The endpoint's clock.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    /// Opens the account at the home node (unless this device was linked) and
+    /// publishes KeyPackages. Repeatable.
+    ///
+    /// # Errors
+    /// The node's.
+    pub async fn register(&self) -> Result<(), Refusal> {
+        let is_first = self.0.call(|tx| Ok(identity::key(tx, OwnKey::Credential).is_ok())).await?;
+        if is_first {
+            self.0.client.open_account(self.0.identity.alias).await?;
+        } else {
+            self.0.client.authenticate().await?;
+        }
+        run::refill(&self.0).await
+    }
+
+    /// The handle of an identifier, for an enrolment authority's attestation.
+    ///
+    /// # Errors
+    /// The evaluators', the directory's or the node's.
+    pub async fn handle(&self, identifier: &Identifier) -> Result<Handle, Refusal> {
+        let state = self.0.view.state().await?;
+        let keyed = self.0.resolver.handles(&state, std::slice::from_ref(identifier)).await?;
+        keyed
+            .into_iter()
+            .next()
+            .map(|(handle, _)| handle)
+            .ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))
+    }
+
+    /// The account key that an attestation must name: Ed25519, 32 bytes.
+    ///
+    /// # Errors
+    /// UNSUPPORTED on a linked device.
+    pub async fn account_key(&self) -> Result<[u8; 32], Refusal> {
+        self.0.call(|tx| Ok(identity::key(tx, OwnKey::Account)?.verifying_key().to_bytes())).await
+    }
+
+    /// Publishes the record of this account's own identifier, or its next
+    /// version; gives the index of its entry in the log.
+    ///
+    /// # Errors
+    /// The directory's refusal, or who cannot be reached.
+    pub async fn publish_record(
+        &self,
+        identifier: &Identifier,
+        attestation: SignedAttestation,
+    ) -> Result<u64, Refusal> {
+        let inner = &self.0;
+        let state = inner.view.state().await?;
+        let keyed = inner.resolver.handles(&state, std::slice::from_ref(identifier)).await?;
+        let keyed = keyed
+            .into_iter()
+            .next()
+            .ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))?;
+        publish::publish(&inner.client, &inner.store, &inner.view, keyed, attestation).await
+    }
+
+    /// Verified addresses of identifiers, in order; RECIPIENT_ABSENT where
+    /// nobody enrolled.
+    ///
+    /// # Errors
+    /// What concerns all of them: directory, evaluators or node.
+    pub async fn resolve(
+        &self,
+        identifiers: &[Identifier],
+    ) -> Result<Vec<Result<Peer, Refusal>>, Refusal> {
+        self.0.resolver.resolve(identifiers).await
+    }
+
+    /// Fetches the statements in force anew, so that an agent admitted a moment
+    /// ago counts.
+    ///
+    /// # Errors
+    /// The directory's or the node's.
+    pub async fn refresh_directory(&self) -> Result<(), Refusal> {
+        self.0.view.refresh().await.map(drop)
+    }
+
+    /// On a device that holds the credential key: signs for a new device, tells
+    /// the node, and gives the grant to show. `trust`: what the new device needs
+    /// to trust the federation, for [`Endpoint::accept_link`] to hand out.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or the node's.
+    pub async fn approve_link(&self, request: Vec<u8>, trust: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+        let approved = self.0.call(move |tx| link::approve(tx, &request, &trust)).await?;
+        self.0.client.add_device(approved.device, approved.auth_key).await?;
+        Ok(approved.grant)
+    }
+
+    /// Brings this account's other devices into all open threads in which they
+    /// are missing; gives how many threads get them. They must have registered.
+    ///
+    /// # Errors
+    /// The node's, or a false KeyPackage.
+    pub async fn admit_devices(&self) -> Result<usize, Refusal> {
+        let inner = &self.0;
+        let own = (inner.identity.node.clone(), inner.identity.alias);
+        let mut admitted = 0;
+        for thread in inner.call(|tx| thread::all_open(tx)).await? {
+            let suites = vec![u32::from(thread.suite.code())];
+            let taken = inner.client.take_key_packages(std::slice::from_ref(&own), suites).await?;
+            let key_packages = taken.into_iter().flat_map(|alias| alias.key_packages).collect();
+            let admit = move |tx: &mut Tx<'_>| thread::admit::admit(tx, &thread.id, key_packages);
+            admitted += usize::from(inner.call(admit).await?.is_some());
+        }
+        inner.outbox.notify_one();
+        Ok(admitted)
+    }
+
+    /// Letters that came in after a position, oldest first; at most `limit`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn inbox_after(&self, position: u64, limit: usize) -> Result<Vec<InboxItem>, Refusal> {
+        self.0.call(move |tx| inbox::after(tx, position, limit)).await
+    }
+
+    /// A letter that came in.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn letter(&self, message_id: MessageId) -> Result<Option<InboxItem>, Refusal> {
+        self.0.call(move |tx| inbox::find(tx, &message_id)).await
+    }
+
+    /// What became of sent letters after a position, oldest first; at most `limit`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn events_after(&self, position: u64, limit: usize) -> Result<Vec<Event>, Refusal> {
+        self.0.call(move |tx| event::after(tx, position, limit)).await
+    }
+
+    /// Alarms after a position, oldest first; at most `limit`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn alarms_after(&self, position: u64, limit: usize) -> Result<Vec<Raised>, Refusal> {
+        self.0.call(move |tx| alarm::after(tx, position, limit)).await
+    }
+
+    /// Position of the inbox up to which the caller has acknowledged.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn inbox_position(&self) -> Result<u64, Refusal> {
+        self.0.call(|tx| inbox::caller_position(tx)).await
+    }
+
+    /// The caller has the letters up to a position.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn acknowledge_inbox(&self, through: u64) -> Result<(), Refusal> {
+        self.0.call(move |tx| inbox::set_caller_position(tx, through)).await
+    }
+
+    /// Changes whenever the inbox did.
+    pub fn inbox_changes(&self) -> watch::Receiver<u64> {
+        self.0.inbox.subscribe()
+    }
+
+    /// Changes whenever there are new events.
+    pub fn event_changes(&self) -> watch::Receiver<u64> {
+        self.0.events.subscribe()
+    }
+
+    /// A thread.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn thread(&self, id: GroupId) -> Result<Option<Thread>, Refusal> {
+        self.0.call(move |tx| thread::find(tx, &id)).await
+    }
+
+    /// Marks letters as read; with `tell`, the reader's consent, their senders
+    /// are told.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn mark_read(&self, message_ids: Vec<MessageId>, tell: bool) -> Result<(), Refusal> {
+        self.0
+            .call(move |tx| {
+                for (id, read) in inbox::mark_read(tx, &message_ids)? {
+                    let thread = thread::find(tx, &id)?.filter(|thread| tell && thread.open);
+                    let Some(thread) = thread else { continue };
+                    for message_ids in read.chunks(READ_AT_ONCE) {
+                        tell_read(tx, &thread, message_ids.to_vec())?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        self.0.outbox.notify_one();
+        Ok(())
+    }
+}
+
+fn tell_read(tx: &mut Tx<'_>, thread: &Thread, message_ids: Vec<MessageId>) -> Result<(), EndpointError> {
+    let now = tx.now();
+    let receipt = ReadReceipt { message_ids, read_at: now };
+    let compose: request::Compose = Box::new(move |origin| {
+        let identity = origin.identity;
+        let composed = receipt
+            .compose(
+                &sender_uri(&identity.federation, &identity.alias),
+                &room_uri(&identity.federation, origin.thread),
+                origin.entropy,
+            )
+            .map_err(|_| Refusal::new(Reason::Internal, "a read receipt cannot be made"))?;
+        Ok(composed.bytes)
+    });
+    request::send(tx, thread, compose, now.after(READ_RECEIPT_LIFE), false).map(drop)
+}
+
+fn open_store(config: &EndpointConfig) -> Result<EndpointStore, Refusal> {
+    EndpointStore::open(&config.store, Arc::clone(&config.clock), Arc::clone(&config.entropy))
+        .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))
+}
+
+/// SPIFFE id of the agent whose certificate this is; `None`: a person's device.
+fn own_agent(config: &EndpointConfig) -> Result<Option<String>, Refusal> {
+    let Some(own) = config.credentials.own() else { return Ok(None) };
+    match own.party() {
+        Party::Agent { administration, .. } if *administration == config.node => {
+            Ok(Some(own.id().to_string()))
+        }
+        _ => Err(Refusal::new(Reason::WrongIdentity, "the certificate is not of an agent of this node")),
+    }
+}
+
+impl Inner {
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.store.call(operation).await.map_err(Refusal::from)
+    }
+
+    /// Tells whoever waits what the hub decided.
+    fn settle(&self, decided: Vec<Decided>) {
+        if decided.is_empty() {
+            return;
+        }
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for decided in decided {
+            for waiter in waiting.remove(&decided.message_id).unwrap_or_default() {
+                // Who does not wait any more does not mind.
+                let _ = waiter.send(decided.clone());
+            }
+        }
+        drop(waiting);
+        self.events.send_modify(|count| *count += 1);
+    }
+
+    fn wait_for(&self, message_id: MessageId) -> oneshot::Receiver<Decided> {
+        let (waiter, decided) = oneshot::channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiters = waiting.entry(message_id).or_default();
+        waiters.retain(|waiter| !waiter.is_closed());
+        waiters.push(waiter);
+        decided
+    }
+
+    /// Code points of the suites, the preferred one first.
+    fn suites() -> Vec<u32> {
+        Suite::ALL.iter().map(|suite| u32::from(suite.code())).collect()
+    }
+}

@@ -1,0 +1,333 @@
+//! The connection to the home node: calls with deadlines, and proof of the
+//! device key on each new connection. Channels connect again on their own, so
+//! the node's NOT_AUTHENTICATED is the sign to prove it again.
+
+use chancery_kit::status::from_status;
+use chancery_kit::tls::{Credentials, ExporterHandle, TlsError, connect_lazy};
+use chancery_pki_core::Party;
+use chancery_proto::directory::v1 as directory;
+use chancery_proto::federation::v1::Submission;
+use chancery_proto::node::v1::account_service_client::AccountServiceClient;
+use chancery_proto::node::v1::blob_service_client::BlobServiceClient;
+use chancery_proto::node::v1::key_package_service_client::KeyPackageServiceClient;
+use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
+use chancery_proto::node::v1::relay_service_client::RelayServiceClient;
+use chancery_proto::node::v1::{self as wire, SubmitResult, SubscribeResponse};
+use chancery_types::{Alias, DeviceId, NodeId, Reason, Refusal};
+use ed25519_dalek::{Signer as _, SigningKey};
+use prost::bytes::Bytes;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Longest that one call may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Largest answer: 128 aliases' KeyPackages, or a lookup's buckets.
+const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
+/// How often a signature over a connection's exporter is tried, when the
+/// connection changes underneath.
+const PROOFS: usize = 3;
+
+/// Whom this device is to its node.
+pub(crate) struct DeviceProof {
+    pub(crate) device: DeviceId,
+    pub(crate) key: SigningKey,
+}
+
+/// The home node.
+#[derive(Clone)]
+pub struct NodeClient {
+    channel: Channel,
+    exporter: ExporterHandle,
+    node: NodeId,
+    proof: Arc<DeviceProof>,
+    proving: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl NodeClient {
+    /// A client of `node` at `endpoint` (`host:port`); connects with the first call.
+    pub(crate) fn new(
+        endpoint: &str,
+        node: NodeId,
+        credentials: Arc<Credentials>,
+        proof: DeviceProof,
+    ) -> Result<Self, TlsError> {
+        let (channel, exporter) = connect_lazy(endpoint, Party::Node(node.clone()), credentials)?;
+        Ok(Self { channel, exporter, node, proof: Arc::new(proof), proving: Arc::default() })
+    }
+
+    /// Blobs of the home node, on an authenticated connection.
+    ///
+    /// # Errors
+    /// The node cannot be reached or does not know the device.
+    pub async fn blobs(&self) -> Result<BlobServiceClient<Channel>, Refusal> {
+        self.authenticate().await?;
+        Ok(BlobServiceClient::new(self.channel.clone()))
+    }
+
+    /// "chancery device auth v1" ‖ 0x00 ‖ node id ‖ 0x00 ‖ device id ‖ TLS exporter.
+    fn signature(&self, exporter: [u8; 32]) -> Bytes {
+        let message = [
+            b"chancery device auth v1\0".as_slice(),
+            self.node.as_str().as_bytes(),
+            b"\0",
+            self.proof.device.as_bytes(),
+            &exporter,
+        ]
+        .concat();
+        self.proof.key.sign(&message).to_bytes().to_vec().into()
+    }
+
+    /// Makes a call that carries a signature over the connection's exporter. Before
+    /// the first connection there is none: the first try then only connects.
+    async fn prove<T, F>(&self, call: impl Fn(Bytes) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut tries = 0;
+        loop {
+            let exporter = self.exporter.latest();
+            tries += 1;
+            match call(self.signature(exporter.unwrap_or_default())).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => {
+                    let refusal = from_status(&status);
+                    let moved = self.exporter.latest() != exporter;
+                    if !(refusal.reason == Reason::WrongSignature && moved && tries < PROOFS) {
+                        return Err(refusal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Opens the account with this device and alias; repeatable.
+    pub(crate) async fn open_account(&self, alias: Alias) -> Result<(), Refusal> {
+        let device = wire::Device {
+            device_id: self.proof.device.to_wire(),
+            auth_key: self.proof.key.verifying_key().to_bytes().to_vec().into(),
+        };
+        self.prove(|signature| {
+            let request = wire::OpenAccountRequest {
+                device: Some(device.clone()),
+                alias: alias.to_wire(),
+                signature,
+            };
+            let mut client = AccountServiceClient::new(self.channel.clone());
+            async move { client.open_account(timed(request)).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Binds the connection to this device.
+    pub(crate) async fn authenticate(&self) -> Result<(), Refusal> {
+        let _one_at_a_time = self.proving.lock().await;
+        self.prove(|signature| {
+            let request = wire::AuthenticateRequest { device_id: self.proof.device.to_wire(), signature };
+            let mut client = AccountServiceClient::new(self.channel.clone());
+            async move { client.authenticate(timed(request)).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Makes a call; binds the connection first when the node asks for it.
+    async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        match call(self.channel.clone()).await {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(status) => {
+                let refusal = from_status(&status);
+                if refusal.reason != Reason::NotAuthenticated {
+                    return Err(refusal);
+                }
+            }
+        }
+        self.authenticate().await?;
+        call(self.channel.clone()).await.map(Response::into_inner).map_err(|status| from_status(&status))
+    }
+
+    pub(crate) async fn add_device(&self, device: DeviceId, auth_key: [u8; 32]) -> Result<(), Refusal> {
+        let device = wire::Device { device_id: device.to_wire(), auth_key: auth_key.to_vec().into() };
+        self.call(|channel| {
+            let request = timed(wire::AddDeviceRequest { device: Some(device.clone()) });
+            async move { AccountServiceClient::new(channel).add_device(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn publish_key_packages(
+        &self,
+        request: wire::PublishKeyPackagesRequest,
+    ) -> Result<Vec<wire::KeyPackageStock>, Refusal> {
+        self.call(|channel| {
+            let request = timed(request.clone());
+            async move { KeyPackageServiceClient::new(channel).publish_key_packages(request).await }
+        })
+        .await
+        .map(|answer| answer.stock)
+    }
+
+    pub(crate) async fn take_key_packages(
+        &self,
+        addresses: &[(NodeId, Alias)],
+        cipher_suites: Vec<u32>,
+    ) -> Result<Vec<wire::AliasKeyPackages>, Refusal> {
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|(node, alias)| wire::MailboxAddress {
+                node: node.as_str().to_owned(),
+                alias: alias.to_wire(),
+            })
+            .collect();
+        let wanted = addresses.clone();
+        let answer = self
+            .call(|channel| {
+                let request = timed(wire::TakeKeyPackagesRequest {
+                    addresses: addresses.clone(),
+                    cipher_suites: cipher_suites.clone(),
+                });
+                let mut client =
+                    KeyPackageServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT);
+                async move { client.take_key_packages(request).await }
+            })
+            .await?
+            .aliases;
+        let in_order = answer.len() == wanted.len()
+            && answer.iter().zip(&wanted).all(|(given, wanted)| given.alias == wanted.alias);
+        if in_order { Ok(answer) } else { Err(misbehaved("the node answered for other aliases")) }
+    }
+
+    pub(crate) async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<SubmitResult>, Refusal> {
+        let count = submissions.len();
+        let results = self
+            .call(|channel| {
+                let request = timed(wire::SubmitRequest { submissions: submissions.clone() });
+                async move { MailboxServiceClient::new(channel).submit(request).await }
+            })
+            .await?
+            .results;
+        if results.len() == count { Ok(results) } else { Err(misbehaved("the node left out a result")) }
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        alias: Alias,
+        after: u64,
+    ) -> Result<Streaming<SubscribeResponse>, Refusal> {
+        // No deadline: it stays open.
+        self.call(|channel| async move {
+            MailboxServiceClient::new(channel)
+                .max_decoding_message_size(ANSWER_LIMIT)
+                .subscribe(wire::SubscribeRequest { alias: alias.to_wire(), after })
+                .await
+        })
+        .await
+    }
+
+    pub(crate) async fn acknowledge(
+        &self,
+        alias: Alias,
+        through: u64,
+        receipts: Vec<Bytes>,
+    ) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::AcknowledgeRequest {
+                alias: alias.to_wire(),
+                through,
+                receipts: receipts.clone(),
+            });
+            async move { MailboxServiceClient::new(channel).acknowledge(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn evaluate(
+        &self,
+        evaluator: &NodeId,
+        request: &directory::EvaluateRequest,
+    ) -> Result<directory::EvaluateResponse, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::EvaluateRequest {
+                evaluator: evaluator.as_str().to_owned(),
+                request: Some(request.clone()),
+            });
+            async move { relay(channel).evaluate(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn lookup(&self, prefixes: Vec<Bytes>) -> Result<directory::LookupResponse, Refusal> {
+        self.call(|channel| {
+            let request = directory::LookupRequest { prefixes: prefixes.clone() };
+            let request = timed(wire::LookupRequest { request: Some(request) });
+            async move { relay(channel).lookup(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        request: &directory::PublishRequest,
+    ) -> Result<directory::PublishResponse, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::PublishRequest { request: Some(request.clone()) });
+            async move { relay(channel).publish(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn list_statements(&self) -> Result<directory::ListStatementsResponse, Refusal> {
+        self.call(|channel| {
+            let request = directory::ListStatementsRequest { start: 0 };
+            let request = timed(wire::ListStatementsRequest { request: Some(request) });
+            async move { relay(channel).list_statements(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn prove_consistency(
+        &self,
+        old_size: u64,
+        new_size: u64,
+    ) -> Result<Vec<Bytes>, Refusal> {
+        let answer = self
+            .call(|channel| {
+                let request = directory::ProveConsistencyRequest { old_size, new_size };
+                let request = timed(wire::ProveConsistencyRequest { request: Some(request) });
+                async move { relay(channel).prove_consistency(request).await }
+            })
+            .await?
+            .response;
+        Ok(answer.ok_or_else(|| misbehaved("the node relayed an empty answer"))?.path)
+    }
+}
+
+fn relay(channel: Channel) -> RelayServiceClient<Channel> {
+    RelayServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(DEADLINE);
+    request
+}
+
+fn misbehaved(message: &'static str) -> Refusal {
+    Refusal::new(Reason::PeerMisbehaved, message)
+}

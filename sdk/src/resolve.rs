@@ -1,0 +1,278 @@
+//! From identifiers to verified addresses: blinded evaluation, lookup by
+//! prefix, and the record checked up to the log. Handles are kept (only new
+//! evaluations count against a quota), records for an hour.
+
+use crate::directory_view::DirectoryView;
+use crate::error::EndpointError;
+use crate::keepsake;
+use crate::node_client::NodeClient;
+use crate::peer::{self, Peer};
+use crate::store::{EndpointStore, Tx};
+use chancery_directory_core::attestation::SchemeName;
+use chancery_directory_core::statement::EvaluatorEpoch;
+use chancery_directory_core::{Blinded, FederationState, Prefix, RecordKey};
+use chancery_types::{Alias, Entropy, Handle, Identifier, Reason, Refusal};
+use rusqlite::{OptionalExtension as _, params};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Identifiers in one evaluation.
+const EVALUATIONS: usize = 1000;
+/// Prefixes in one lookup.
+const PREFIXES: usize = 256;
+/// How long a record is believed without looking again …
+const RECORD_AGE: Duration = Duration::from_hours(1);
+/// … and how long an absence.
+const ABSENCE_AGE: Duration = Duration::from_secs(60);
+const SECRET: &str = "handle cache secret";
+
+/// Whether somebody can be written to.
+pub(crate) type Resolved = Result<Peer, Refusal>;
+
+/// Resolves through the home node.
+pub(crate) struct Resolver {
+    pub(crate) client: NodeClient,
+    pub(crate) store: EndpointStore,
+    pub(crate) view: Arc<DirectoryView>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+/// A handle with the key to its record's sealed part.
+pub(crate) type Keyed = (Handle, RecordKey);
+
+impl Resolver {
+    /// Addresses of identifiers, in order; RECIPIENT_ABSENT for those that
+    /// nobody enrolled.
+    ///
+    /// # Errors
+    /// What concerns all of them: directory, evaluators or node.
+    pub(crate) async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Resolved>, Refusal> {
+        let state = self.view.state().await?;
+        let keyed = match self.handles(&state, identifiers).await {
+            // A new key epoch or generation: once more, by the log as it stands now.
+            Err(refusal) if refusal.reason == Reason::WrongKeyEpoch => {
+                let state = self.view.refresh().await?;
+                self.handles(&state, identifiers).await?
+            }
+            keyed => keyed?,
+        };
+        let schemes = identifiers
+            .iter()
+            .map(|identifier| identifier.scheme().as_str().parse::<SchemeName>())
+            .collect::<Result<Vec<_>, _>>()?;
+        let wanted: Vec<_> = keyed.into_iter().zip(schemes).collect();
+        let known = self.recent(wanted.iter().map(|((handle, _), _)| *handle).collect()).await?;
+        let missing: Vec<_> =
+            wanted.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(wanted, _)| wanted).collect();
+        let mut looked_up = self.look_up(&missing).await?.into_iter();
+        known
+            .into_iter()
+            .map(|known| match known {
+                Some(resolved) => Ok(resolved),
+                None => looked_up
+                    .next()
+                    .ok_or_else(|| Refusal::new(Reason::Internal, "a lookup has too few results")),
+            })
+            .collect()
+    }
+
+    /// Handles of identifiers, in order: as kept, or evaluated.
+    pub(crate) async fn handles(
+        &self,
+        state: &FederationState,
+        identifiers: &[Identifier],
+    ) -> Result<Vec<Keyed>, Refusal> {
+        let epoch = state
+            .evaluators()
+            .ok_or_else(|| Refusal::new(Reason::DirectoryUnreachable, "the log names no evaluators yet"))?;
+        let inputs = self.cache_inputs(epoch, identifiers).await?;
+        let asked = inputs.clone();
+        let mut keyed: Vec<Option<Keyed>> =
+            self.call(move |tx| asked.iter().map(|input| cached(tx, input)).collect()).await?;
+        let missing: Vec<usize> = (0..keyed.len()).filter(|at| keyed[*at].is_none()).collect();
+        for chunk in missing.chunks(EVALUATIONS) {
+            let batch: Vec<Identifier> = chunk.iter().map(|at| identifiers[*at].clone()).collect();
+            let evaluated = self.evaluate(epoch, batch).await?;
+            let kept: Vec<_> =
+                chunk.iter().zip(&evaluated).map(|(at, keyed)| (inputs[*at], keyed.clone())).collect();
+            self.call(move |tx| kept.iter().try_for_each(|(input, keyed)| keep(tx, input, keyed))).await?;
+            for (at, evaluated) in chunk.iter().zip(evaluated) {
+                keyed[*at] = Some(evaluated);
+            }
+        }
+        keyed
+            .into_iter()
+            .map(|keyed| keyed.ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing")))
+            .collect()
+    }
+
+    /// Names of cache rows: nobody without the store can test a guess against them.
+    async fn cache_inputs(
+        &self,
+        epoch: &EvaluatorEpoch,
+        identifiers: &[Identifier],
+    ) -> Result<Vec<[u8; 32]>, Refusal> {
+        let secret = self.call(cache_secret).await?;
+        Ok(identifiers
+            .iter()
+            .map(|identifier| {
+                Sha256::new()
+                    .chain_update(&secret)
+                    .chain_update(epoch.key_epoch.to_be_bytes())
+                    .chain_update(identifier.oprf_input().as_slice())
+                    .finalize()
+                    .into()
+            })
+            .collect())
+    }
+
+    async fn evaluate(
+        &self,
+        epoch: &EvaluatorEpoch,
+        identifiers: Vec<Identifier>,
+    ) -> Result<Vec<Keyed>, Refusal> {
+        let entropy = Arc::clone(&self.entropy);
+        let blinded = blocking(move || Blinded::new(&identifiers, &*entropy)).await??;
+        let request = blinded.request(epoch);
+        let mut answers = Vec::new();
+        let mut last = None;
+        for share in &epoch.evaluators {
+            if answers.len() >= epoch.threshold as usize {
+                break;
+            }
+            match self.client.evaluate(&share.evaluator, &request).await {
+                Ok(answer) => answers.push(answer),
+                Err(refusal) => last = Some(refusal),
+            }
+        }
+        if let (true, Some(refusal)) = (answers.len() < epoch.threshold as usize, last) {
+            return Err(refusal);
+        }
+        let epoch = epoch.clone();
+        Ok(blocking(move || blinded.finish(&answers, &epoch)).await??)
+    }
+
+    async fn recent(&self, handles: Vec<Handle>) -> Result<Vec<Option<Resolved>>, Refusal> {
+        self.call(move |tx| handles.iter().map(|handle| recent(tx, handle)).collect()).await
+    }
+
+    async fn look_up(&self, wanted: &[&(Keyed, SchemeName)]) -> Result<Vec<Resolved>, Refusal> {
+        let mut state = self.view.state().await?;
+        let bits = state.lookup_prefix_bits();
+        let mut found = Vec::with_capacity(wanted.len());
+        for chunk in wanted.chunks(PREFIXES) {
+            let prefixes: Vec<Prefix> = chunk
+                .iter()
+                .map(|((handle, _), _)| Prefix::of(handle, bits))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect();
+            let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
+            let response = self.client.lookup(named).await?;
+            let trust = Arc::clone(self.view.trust());
+            let verified = blocking(move || trust.verify_lookup(response, &prefixes, bits)).await??;
+            self.view.see(verified.checkpoint().clone()).await?;
+            let mut refreshed = false;
+            for ((handle, key), scheme) in chunk {
+                let mut record = verified.find(handle, scheme, &state);
+                if record.is_err() && !refreshed {
+                    // The authority may have been admitted since.
+                    state = self.view.refresh().await?;
+                    refreshed = true;
+                    record = verified.find(handle, scheme, &state);
+                }
+                let resolved = match record {
+                    Err(error) => Err(error.into()),
+                    Ok(None) => Err(absent()),
+                    Ok(Some(record)) => record.open(key).map_err(Refusal::from).map(|address| Peer {
+                        alias: address.alias,
+                        node: address.node,
+                        credential_key: *address.credential_key.as_bytes(),
+                    }),
+                };
+                found.push((*handle, resolved));
+            }
+        }
+        let kept = found.clone();
+        self.call(move |tx| kept.iter().try_for_each(|(handle, resolved)| keep_record(tx, handle, resolved)))
+            .await?;
+        Ok(found.into_iter().map(|(_, resolved)| resolved).collect())
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        self.store.call(operation).await.map_err(Refusal::from)
+    }
+}
+
+/// Curve arithmetic for a whole batch would hold up the runtime.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Refusal::new(Reason::Internal, "a computation was interrupted"))
+}
+
+fn absent() -> Refusal {
+    Refusal::new(Reason::RecipientAbsent, "nobody enrolled this identifier")
+}
+
+fn cache_secret(tx: &mut Tx<'_>) -> Result<Vec<u8>, EndpointError> {
+    if let Some(secret) = keepsake::get(tx, SECRET)? {
+        return Ok(secret);
+    }
+    let secret: [u8; 32] = tx.entropy().array();
+    keepsake::put(tx, SECRET, &secret)?;
+    Ok(secret.to_vec())
+}
+
+fn cached(tx: &Tx<'_>, input: &[u8; 32]) -> Result<Option<Keyed>, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT handle, record_key FROM handles WHERE input = ?1")?
+        .query_row([input], |row| {
+            Ok((Handle::from_bytes(row.get(0)?), RecordKey::from_bytes(row.get(1)?)))
+        })
+        .optional()?)
+}
+
+fn keep(tx: &Tx<'_>, input: &[u8; 32], (handle, key): &Keyed) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("INSERT OR REPLACE INTO handles (input, handle, record_key) VALUES (?1, ?2, ?3)")?
+        .execute(params![input, handle.as_bytes(), key.as_bytes()])?;
+    Ok(())
+}
+
+fn recent(tx: &Tx<'_>, handle: &Handle) -> Result<Option<Resolved>, EndpointError> {
+    let row: Option<(Option<[u8; 16]>, i64)> = tx
+        .sql()
+        .prepare_cached("SELECT alias, checked_at_ms FROM records WHERE handle = ?1")?
+        .query_row([handle.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((alias, checked_at)) = row else { return Ok(None) };
+    let age = tx.now().since(chancery_types::Timestamp::from_millis(checked_at));
+    match alias.map(Alias::from_bytes) {
+        Some(alias) if age < RECORD_AGE => Ok(peer::find(tx, alias)?.map(Ok)),
+        None if age < ABSENCE_AGE => Ok(Some(Err(absent()))),
+        _ => Ok(None),
+    }
+}
+
+fn keep_record(tx: &Tx<'_>, handle: &Handle, resolved: &Resolved) -> Result<(), EndpointError> {
+    let alias = match resolved {
+        Ok(peer) => {
+            peer::put(tx, peer)?;
+            Some(*peer.alias.as_bytes())
+        }
+        Err(refusal) if refusal.reason == Reason::RecipientAbsent => None,
+        // A record that is not to be believed is looked at again each time.
+        Err(_) => return Ok(()),
+    };
+    tx.sql()
+        .prepare_cached("INSERT OR REPLACE INTO records (handle, alias, checked_at_ms) VALUES (?1, ?2, ?3)")?
+        .execute(params![handle.as_bytes(), alias, tx.now().millis()])?;
+    Ok(())
+}
