@@ -1,18 +1,17 @@
 //! `chancery directory …` and `chancery evaluator …`.
 
-use crate::config::{DirectoryFile, EvaluatorFile, governance_of, read_bundle};
+use crate::config::{DirectoryFile, EvaluatorFile, read_bundle};
 use crate::{
     DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance, service,
 };
-use chancery_directory_core::{GovernanceKey, Trust};
+use chancery_directory_core::{GovernanceKey, GovernanceKeys, Trust};
+use chancery_kit::config;
+use chancery_kit::tls::Credentials;
 use chancery_kit::tls::files::IdentityFolder;
-use chancery_kit::tls::{Credentials, connect};
-use chancery_kit::{config, status, telemetry};
-use chancery_pki_core::{Crls, FederationBundle, Party};
-use chancery_proto::directory::v1::SubmitStatementRequest;
-use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_pki_core::{Crls, FederationBundle};
 use chancery_types::{Clock, Entropy, NodeId};
 use clap::{Args, Subcommand};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -142,9 +141,8 @@ pub async fn run_directory(
     match args.command {
         DirectoryCommand::Init { federation, folder } => {
             let keys = DirectoryKeyFiles::open(&folder, &federation, &*entropy)?;
-            println!("directory_vkey = \"{}\"", keys.vkey());
-            println!("hpke_public_key = \"{}\"", hex::encode(keys.hpke_public_key()));
-            Ok(())
+            let (vkey, hpke) = (keys.vkey(), hex::encode(keys.hpke_public_key()));
+            print(&format!("directory_vkey = \"{vkey}\"\nhpke_public_key = \"{hpke}\"\n"))
         }
         DirectoryCommand::Serve { config } => {
             let file: DirectoryFile = config::load(&config, "CHANCERY_DIRECTORY_")?;
@@ -152,14 +150,11 @@ pub async fn run_directory(
             let credentials = credentials(&file.identity, &bundle, clock, &shutdown)?;
             let config = DirectoryConfig {
                 federation: bundle.federation().to_string(),
-                governance: governance_of(&bundle)?,
+                governance: GovernanceKeys::from_bundle(&bundle)?,
                 folder: file.folder,
             };
-            let telemetry = telemetry::init("chancery-directory", &file.telemetry)?;
             let listener = listen(file.listen).await?;
-            let served = service::serve(config, listener, credentials, entropy, shutdown).await;
-            telemetry.shutdown();
-            served
+            service::serve(config, listener, credentials, entropy, shutdown).await
         }
         DirectoryCommand::Statement(command) => statement(command, clock, &*entropy).await,
     }
@@ -181,18 +176,14 @@ pub async fn run_evaluator(
             let (key_epoch, generation) = evaluator.epoch();
             let public = evaluator.public(id, endpoints)?;
             let epoch = governance::single_evaluator(public, key_epoch, generation);
-            print!("{}", governance::epoch_toml(&epoch));
-            Ok(())
+            print(&governance::epoch_toml(&epoch))
         }
         EvaluatorCommand::Serve { config } => {
             let file: EvaluatorFile = config::load(&config, "CHANCERY_EVALUATOR_")?;
             let credentials = credentials(&file.identity, &read_bundle(&file.bundle)?, clock, &shutdown)?;
-            let telemetry = telemetry::init("chancery-evaluator", &file.telemetry)?;
             let listener = listen(file.listen).await?;
             let config = EvaluatorConfig { share: file.share };
-            let served = service::serve_evaluator(config, listener, credentials, entropy, shutdown).await;
-            telemetry.shutdown();
-            served
+            service::serve_evaluator(config, listener, credentials, entropy, shutdown).await
         }
     }
 }
@@ -205,7 +196,7 @@ async fn statement(
     match command {
         StatementCommand::Key { key } => {
             let key = governance::key(&key, entropy)?;
-            println!("{}", hex::encode(GovernanceKey::from(&key).as_bytes()));
+            print(&format!("{}\n", hex::encode(GovernanceKey::from(&key).as_bytes())))?;
         }
         StatementCommand::Make { federation, decision, keys, out } => {
             let decision = governance::read_decision(&decision)?;
@@ -221,31 +212,15 @@ async fn statement(
         StatementCommand::Submit { statement, bundle, directory } => {
             let signed = governance::read(&statement)?;
             let bundle = read_bundle(&bundle)?;
-            let trust = trust(&bundle)?;
+            let trust = Trust::from_bundle(&bundle)?;
             // No certificate, no revocation lists: the statement speaks for
             // itself, and so does the signed checkpoint that covers it.
             let credentials = Credentials::anonymous(bundle.anchors().clone(), Crls::default(), clock);
-            let (channel, _) = connect(&directory, Party::Directory, credentials).await?;
-            let request = SubmitStatementRequest { statement: Some(signed) };
-            let answer = DirectoryServiceClient::new(channel).submit_statement(request).await;
-            let answer = answer.map_err(|status| status::from_status(&status))?.into_inner();
-            if trust.verify_checkpoint(&answer.checkpoint)?.size() <= answer.index {
-                return Err(chancery_directory_core::Error::Proof(
-                    "the checkpoint does not cover the statement",
-                )
-                .into());
-            }
-            println!("logged at index {}", answer.index);
+            let index = governance::submit(signed, &directory, credentials, &trust).await?;
+            print(&format!("logged at index {}\n", index))?;
         }
     }
     Ok(())
-}
-
-fn trust(bundle: &FederationBundle) -> Result<Trust, DirectoryError> {
-    let vkey = bundle.directory_vkey().ok_or(chancery_directory_core::Error::Field(
-        "the bundle does not name the directory's verifier key",
-    ))?;
-    Ok(Trust::new(bundle.federation().as_str(), governance_of(bundle)?, vkey)?)
 }
 
 fn credentials(
@@ -262,4 +237,63 @@ fn credentials(
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, DirectoryError> {
     let listener = TcpListener::bind(address).await;
     listener.map_err(|error| DirectoryError::Listen { address, error })
+}
+
+fn print(text: &str) -> Result<(), DirectoryError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(DirectoryError::Print)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chancery_types::{SystemClock, SystemEntropy};
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Parser)]
+    enum Cli {
+        Directory(DirectoryArgs),
+        Evaluator(EvaluatorArgs),
+    }
+
+    async fn run(line: &str) -> Result<(), DirectoryError> {
+        let (clock, entropy) = (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let stop = CancellationToken::new();
+        match Cli::parse_from(std::iter::once("chancery").chain(line.split(' '))) {
+            Cli::Directory(args) => run_directory(args, clock, entropy, stop).await,
+            Cli::Evaluator(args) => run_evaluator(args, clock, entropy, stop).await,
+        }
+    }
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[tokio::test]
+    async fn keys_and_statements_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display();
+        run(&format!("directory init --federation mesh.example --folder {at}/directory")).await.unwrap();
+        run(&format!("evaluator init --share {at}/share --id e1 --endpoint localhost:1")).await.unwrap();
+        for key in ["a", "b"] {
+            run(&format!("directory statement key --key {at}/{key}.key")).await.unwrap();
+        }
+        let decision =
+            format!("[directory_keys]\nhpke_public_key = '{}'\nlookup_prefix_bits = 8", "07".repeat(32));
+        std::fs::write(folder.path().join("keys.toml"), decision).unwrap();
+        let make = "directory statement make --federation mesh.example";
+        run(&format!("{make} --decision {at}/keys.toml --key {at}/a.key --out {at}/keys.statement"))
+            .await
+            .unwrap();
+        run(&format!("directory statement sign --statement {at}/keys.statement --key {at}/b.key"))
+            .await
+            .unwrap();
+        assert_eq!(governance::read(&folder.path().join("keys.statement")).unwrap().signatures.len(), 2);
+        // A key that is not there is not made by signing.
+        let missing = format!("directory statement sign --statement {at}/keys.statement --key {at}/c.key");
+        assert!(matches!(run(&missing).await, Err(DirectoryError::Content { .. })));
+        let none = run(&format!("directory serve --config {at}/none.toml")).await;
+        assert!(matches!(none, Err(DirectoryError::Config(_))));
+    }
 }

@@ -1,8 +1,7 @@
 //! Configuration files of the directory and of an evaluator.
 
 use crate::DirectoryError;
-use chancery_directory_core::{GovernanceKey, GovernanceKeys};
-use chancery_kit::telemetry::TelemetryConfig;
+use chancery_directory_core::GovernanceKeys;
 use chancery_pki_core::FederationBundle;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -38,9 +37,6 @@ pub struct DirectoryFile {
     pub identity: PathBuf,
     /// Folder of its store and key files.
     pub folder: PathBuf,
-    /// Logs and traces. Unset: warnings to standard error.
-    #[serde(default)]
-    pub telemetry: TelemetryConfig,
 }
 
 /// File of `chancery evaluator serve`.
@@ -55,9 +51,6 @@ pub struct EvaluatorFile {
     pub identity: PathBuf,
     /// File of its share.
     pub share: PathBuf,
-    /// Logs and traces. Unset: warnings to standard error.
-    #[serde(default)]
-    pub telemetry: TelemetryConfig,
 }
 
 /// Reads a federation's bundle.
@@ -67,13 +60,4 @@ pub struct EvaluatorFile {
 pub fn read_bundle(path: &Path) -> Result<FederationBundle, DirectoryError> {
     let text = std::fs::read_to_string(path).map_err(DirectoryError::file(path))?;
     Ok(FederationBundle::from_toml(&text)?)
-}
-
-/// The governance keys of a bundle.
-///
-/// # Errors
-/// A key is none, or the threshold does not fit.
-pub fn governance_of(bundle: &FederationBundle) -> Result<GovernanceKeys, DirectoryError> {
-    let keys = bundle.governance_keys().iter().map(|key| GovernanceKey::try_from(key.as_slice()));
-    Ok(GovernanceKeys::new(keys.collect::<Result<_, _>>()?, bundle.governance_threshold())?)
 }

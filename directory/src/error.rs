@@ -5,7 +5,6 @@ use chancery_directory_log::LogError;
 use chancery_kit::config::ConfigError;
 use chancery_kit::serve::ServeError;
 use chancery_kit::store::StoreError;
-use chancery_kit::telemetry::TelemetryError;
 use chancery_kit::tls::TlsError;
 use chancery_pki_core::BundleError;
 use chancery_types::{NameError, Refusal};
@@ -59,9 +58,9 @@ pub enum DirectoryError {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// Telemetry.
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
+    /// Standard output is closed.
+    #[error("cannot print: {0}")]
+    Print(std::io::Error),
     /// The address cannot be listened on.
     #[error("{address}: {error}")]
     Listen {

@@ -8,13 +8,18 @@ use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
 use chancery_directory_core::statement::{
     Authority, Decision, DirectoryKeys, EvaluatorEpoch, EvaluatorShare, Member, Statement,
 };
-use chancery_directory_core::{SigningKey, governance};
+use chancery_directory_core::{Error, SigningKey, Trust, governance};
+use chancery_kit::status::from_status;
+use chancery_kit::tls::{Credentials, connect};
+use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_types::Entropy;
 use prost::Message as _;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Longest file of a signed statement: the statement and its signatures.
 const MAX_FILE: u64 = (MAX_STATEMENT + MAX_SIGNATURES * 128) as u64;
@@ -52,6 +57,27 @@ pub fn countersign(statement: &mut wire::SignedStatement, key: &SigningKey) {
     let signature = governance::signature(&statement.statement, key);
     statement.signatures.retain(|s| s.key != signature.key);
     statement.signatures.push(signature);
+}
+
+/// Hands a statement in and checks that the log covers it; gives the index of
+/// its entry. Safe to repeat.
+///
+/// # Errors
+/// The directory cannot be reached or says no, or its checkpoint does not hold.
+pub async fn submit(
+    statement: wire::SignedStatement,
+    directory: &str,
+    credentials: Arc<Credentials>,
+    trust: &Trust,
+) -> Result<u64, DirectoryError> {
+    let (channel, _) = connect(directory, Party::Directory, credentials).await?;
+    let request = wire::SubmitStatementRequest { statement: Some(statement) };
+    let answer = DirectoryServiceClient::new(channel).submit_statement(request).await;
+    let answer = answer.map_err(|status| from_status(&status))?.into_inner();
+    if trust.verify_checkpoint(&answer.checkpoint)?.size() <= answer.index {
+        return Err(Error::Proof("the checkpoint does not cover the statement").into());
+    }
+    Ok(answer.index)
 }
 
 /// Reads a signed statement from a file (protobuf).

@@ -220,7 +220,7 @@ impl Batch {
         let handle = *operation.record.handle();
         let state = self.state.as_ref().unwrap_or(&task.state);
         let accepted = judge(operation.record, self.standing.get(&handle), state, self.now)?;
-        let salt = (&*task.parts.entropy).array();
+        let salt = (*task.parts.entropy).array();
         let index = self.log(Event::RecordChange(accepted.change(&salt)))?;
         self.rows.bodies.push((index, accepted.record().wire().encode_to_vec(), salt));
         self.rows.records.insert(handle, index);

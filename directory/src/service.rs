@@ -81,6 +81,7 @@ pub async fn serve(
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;
     add_reflection(&mut routes)?;
+    tracing::info!(address = ?listener.local_addr().ok(), "the directory listens");
     let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)
 }
@@ -101,6 +102,7 @@ pub async fn serve_evaluator(
     routes.add_service(rpc::evaluator::service(evaluator, entropy));
     add_health(&mut routes, &[rpc::evaluator::NAME]).await;
     add_reflection(&mut routes)?;
+    tracing::info!(address = ?listener.local_addr().ok(), "the evaluator listens");
     let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)
 }

@@ -139,8 +139,8 @@ impl PresentedDevice {
         leaf_key: &[u8],
         now: Timestamp,
     ) -> Result<VerifiedDevice, CredentialError> {
-        let signature = Signature::from_slice(&self.signed.signature)
-            .map_err(|_| CredentialError::WrongSignature)?;
+        let signature =
+            Signature::from_slice(&self.signed.signature).map_err(|_| CredentialError::WrongSignature)?;
         VerifyingKey::from_bytes(signer)
             .and_then(|key| key.verify_strict(&[CONTEXT, &self.signed.credential].concat(), &signature))
             .map_err(|_| CredentialError::WrongSignature)?;
@@ -233,7 +233,8 @@ mod tests {
         let signer = key.verifying_key().to_bytes();
         let device = presented().verify(&signer, &[4; 32], NOW).unwrap();
         assert_eq!(device.agent().unwrap().administration.as_str(), "north");
-        let fails = |signer: &[u8; 32], leaf: &[u8], now| presented().verify(signer, leaf, now).err().unwrap();
+        let fails =
+            |signer: &[u8; 32], leaf: &[u8], now| presented().verify(signer, leaf, now).err().unwrap();
         let other = SigningKey::from_bytes(&[9; 32]).verifying_key().to_bytes();
         assert_eq!(fails(&other, &[4; 32], NOW), CredentialError::WrongSignature);
         assert_eq!(fails(&signer, &[5; 32], NOW), CredentialError::WrongLeafKey);

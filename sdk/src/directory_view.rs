@@ -10,10 +10,7 @@ use crate::keepsake;
 use crate::node_client::NodeClient;
 use crate::peer;
 use crate::store::EndpointStore;
-use chancery_directory_core::{
-    FederationState, GovernanceKey, GovernanceKeys, Trust, VerifiedCheckpoint,
-};
-use chancery_pki_core::FederationBundle;
+use chancery_directory_core::{FederationState, Trust, VerifiedCheckpoint};
 use chancery_proto::directory::v1::ListStatementsResponse;
 use chancery_types::{Reason, Refusal};
 use prost::Message as _;
@@ -35,20 +32,6 @@ pub(crate) struct DirectoryView {
 struct Known {
     checkpoint: Option<VerifiedCheckpoint>,
     state: Option<Arc<FederationState>>,
-}
-
-/// What a bundle lets an endpoint trust.
-pub(crate) fn trust(bundle: &FederationBundle) -> Result<Trust, Refusal> {
-    let keys = bundle
-        .governance_keys()
-        .iter()
-        .map(|key| GovernanceKey::try_from(key.as_slice()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let governance = GovernanceKeys::new(keys, bundle.governance_threshold())?;
-    let vkey = bundle
-        .directory_vkey()
-        .ok_or_else(|| Refusal::field("the federation bundle does not name the directory's key"))?;
-    Ok(Trust::new(bundle.federation().as_str(), governance, vkey)?)
 }
 
 impl DirectoryView {

@@ -137,9 +137,7 @@ pub(crate) fn note(
 fn has_ended(tx: &Tx<'_>, message_id: &MessageId) -> Result<bool, EndpointError> {
     Ok(tx
         .sql()
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM events WHERE message_id = ?1 AND kind IN (3, 6, 7))",
-        )?
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM events WHERE message_id = ?1 AND kind IN (3, 6, 7))")?
         .query_row([message_id.as_bytes()], |row| row.get(0))?)
 }
 
@@ -218,7 +216,8 @@ fn is_genuine(
     signed: &[u8],
 ) -> Result<bool, EndpointError> {
     let checked = || {
-        let signed = (signed.len() <= RECEIPT_LIMIT).then(|| SignedDeliveryReceipt::decode(signed).ok())??;
+        let signed =
+            (signed.len() <= RECEIPT_LIMIT).then(|| SignedDeliveryReceipt::decode(signed).ok())??;
         let receipt = DeliveryReceipt::decode(&*signed.receipt).ok()?;
         let signature = Signature::from_slice(&signed.signature).ok()?;
         (receipt.message_id == message_id.as_bytes().as_slice()

@@ -120,10 +120,13 @@ impl Hub {
         };
         let mut out = Vec::new();
         for alias in group.aliases.clone() {
-            out.push((alias, deliver(match &commit {
-                None => delivery::Body::Application(message.clone()),
-                Some(_) => delivery::Body::Commit(message.clone()),
-            })));
+            out.push((
+                alias,
+                deliver(match &commit {
+                    None => delivery::Body::Application(message.clone()),
+                    Some(_) => delivery::Body::Commit(message.clone()),
+                }),
+            ));
         }
         for join in commit.iter().flat_map(|commit| &commit.joins) {
             let alias = Alias::try_from(&join.alias).unwrap();
@@ -375,10 +378,7 @@ pub(crate) async fn pair(suite: Suite) -> Pair {
     let thread = agent.open_thread(peer_of(&person_identity), theirs, Vec::new()).await.unwrap();
     agent.write(thread, "first").await;
     assert_eq!(agent.flush(&mut hub).await.len(), 2);
-    assert_eq!(
-        person.fetch(&mut hub).await,
-        [Processed::Joined, Processed::Letter { position: 1 }]
-    );
+    assert_eq!(person.fetch(&mut hub).await, [Processed::Joined, Processed::Letter { position: 1 }]);
     agent.fetch(&mut hub).await;
     Pair { hub, agent, agent_identity, person, person_identity, thread }
 }

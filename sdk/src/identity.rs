@@ -190,8 +190,7 @@ pub(crate) fn key(tx: &Tx<'_>, which: OwnKey) -> Result<SigningKey, EndpointErro
         OwnKey::Credential => "SELECT credential_seed FROM identity WHERE id = 1",
         OwnKey::Account => "SELECT account_seed FROM identity WHERE id = 1",
     };
-    let seed: Option<[u8; 32]> =
-        tx.sql().query_row(sql, [], |row| row.get(0)).optional()?.flatten();
+    let seed: Option<[u8; 32]> = tx.sql().query_row(sql, [], |row| row.get(0)).optional()?.flatten();
     let seed = Zeroizing::new(
         seed.ok_or(EndpointError::NotPossible("only the account's first device holds this key"))?,
     );

@@ -104,12 +104,7 @@ pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Resu
     Ok(Processed::Letter { position })
 }
 
-fn put_receipt(
-    tx: &Tx<'_>,
-    leaf: &Leaf,
-    device: DeviceId,
-    arrived: &Arrived,
-) -> Result<(), EndpointError> {
+fn put_receipt(tx: &Tx<'_>, leaf: &Leaf, device: DeviceId, arrived: &Arrived) -> Result<(), EndpointError> {
     let receipt = DeliveryReceipt {
         message_id: arrived.message_id.to_wire(),
         message_digest: arrived.digest.to_vec().into(),
@@ -125,7 +120,7 @@ fn put_receipt(
     Ok(())
 }
 
-fn mark(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
+pub(crate) fn mark(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
     Ok(tx
         .sql()
         .prepare_cached("SELECT value FROM marks WHERE name = ?1")?
@@ -134,7 +129,7 @@ fn mark(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
         .unwrap_or(0))
 }
 
-fn raise_mark(tx: &Tx<'_>, name: &str, value: u64) -> Result<(), EndpointError> {
+pub(crate) fn raise_mark(tx: &Tx<'_>, name: &str, value: u64) -> Result<(), EndpointError> {
     tx.sql()
         .prepare_cached(
             "INSERT INTO marks (name, value) VALUES (?1, ?2) \
@@ -171,7 +166,9 @@ pub fn acknowledgement(tx: &Tx<'_>) -> Result<Option<Acknowledgement>, EndpointE
     let mut through = mark(tx, MAILBOX)?.min(parked.map_or(u64::MAX, |position| position.saturating_sub(1)));
     let rows: Vec<(u64, Vec<u8>)> = tx
         .sql()
-        .prepare_cached("SELECT position, receipt FROM receipts WHERE position <= ?1 ORDER BY position LIMIT ?2")?
+        .prepare_cached(
+            "SELECT position, receipt FROM receipts WHERE position <= ?1 ORDER BY position LIMIT ?2",
+        )?
         .query_map(params![through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     if rows.len() == RECEIPTS
@@ -211,8 +208,7 @@ pub fn set_caller_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointErr
     raise_mark(tx, CALLER, position)
 }
 
-const COLUMNS: &str =
-    "position, message_id, group_id, sender, body, content_id, received_at_ms, read_at_ms";
+const COLUMNS: &str = "position, message_id, group_id, sender, body, content_id, received_at_ms, read_at_ms";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<InboxItem> {
     Ok(InboxItem {

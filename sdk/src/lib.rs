@@ -5,10 +5,14 @@
 //! Layers, from the inside out: [`store`] (one thread, one transaction for all),
 //! [`mls`] and [`thread`] (groups), [`outbox`], [`inbox`] and [`event`] (queues);
 //! [`content`] and [`attachment`] say what a letter is made of. None of these
-//! knows a network.
+//! knows a network: that is [`endpoint`], on [`node_client`].
 
+pub mod agent;
 pub mod alarm;
+pub mod attachment;
+pub mod content;
 pub mod credential;
+pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod identity;
@@ -29,6 +33,3 @@ mod harness;
 mod keepsake;
 mod publish;
 mod resolve;
-
-pub mod attachment;
-pub mod content;

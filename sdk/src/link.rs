@@ -167,12 +167,10 @@ pub fn accept(tx: &mut Tx<'_>, grant: &[u8]) -> Result<Vec<u8>, EndpointError> {
         let suite = Suite::from_code(*code).ok_or(EndpointError::Invalid("the grant names no suite"))?;
         identity::set_credential(tx, suite, credential)?;
         let own = identity::leaf(tx, suite)?.credential_with_key();
-        let verified = crate::peer::verify_device(
-            tx,
-            &own.credential,
-            own.signature_key.as_slice(),
-            |presented| crate::peer::signer_of_own(&identity, presented),
-        );
+        let verified =
+            crate::peer::verify_device(tx, &own.credential, own.signature_key.as_slice(), |presented| {
+                crate::peer::signer_of_own(&identity, presented)
+            });
         if !verified.is_ok_and(|own| own.device() == identity.device && own.alias() == identity.alias) {
             return Err(EndpointError::Invalid("the grant is not for this device"));
         }

@@ -110,11 +110,8 @@ impl NodeClient {
             auth_key: self.proof.key.verifying_key().to_bytes().to_vec().into(),
         };
         self.prove(|signature| {
-            let request = wire::OpenAccountRequest {
-                device: Some(device.clone()),
-                alias: alias.to_wire(),
-                signature,
-            };
+            let request =
+                wire::OpenAccountRequest { device: Some(device.clone()), alias: alias.to_wire(), signature };
             let mut client = AccountServiceClient::new(self.channel.clone());
             async move { client.open_account(timed(request)).await }
         })

@@ -27,8 +27,8 @@ const COMMIT_EXPIRY: Duration = Duration::from_hours(89 * 24);
 /// Bytes of submissions in one call.
 const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
 
+/// As in the column `state`; 0 is queued.
 mod state {
-    pub(super) const QUEUED: u8 = 0;
     pub(super) const SUBMITTED: u8 = 1;
     pub(super) const HANDED: u8 = 2;
     pub(super) const ACCEPTED: u8 = 3;
@@ -129,12 +129,7 @@ pub(crate) fn enqueue_commit(
     tx.sql().execute(
         "INSERT INTO outbox (message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
          needs_epoch) VALUES (?1, ?2, 1, 0, ?3, ?4, 0, 0)",
-        params![
-            message_id.as_bytes(),
-            group.as_bytes(),
-            plan,
-            tx.now().after(COMMIT_EXPIRY).millis()
-        ],
+        params![message_id.as_bytes(), group.as_bytes(), plan, tx.now().after(COMMIT_EXPIRY).millis()],
     )?;
     prepare(tx)?;
     Ok(message_id)
@@ -317,9 +312,7 @@ pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, E
     let row: Option<([u8; 32], u8, Option<i64>, Option<String>)> = tx
         .sql()
         .prepare_cached("SELECT group_id, state, accepted_at_ms, failure FROM outbox WHERE message_id = ?1")?
-        .query_row([message_id.as_bytes()], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })
+        .query_row([message_id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
         .optional()?;
     Ok(row.and_then(|(thread, state, accepted_at, failure)| {
         let result = match state {

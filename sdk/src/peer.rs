@@ -124,8 +124,7 @@ pub(crate) fn verify_device(
     leaf_key: &[u8],
     signer: impl FnOnce(&PresentedDevice) -> Result<[u8; 32], EndpointError>,
 ) -> Result<VerifiedDevice, EndpointError> {
-    let basic =
-        BasicCredential::try_from(credential.clone()).map_err(|_| CredentialError::Malformed)?;
+    let basic = BasicCredential::try_from(credential.clone()).map_err(|_| CredentialError::Malformed)?;
     let presented = PresentedDevice::parse(basic.identity())?;
     let signer = signer(&presented)?;
     Ok(presented.verify(&signer, leaf_key, tx.now())?)

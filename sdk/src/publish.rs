@@ -73,11 +73,9 @@ fn operation_to_send(
     let address = Address {
         node: identity.node,
         alias: identity.alias,
-        credential_key: CredentialKey::try_from(identity.credential_key.as_slice())
-            .map_err(Refusal::from)?,
+        credential_key: CredentialKey::try_from(identity.credential_key.as_slice()).map_err(Refusal::from)?,
     };
-    let sealed_part =
-        address.seal(record_key, handle, version, tx.entropy()).map_err(Refusal::from)?;
+    let sealed_part = address.seal(record_key, handle, version, tx.entropy()).map_err(Refusal::from)?;
     let record = RecordDraft {
         handle: *handle,
         version,
@@ -111,14 +109,10 @@ fn standing(tx: &Tx<'_>) -> Result<Option<([u8; 32], u64, u64)>, EndpointError> 
 }
 
 fn stand(tx: &mut Tx<'_>, record: &SignedRecord, index: u64) -> Result<(), EndpointError> {
-    let record = chancery_directory_core::record::SignedRecord::try_from(record.clone())
-        .map_err(Refusal::from)?;
-    let bytes = [
-        record.version().to_be_bytes().as_slice(),
-        &index.to_be_bytes(),
-        record.handle().as_bytes(),
-    ]
-    .concat();
+    let record =
+        chancery_directory_core::record::SignedRecord::try_from(record.clone()).map_err(Refusal::from)?;
+    let bytes = [record.version().to_be_bytes().as_slice(), &index.to_be_bytes(), record.handle().as_bytes()]
+        .concat();
     keepsake::put(tx, STANDING, &bytes)?;
     forget(tx)
 }

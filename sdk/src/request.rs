@@ -1,6 +1,7 @@
 //! Sending, from a caller's request to a queued letter: once for each request
 //! id, in a thread that exists or in a new one.
 
+use crate::content::Letter as Content;
 use crate::error::EndpointError;
 use crate::identity::{self, Identity};
 use crate::outbox::{self, Letter};
@@ -33,6 +34,14 @@ impl Origin<'_> {
 
 /// Makes a letter's bytes, inside the transaction that queues it.
 pub type Compose = Box<dyn FnOnce(&Origin<'_>) -> Result<Vec<u8>, Refusal> + Send>;
+
+/// Writes a letter once its thread is known.
+pub fn letter(letter: Content) -> Compose {
+    Box::new(move |origin| {
+        let composed = letter.compose(&origin.sender_uri(), &origin.room_uri(), origin.entropy);
+        Ok(composed.map_err(|error| Refusal::field(error.to_string()))?.bytes)
+    })
+}
 
 /// What a caller wants sent, apart from where.
 pub struct Order {

@@ -64,8 +64,12 @@ impl Resolver {
             .collect::<Result<Vec<_>, _>>()?;
         let wanted: Vec<_> = keyed.into_iter().zip(schemes).collect();
         let known = self.recent(wanted.iter().map(|((handle, _), _)| *handle).collect()).await?;
-        let missing: Vec<_> =
-            wanted.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(wanted, _)| wanted).collect();
+        let missing: Vec<_> = wanted
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(wanted, _)| wanted)
+            .collect();
         let mut looked_up = self.look_up(&missing).await?.into_iter();
         known
             .into_iter()
@@ -233,9 +237,7 @@ fn cached(tx: &Tx<'_>, input: &[u8; 32]) -> Result<Option<Keyed>, EndpointError>
     Ok(tx
         .sql()
         .prepare_cached("SELECT handle, record_key FROM handles WHERE input = ?1")?
-        .query_row([input], |row| {
-            Ok((Handle::from_bytes(row.get(0)?), RecordKey::from_bytes(row.get(1)?)))
-        })
+        .query_row([input], |row| Ok((Handle::from_bytes(row.get(0)?), RecordKey::from_bytes(row.get(1)?))))
         .optional()?)
 }
 

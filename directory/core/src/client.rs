@@ -12,6 +12,7 @@ use crate::record::SignedRecord;
 use crate::statement::array;
 use crate::{Address, Error, FederationState, Prefix, RecordKey};
 use bytes::Bytes;
+use chancery_pki_core::FederationBundle;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, Reason, Refusal, Timestamp};
 use std::collections::BTreeMap;
@@ -39,6 +40,16 @@ impl Trust {
             return Err(Error::Field("the directory's verifier key is another log's"));
         }
         Ok(Self { federation: federation.to_owned(), governance, log })
+    }
+
+    /// What a federation's bundle lets a party trust.
+    ///
+    /// # Errors
+    /// The bundle does not name the directory's key, or names no governance.
+    pub fn from_bundle(bundle: &FederationBundle) -> Result<Self, Error> {
+        let vkey = bundle.directory_vkey();
+        let vkey = vkey.ok_or(Error::Field("the federation's bundle does not name the directory's key"))?;
+        Self::new(bundle.federation().as_str(), GovernanceKeys::from_bundle(bundle)?, vkey)
     }
 
     /// The federation's name.

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::keys::{self, GovernanceKey, Purpose, SigningKey};
 use crate::statement::Statement;
 use bytes::Bytes;
+use chancery_pki_core::FederationBundle;
 use chancery_proto::directory::v1 as wire;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +37,15 @@ impl GovernanceKeys {
             return Err(Error::Field("governance's threshold is 1 to the number of its keys"));
         }
         Ok(Self { keys, threshold })
+    }
+
+    /// Those that a federation's bundle names.
+    ///
+    /// # Errors
+    /// As [`GovernanceKeys::new`], or a key is none.
+    pub fn from_bundle(bundle: &FederationBundle) -> Result<Self, Error> {
+        let keys = bundle.governance_keys().iter().map(|key| GovernanceKey::try_from(key.as_slice()));
+        Self::new(keys.collect::<Result<_, _>>()?, bundle.governance_threshold())
     }
 
     /// The keys.

@@ -88,6 +88,16 @@ impl FederationState {
         indices
     }
 
+    /// Whether a decision is what is in force on its subject.
+    pub fn holds(&self, decision: &Decision) -> bool {
+        match decision {
+            Decision::Member(m) => self.members.get(&m.administration) == Some(m),
+            Decision::Authority(a) => self.authorities.get(&a.authority) == Some(a),
+            Decision::EvaluatorEpoch(e) => self.evaluators.as_ref() == Some(e),
+            Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
+        }
+    }
+
     /// Whether a statement may be logged next.
     ///
     /// # Errors

@@ -200,8 +200,12 @@ async fn load(
     store: &Store<Sqlite>,
     signer: &CheckpointSigner,
 ) -> Result<Option<(Frontier, VerifiedCheckpoint)>, LogError> {
-    let pool = store.readers();
-    let head = sqlx::query("SELECT size, checkpoint FROM log_head WHERE id = 1").fetch_optional(pool).await?;
+    // One snapshot: another process may be ending its last commit.
+    let mut snapshot = store.readers().begin().await?;
+    let connection = &mut *snapshot;
+    let head = sqlx::query("SELECT size, checkpoint FROM log_head WHERE id = 1")
+        .fetch_optional(&mut *connection)
+        .await?;
     let Some(head) = head else { return Ok(None) };
     let (size, note): (i64, Vec<u8>) = (head.try_get(0)?, head.try_get(1)?);
     let checkpoint = LogVerifier::new(&signer.vkey())?
@@ -212,12 +216,12 @@ async fn load(
     }
     let last =
         |row: sqlx::sqlite::SqliteRow| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(0)?.unwrap_or(-1));
-    let entry = last(sqlx::query("SELECT MAX(position) FROM log_entry").fetch_one(pool).await?)?;
-    let hash = last(sqlx::query("SELECT MAX(position) FROM log_hash").fetch_one(pool).await?)?;
+    let entry = last(sqlx::query("SELECT MAX(position) FROM log_entry").fetch_one(&mut *connection).await?)?;
+    let hash = last(sqlx::query("SELECT MAX(position) FROM log_hash").fetch_one(&mut *connection).await?)?;
     if entry != size - 1 || hash != signed(stored_hash_count(checkpoint.size()))? - 1 {
         return Err(LogError::Damaged("entries and hashes are not as many as the head says"));
     }
-    let edge = read_hashes(pool, &Frontier::positions(checkpoint.size())).await?;
+    let edge = read_hashes(connection, &Frontier::positions(checkpoint.size())).await?;
     let frontier = Frontier::new(checkpoint.size(), edge);
     if frontier.root()? != *checkpoint.root() {
         return Err(LogError::Damaged("the stored hashes do not lead to the head"));

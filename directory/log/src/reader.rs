@@ -7,7 +7,8 @@ use chancery_directory_core::VerifiedCheckpoint;
 use chancery_directory_core::entry::Leaf;
 use chancery_directory_core::merkle::Hash;
 use chancery_kit::store::{StoreError, values};
-use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite};
+use futures::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use tlog_tiles::HashReader;
@@ -57,21 +58,20 @@ impl LogReader {
         if start >= end {
             return Ok(Vec::new());
         }
-        // One statement reads no more than the limit on bytes can come to by much.
-        let end = end.min(start.saturating_add(1_024));
-        let rows = sqlx::query(
+        let mut rows = sqlx::query(
             "SELECT position, entry FROM log_entry WHERE position >= $1 AND position < $2 ORDER BY position",
         )
         .bind(signed(start)?)
         .bind(signed(end)?)
-        .fetch_all(&self.pool)
-        .await?;
+        .fetch(&self.pool);
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        for (index, row) in (start..end).zip(rows) {
+        let mut expected = start;
+        while let Some(row) = rows.try_next().await? {
             let (position, entry): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
-            if position != signed(index)? {
+            if position != signed(expected)? {
                 return Err(LogError::Damaged("an entry is missing"));
             }
+            expected += 1;
             bytes += entry.len();
             if bytes > MAX_LISTED && !entries.is_empty() {
                 break;
@@ -105,7 +105,7 @@ impl LogReader {
         for index in indices {
             positions.extend(wanted(|probe| tlog_tiles::prove_record(size, *index, probe)));
         }
-        let hashes = read_hashes(&self.pool, &positions.into_iter().collect::<Vec<_>>()).await?;
+        let hashes = self.hashes(&positions.into_iter().collect::<Vec<_>>()).await?;
         let proofs = indices.iter().map(|index| path(tlog_tiles::prove_record(size, *index, &hashes)));
         proofs.collect()
     }
@@ -119,8 +119,12 @@ impl LogReader {
             return Err(LogError::Range("sizes are 1 ≤ old ≤ new ≤ that of the latest checkpoint"));
         }
         let positions = wanted(|probe| tlog_tiles::prove_tree(new_size, old_size, probe));
-        let hashes = read_hashes(&self.pool, &positions).await?;
+        let hashes = self.hashes(&positions).await?;
         path(tlog_tiles::prove_tree(new_size, old_size, &hashes))
+    }
+
+    async fn hashes(&self, positions: &[u64]) -> Result<Hashes, LogError> {
+        read_hashes(&mut *self.pool.acquire().await?, positions).await
     }
 }
 
@@ -136,7 +140,10 @@ pub(crate) fn signed(value: u64) -> Result<i64, LogError> {
 }
 
 /// Reads stored hashes; all of them or an error.
-pub(crate) async fn read_hashes(pool: &Pool<Sqlite>, positions: &[u64]) -> Result<Hashes, LogError> {
+pub(crate) async fn read_hashes(
+    connection: &mut SqliteConnection,
+    positions: &[u64],
+) -> Result<Hashes, LogError> {
     let mut hashes = Hashes::default();
     for chunk in positions.chunks(READ_CHUNK) {
         let list = values(chunk.len(), 1);
@@ -145,7 +152,7 @@ pub(crate) async fn read_hashes(pool: &Pool<Sqlite>, positions: &[u64]) -> Resul
         for position in chunk {
             query = query.bind(signed(*position)?);
         }
-        for row in query.fetch_all(pool).await? {
+        for row in query.fetch_all(&mut *connection).await? {
             let (position, hash): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
             let damaged = |()| LogError::Damaged("a hash is not one");
             let position = u64::try_from(position).map_err(|_| damaged(()))?;

@@ -23,8 +23,12 @@ pub(crate) const NAME: &str = "chancery.directory.v1.DirectoryService";
 
 /// Prefixes of one lookup at most.
 const MAX_PREFIXES: usize = 256;
-/// Bytes of records that one lookup answers at most; proofs come on top.
-const MAX_FOUND: usize = 2 * 1024 * 1024;
+/// Bytes that one lookup answers at most, proofs included.
+const MAX_FOUND: usize = 3 * 1024 * 1024;
+/// Bytes of a record's salt, time, index and framing in an answer.
+const RECORD_OVERHEAD: usize = 96;
+/// Bytes of one hash of a proof in an answer.
+const HASH_OVERHEAD: usize = 34;
 /// Entries listed when the caller names no number.
 const DEFAULT_ENTRIES: u32 = 256;
 /// Entries listed at most.
@@ -73,15 +77,17 @@ impl Service {
         let bits = self.sequencer.state().lookup_prefix_bits();
         let prefixes = request.prefixes.iter().map(|prefix| Prefix::from_wire(prefix, bits));
         let prefixes = prefixes.collect::<Result<Vec<_>, Error>>()?;
+        let depth = usize::try_from(u64::BITS - self.log.checkpoint().size().leading_zeros()).unwrap_or(64);
+        let overhead = RECORD_OVERHEAD + (depth + 1) * HASH_OVERHEAD;
         let (mut buckets, mut bytes) = (Vec::with_capacity(prefixes.len()), 0);
         for prefix in prefixes {
             let (low, high) = prefix.range(bits);
             let bucket = store::records_between(&self.records, &low, &high, MAX_BUCKET + 1).await?;
-            bytes += bucket.iter().map(|stored| stored.record.encoded_len()).sum::<usize>();
+            bytes += bucket.iter().map(|stored| stored.record.encoded_len() + overhead).sum::<usize>();
             if bucket.len() > MAX_BUCKET || bytes > MAX_FOUND {
                 return Err(Refusal::new(
                     Reason::TooLarge,
-                    "more than 4,096 records or 2 MiB stand there; name fewer or longer prefixes",
+                    "more than 4,096 records or 3 MiB stand there; name fewer or longer prefixes",
                 ));
             }
             buckets.push(bucket);

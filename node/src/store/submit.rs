@@ -5,8 +5,9 @@ use super::mailbox::{self, Item, Origin};
 use super::outbox::{self, Kind, Outgoing};
 use super::{Tx, deliver, group, sql};
 use chancery_node_core::hub::{self, Group, Ordered};
-use chancery_node_core::parcel::{Body, MAX_SKEW, Outcome, Submission};
+use chancery_node_core::parcel::{Body, Delivery, MAX_SKEW, Outcome, Submission};
 use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, GroupId, MessageId, NodeId, Reason, Refusal};
 use prost::Message as _;
 use sqlx::Row as _;
@@ -138,6 +139,7 @@ struct Effects {
     joined: Vec<(GroupId, Alias, NodeId)>,
     left: Vec<(GroupId, Alias)>,
     local: Vec<deliver::Incoming>,
+    events: Vec<Item>,
     parcels: Vec<Outgoing>,
     notes: Vec<Note>,
 }
@@ -162,8 +164,11 @@ impl Effects {
         self.left.extend(ordered.left.into_iter().map(|alias| (group, alias)));
         let wants_events = submission.wants_events && matches!(submission.body, Body::Application(_));
         for (node, delivery) in ordered.deliveries {
-            let Ok(delivery) = chancery_node_core::parcel::Delivery::try_from(delivery) else { continue };
+            let Ok(delivery) = Delivery::try_from(delivery) else { continue };
             if node == tx.here {
+                if wants_events && *from == tx.here {
+                    self.relayed(tx, submission, &delivery);
+                }
                 let origin =
                     Origin::Here { sender: submission.sender, sender_node: from.clone(), wants_events };
                 self.local.push(deliver::Incoming { delivery, origin });
@@ -181,6 +186,19 @@ impl Effects {
                 wants_events,
                 expires_at: submission.expires_at,
             });
+        }
+    }
+
+    /// The hub is the recipients' node, too: they are where they belong.
+    fn relayed(&mut self, tx: &Tx<'_>, submission: &Submission, delivery: &Delivery) {
+        for recipient in delivery.recipients.iter().filter(|alias| **alias != submission.sender) {
+            let event = node::Event {
+                message_id: submission.message_id.to_wire(),
+                recipient: recipient.to_wire(),
+                occurred_at_ms: tx.now.millis(),
+                kind: Some(node::event::Kind::Relayed(true)),
+            };
+            self.events.push(Item::event(submission.sender, event, tx.now));
         }
     }
 
@@ -239,6 +257,7 @@ impl Effects {
         })
         .await?;
         outbox::push(tx, &self.parcels).await?;
+        mailbox::put(tx, &self.events).await?;
         deliver::deliver(tx, self.local).await
     }
 }

@@ -1,12 +1,12 @@
 //! The enrolment service's own TLS identity: the authority issues it to
 //! itself, keeps its key, and renews it like any other.
 
-use super::{Authority, AuthorityError, lines, outlived};
+use super::{Authority, AuthorityError, lines};
 use crate::store;
 use chancery_kit::tls::enrol::half_life_over;
 use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
 use chancery_kit::tls::{Credentials, Identity, TlsError};
-use chancery_pki_core::{CheckedCsr, LeafNames, Party, armour, profile};
+use chancery_pki_core::{ChainError, CheckedCsr, LeafNames, Party, armour, profile};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -100,4 +100,9 @@ impl Authority {
         }
         Ok(())
     }
+}
+
+/// Whether a chain error means that the own certificate must be issued anew.
+fn outlived(error: &TlsError) -> bool {
+    matches!(error, TlsError::Chain(ChainError::Expired | ChainError::UnknownIssuer))
 }

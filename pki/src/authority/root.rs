@@ -1,7 +1,8 @@
 //! What needs the root's key, and so the operator's passphrase: creating the
 //! federation's CAs, renewing or replacing the issuing CA.
 
-use super::{Authority, AuthorityError, CRL_LIFE, DATABASE, file_error, issue_list, unsigned};
+use super::error::file_error;
+use super::{Authority, AuthorityError, CRL_LIFE, DATABASE, issue_list, unsigned};
 use crate::sealed;
 use crate::store::{self, AuthorityRow, MIGRATIONS};
 use chancery_kit::store::Store;

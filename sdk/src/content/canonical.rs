@@ -1,18 +1,19 @@
 //! Whether bytes are one CBOR item in the deterministic encoding of RFC 8949,
-//! section 4.2.1. Reads in place and allocates nothing; knows nothing of MIMI.
+//! section 4.2.1, and within the data model of the draft's section 6.2. Reads
+//! in place and allocates nothing; knows nothing of messages.
 
 use super::ContentError;
 
-/// Containers within each other. MIMI needs 8 for its parts; extensions may
-/// nest a little.
-const MAX_NESTING: usize = 16;
+/// Largest integer that may be a key: what a double holds exactly.
+const MAX_KEY: u64 = (1 << 53) - 1;
 
 /// Passes when `bytes` are exactly one deterministically encoded item: shortest
 /// heads, definite lengths, map keys ascending bytewise and unique, shortest
-/// floats, valid UTF-8, nothing behind it.
-pub(super) fn check(bytes: &[u8]) -> Result<(), ContentError> {
+/// floats, no big number that fits an integer, valid UTF-8, at most `nesting`
+/// arrays, maps and tags within each other, nothing behind it.
+pub(super) fn check(bytes: &[u8], nesting: usize) -> Result<(), ContentError> {
     let mut scanner = Scanner { bytes, at: 0 };
-    scanner.item(MAX_NESTING)?;
+    scanner.item(nesting)?;
     if scanner.at == bytes.len() { Ok(()) } else { Err(ContentError::Malformed) }
 }
 
@@ -42,7 +43,11 @@ impl<'a> Scanner<'a> {
                 (0..argument).try_for_each(|_| self.item(inner))
             }
             5 => self.map(argument, inner()?),
-            6 => self.item(inner()?),
+            6 => {
+                let content = self.at;
+                self.item(inner()?)?;
+                if matches!(argument, 2 | 3) { self.big_number(content) } else { Ok(()) }
+            }
             _ => Ok(()),
         }
     }
@@ -57,9 +62,31 @@ impl<'a> Scanner<'a> {
                 return Err(ContentError::NotDeterministic);
             }
             previous = key;
+            let mut head = Scanner { bytes: key, at: 0 };
+            let [initial] = head.fixed()?;
+            let allowed = match initial >> 5 {
+                0 => head.argument(initial & 0x1f)? <= MAX_KEY,
+                1 => head.argument(initial & 0x1f)? < MAX_KEY,
+                major => matches!(major, 2 | 3),
+            };
+            if !allowed {
+                return Err(ContentError::Shape("a map key of another type or range"));
+            }
             self.item(nesting)?;
         }
         Ok(())
+    }
+
+    /// Tags 2 and 3: bytes without leading zero, and more than an integer holds.
+    fn big_number(&self, content: usize) -> Result<(), ContentError> {
+        let mut bytes = Scanner { bytes: self.bytes, at: content };
+        let [initial] = bytes.fixed()?;
+        if initial >> 5 != 2 {
+            return Err(ContentError::Shape("a big number that is not a byte string"));
+        }
+        let length = bytes.argument(initial & 0x1f)?;
+        let [first] = bytes.fixed().unwrap_or_default();
+        if length > 8 && first != 0 { Ok(()) } else { Err(ContentError::NotDeterministic) }
     }
 
     /// The number in an item's head, shortest form only.
@@ -136,7 +163,7 @@ mod tests {
     use super::*;
 
     fn verdict(text: &str) -> Result<(), ContentError> {
-        check(&hex::decode(text).unwrap())
+        check(&hex::decode(text).unwrap(), 16)
     }
 
     /// RFC 8949, appendix A: those of its examples that are deterministic.
@@ -168,6 +195,10 @@ mod tests {
             "f0",
             "f8ff",
             "c11a514b67b0",
+            "c249010000000000000000",
+            "a14100f6",
+            "a11b001ffffffffffffff6",
+            "a13b001ffffffffffffef6",
             "40",
             "6449455446",
             "62c3bc",
@@ -212,9 +243,24 @@ mod tests {
         ] {
             assert_eq!(verdict(text), Err(ContentError::NotDeterministic), "{text}");
         }
+        for text in ["c24101", "c240", "c34900ffffffffffffffff"] {
+            assert_eq!(verdict(text), Err(ContentError::NotDeterministic), "{text}"); // big numbers that are none
+        }
         // 2^-25 and 2^-24 + 2^-25: below what a half can hold.
         assert_eq!(verdict("fa33000000"), Ok(()));
         assert_eq!(verdict("fa33c00000"), Ok(()));
+    }
+
+    /// Draft, section 6.2.
+    #[test]
+    fn other_keys_are_refused() {
+        for text in
+            ["a1f6f6", "a180f6", "a1c100f6", "a1f93c00f6", "a11b0020000000000000f6", "a13b001ffffffffffffff6"]
+        {
+            let verdict = verdict(text);
+            assert_eq!(verdict, Err(ContentError::Shape("a map key of another type or range")), "{text}");
+        }
+        assert!(matches!(verdict("c200"), Err(ContentError::Shape(_))));
     }
 
     #[test]

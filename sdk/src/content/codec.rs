@@ -17,6 +17,10 @@ const MAX_SECRET: usize = 64;
 const MAX_EXTENSIONS: usize = 32;
 /// Draft, appendix A: `any .size (0..4095)`.
 const MAX_EXTENSION: usize = 4095;
+/// Draft, section 6.3: 4 levels with the map of the extensions itself.
+const MAX_EXTENSION_NESTING: usize = 3;
+/// Arrays, maps and tags within each other in a message, whatever they mean.
+const MAX_NESTING: usize = 16;
 
 /// A `Vec` takes everything, so the encoder cannot fail on its own.
 type Written = Result<(), minicbor::encode::Error<std::convert::Infallible>>;
@@ -25,7 +29,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<MimiContent, ContentError> {
     if bytes.len() > MAX_BYTES {
         return Err(OverLimit("message").into());
     }
-    canonical::check(bytes)?;
+    canonical::check(bytes, MAX_NESTING)?;
     let mut d = Decoder::new(bytes);
     array(&mut d, 7)?;
     Ok(MimiContent {
@@ -138,6 +142,7 @@ fn extensions(d: &mut Decoder<'_>) -> Result<Extensions, ContentError> {
             at_most(decoded_text(value).ok_or(SHAPE)?.len(), MAX_URI, "URI")?;
         } else {
             at_most(value.len(), MAX_EXTENSION, "extension")?;
+            canonical::check(value, MAX_EXTENSION_NESTING)?;
         }
         found.insert(key.to_vec(), value.to_vec());
     }

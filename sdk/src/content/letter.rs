@@ -10,9 +10,10 @@ use super::{
 };
 use crate::attachment::ExternalFile;
 use chancery_types::Entropy;
+use pulldown_cmark::{Event, Options, Parser};
 use std::fmt;
 
-/// Media type of a letter's text (draft, section 7.2).
+/// Media type of a letter's text (draft, section 7.1).
 const MARKDOWN: &str = "text/markdown;variant=GFM-MIMI";
 
 /// Stands for a part that names no media type (RFC 2046, section 4.5.1).
@@ -24,7 +25,7 @@ const MAX_LANGUAGE_TAG: usize = 35;
 /// What a person reads.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Letter {
-    /// CommonMark text. Empty: attachments only.
+    /// CommonMark text; HTML in it is sent as text. Empty: attachments only.
     pub markdown: String,
     /// BCP 47 tag of the text. Empty: not stated.
     pub language: String,
@@ -70,7 +71,7 @@ impl Letter {
                 language: self.language.clone(),
                 cardinality: Cardinality::Single {
                     content_type: MARKDOWN.to_owned(),
-                    content: self.markdown.clone().into_bytes(),
+                    content: without_html(&self.markdown).into_bytes(),
                 },
             });
         }
@@ -276,6 +277,36 @@ fn as_markdown(
     }
     let text = std::str::from_utf8(content).map_err(|_| ContentError::Shape("text is not UTF-8"))?;
     Ok(Some(if essence == "text/plain" { plain_as_markdown(text) } else { text.to_owned() }))
+}
+
+/// The "No HTML" extension of GFM-MIMI (draft, section 7.1.1): what opens an
+/// HTML tag is replaced before sending. That can make HTML of what was code
+/// before, so it is done until nothing is left, in the end at the cost of
+/// whatever else has an angle bracket.
+fn without_html(markdown: &str) -> String {
+    let mut text = markdown.to_owned();
+    for _ in 0..4 {
+        match html_as_text(&text) {
+            None => return text,
+            Some(changed) => text = changed,
+        }
+    }
+    text.replace('<', "&lt;")
+}
+
+/// `None`: there is no HTML in it.
+fn html_as_text(markdown: &str) -> Option<String> {
+    let extensions = Options::ENABLE_TABLES | Options::ENABLE_TASKLISTS | Options::ENABLE_STRIKETHROUGH;
+    let (mut text, mut copied) = (String::new(), 0);
+    for (event, range) in Parser::new_ext(markdown, extensions).into_offset_iter() {
+        if matches!(event, Event::Html(_) | Event::InlineHtml(_)) && markdown[range.clone()].contains('<') {
+            text.push_str(&markdown[copied..range.start]);
+            text.push_str(&markdown[range.clone()].replace('<', "&lt;"));
+            copied = range.end;
+        }
+    }
+    text.push_str(&markdown[copied..]);
+    (copied > 0).then_some(text)
 }
 
 /// Plain text that CommonMark shows as it stands (CommonMark 0.31, sections

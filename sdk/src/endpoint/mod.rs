@@ -8,8 +8,8 @@ mod send;
 pub use send::{SendOrder, Sent, To};
 
 use crate::alarm::{self, Raised};
-use crate::content::{ReadReceipt, room_uri, sender_uri};
-use crate::directory_view::{DirectoryView, trust};
+use crate::content::{MimiId, ReadReceipt, room_uri, sender_uri};
+use crate::directory_view::DirectoryView;
 use crate::error::EndpointError;
 use crate::event::{self, Event};
 use crate::identity::{self, Identity, OwnKey};
@@ -23,6 +23,7 @@ use crate::resolve::Resolver;
 use crate::store::{EndpointStore, Tx};
 use crate::thread::{self, Thread};
 use crate::{mls::Suite, request};
+use chancery_directory_core::Trust;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{FederationBundle, Party};
 use chancery_proto::directory::v1::SignedAttestation;
@@ -122,15 +123,14 @@ impl Endpoint {
 
     async fn start(config: EndpointConfig, store: EndpointStore) -> Result<Self, Refusal> {
         let read = |tx: &mut Tx<'_>| Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?));
-        let (identity, key) =
-            store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
+        let (identity, key) = store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
         if identity.federation != config.federation.federation().as_str() || identity.node != config.node {
             return Err(Refusal::field("the endpoint's store belongs to another node or federation"));
         }
         let proof = DeviceProof { device: identity.device, key };
         let credentials = Arc::clone(&config.credentials);
         let client = NodeClient::new(&config.node_endpoint, config.node.clone(), credentials, proof)?;
-        let trust = trust(&config.federation)?;
+        let trust = Trust::from_bundle(&config.federation)?;
         let view = Arc::new(DirectoryView::new(trust, client.clone(), store.clone()));
         let resolver = Resolver {
             client: client.clone(),
@@ -221,10 +221,8 @@ impl Endpoint {
         let inner = &self.0;
         let state = inner.view.state().await?;
         let keyed = inner.resolver.handles(&state, std::slice::from_ref(identifier)).await?;
-        let keyed = keyed
-            .into_iter()
-            .next()
-            .ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))?;
+        let keyed =
+            keyed.into_iter().next().ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))?;
         publish::publish(&inner.client, &inner.store, &inner.view, keyed, attestation).await
     }
 
@@ -233,10 +231,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// What concerns all of them: directory, evaluators or node.
-    pub async fn resolve(
-        &self,
-        identifiers: &[Identifier],
-    ) -> Result<Vec<Result<Peer, Refusal>>, Refusal> {
+    pub async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Result<Peer, Refusal>>, Refusal> {
         self.0.resolver.resolve(identifiers).await
     }
 
@@ -295,6 +290,14 @@ impl Endpoint {
     /// The store's.
     pub async fn letter(&self, message_id: MessageId) -> Result<Option<InboxItem>, Refusal> {
         self.0.call(move |tx| inbox::find(tx, &message_id)).await
+    }
+
+    /// The letter sent from here in a thread that has this MIMI id.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn message_of(&self, thread: GroupId, id: MimiId) -> Result<Option<MessageId>, Refusal> {
+        self.0.call(move |tx| event::sent_content(tx, &id, &thread)).await
     }
 
     /// What became of sent letters after a position, oldest first; at most `limit`.

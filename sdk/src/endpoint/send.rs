@@ -2,20 +2,20 @@
 //! contacts share lookups, KeyPackage calls, commits and submissions.
 
 use super::{Endpoint, Inner};
+use crate::credential::CredentialError;
 use crate::error::EndpointError;
+use crate::identity;
 use crate::mls::Suite;
 use crate::outbox;
-use crate::peer::{self, Peer};
+use crate::peer::Peer;
 use crate::request::{self, Order};
 use crate::store::Tx;
 use crate::thread;
-use crate::credential::CredentialError;
-use crate::identity;
-use chancery_types::{GroupId, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp};
+use chancery_proto::node::v1::AliasKeyPackages;
+use chancery_types::{Alias, GroupId, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp};
 use futures::future::join_all;
 use prost::bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// Aliases in one call for KeyPackages.
 const TAKEN_AT_ONCE: usize = 128;
@@ -127,10 +127,21 @@ impl Endpoint {
     }
 }
 
-fn fill(slots: &mut [Slot], results: Vec<(usize, Result<MessageId, Refusal>)>) {
+fn fill(slots: &mut [Slot], results: Results) {
     for (at, result) in results {
         slots[at] = Some(result);
     }
+}
+
+/// Results by place of the order.
+type Results = Vec<(usize, Result<MessageId, Refusal>)>;
+/// KeyPackages of a peer's devices, and of this account's other ones.
+type Taken = (Vec<Bytes>, Vec<Bytes>);
+
+/// Somebody with whom there is no thread, and what is to be sent there.
+struct Stranger {
+    peer: Peer,
+    orders: Vec<(usize, Order)>,
 }
 
 /// An order whose recipient is resolved.
@@ -145,7 +156,9 @@ impl Inner {
         // Repetitions need no resolving.
         let asked: Vec<_> = orders.iter().map(|(_, _, order)| (order.request_id, order.digest)).collect();
         let known = self
-            .call(move |tx| Ok(asked.iter().map(|(id, digest)| request::find(tx, id, digest)).collect::<Vec<_>>()))
+            .call(move |tx| {
+                Ok(asked.iter().map(|(id, digest)| request::find(tx, id, digest)).collect::<Vec<_>>())
+            })
             .await;
         let known = match known {
             Ok(known) => known,
@@ -179,33 +192,158 @@ impl Inner {
 
     async fn queue_addressed(&self, orders: Vec<Addressed>, slots: &mut [Slot]) {
         // Where a thread is open, only the letter is to be made.
-        let attempts = orders.into_iter().map(async |addressed| {
-            let alias = addressed.peer.alias;
+        let attempts = orders.into_iter().map(async |Addressed { at, peer, order }| {
+            let alias = peer.alias;
             let queue = move |tx: &mut Tx<'_>| match thread::find_by_peer(tx, alias)? {
-                Some(thread) => request::queue(tx, &thread, addressed.order, true).map(Ok),
-                None => Ok(Err(addressed)),
+                Some(thread) => request::queue(tx, &thread, order, true).map(Ok),
+                None => Ok(Err(order)),
             };
-            self.call(queue).await
+            (at, peer, self.call(queue).await)
         });
-        // The store answers what it was asked even when it fails: an order is
-        // lost to its caller only with the store.
-        let mut first_contacts = Vec::new();
-        let at: Vec<usize>;
-        {
-            let attempts: Vec<_> = attempts.collect();
-            let results = join_all(attempts).await;
-            at = Vec::with_capacity(results.len());
-            for result in results {
-                match result {
-                    Ok(Ok(message_id)) => at_slot(slots, message_id),
-                    Ok(Err(addressed)) => first_contacts.push(addressed),
-                    Err(_) => {}
+        let mut strangers: HashMap<Alias, Stranger> = HashMap::new();
+        for (at, peer, attempt) in join_all(attempts).await {
+            match attempt {
+                Ok(Ok(message_id)) => slots[at] = Some(Ok(message_id)),
+                Ok(Err(order)) => {
+                    let stranger = strangers.entry(peer.alias);
+                    stranger.or_insert(Stranger { peer, orders: Vec::new() }).orders.push((at, order));
                 }
+                Err(refusal) => slots[at] = Some(Err(refusal)),
             }
         }
-        drop(at);
-        for chunk in chunks(first_contacts) {
-            self.first_contacts(chunk, slots).await;
+        let mut strangers = strangers.into_values().peekable();
+        while strangers.peek().is_some() {
+            self.first_contacts(strangers.by_ref().take(TAKEN_AT_ONCE).collect(), slots).await;
         }
+    }
+
+    /// Opens threads with up to 128 recipients and queues their letters.
+    async fn first_contacts(&self, strangers: Vec<Stranger>, slots: &mut [Slot]) {
+        let peers: Vec<Peer> = strangers.iter().map(|stranger| stranger.peer.clone()).collect();
+        let taken = match self.take_key_packages(&peers).await {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                let orders = strangers.iter().flat_map(|stranger| &stranger.orders);
+                return refuse_all(slots, orders.map(|(at, _)| *at), &refusal);
+            }
+        };
+        let opened = strangers.into_iter().zip(taken).map(async |(stranger, taken)| match taken {
+            Ok((theirs, ours)) => self.open(stranger, theirs, ours).await,
+            Err(refusal) => refuse(&stranger.orders, &refusal),
+        });
+        for results in join_all(opened).await {
+            for (at, result) in results {
+                slots[at] = Some(result);
+            }
+        }
+    }
+
+    async fn open(&self, stranger: Stranger, theirs: Vec<Bytes>, ours: Vec<Bytes>) -> Results {
+        let at: Vec<usize> = stranger.orders.iter().map(|(at, _)| *at).collect();
+        let failed = |refusal: Refusal| at.iter().map(|at| (*at, Err(refusal.clone()))).collect();
+        let (again_theirs, again_ours) = (theirs.clone(), ours.clone());
+        let stranger = match self.call(move |tx| open_and_queue(tx, stranger, &theirs, &ours)).await {
+            Ok(Ok(results)) => return results,
+            Ok(Err(stranger)) => stranger,
+            Err(refusal) => return failed(refusal),
+        };
+        // An agent that this endpoint has not seen in the log: look once more.
+        if let Err(refusal) = self.view.refresh().await {
+            return failed(refusal);
+        }
+        let open = move |tx: &mut Tx<'_>| open_and_queue(tx, stranger, &again_theirs, &again_ours);
+        match self.call(open).await {
+            Ok(Ok(results)) => results,
+            Ok(Err(_)) => failed(EndpointError::from(CredentialError::UnknownAgent).into()),
+            Err(refusal) => failed(refusal),
+        }
+    }
+
+    /// KeyPackages of each peer, and as many sets of this account's other devices.
+    async fn take_key_packages(&self, peers: &[Peer]) -> Result<Vec<Result<Taken, Refusal>>, Refusal> {
+        let addresses: Vec<_> = peers.iter().map(|peer| (peer.node.clone(), peer.alias)).collect();
+        let has_others = self.call(|tx| identity::has_other_devices(tx)).await?;
+        let mut taken = self.take_pairs(&addresses, has_others, Self::suites()).await?;
+        // An old device on one side: what all of them have is the classical suite.
+        let differ = |taken: &Result<Taken, Refusal>| {
+            let suites = taken.iter().flat_map(|(theirs, ours)| theirs.iter().chain(ours)).map(suite_of);
+            suites.collect::<std::collections::HashSet<_>>().len() > 1
+        };
+        let mixed: Vec<usize> = (0..taken.len()).filter(|at| differ(&taken[*at])).collect();
+        if !mixed.is_empty() {
+            let addresses: Vec<_> = mixed.iter().map(|at| addresses[*at].clone()).collect();
+            let classical = vec![u32::from(Suite::Classical.code())];
+            let again = self.take_pairs(&addresses, has_others, classical).await?;
+            for (at, again) in mixed.into_iter().zip(again) {
+                taken[at] = again;
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn take_pairs(
+        &self,
+        addresses: &[(NodeId, Alias)],
+        has_others: bool,
+        suites: Vec<u32>,
+    ) -> Result<Vec<Result<Taken, Refusal>>, Refusal> {
+        let theirs = self.client.take_key_packages(addresses, suites.clone()).await?;
+        let ours = if has_others {
+            let own = vec![(self.identity.node.clone(), self.identity.alias); addresses.len()];
+            self.client.take_key_packages(&own, suites).await?
+        } else {
+            vec![AliasKeyPackages::default(); addresses.len()]
+        };
+        Ok(theirs.into_iter().zip(ours).map(|(theirs, ours)| Ok((given(theirs)?, given(ours)?))).collect())
+    }
+}
+
+/// Code point of the suite of an MLSMessage that holds a KeyPackage (RFC 9420,
+/// sections 6 and 10); checked properly later.
+fn suite_of(message: &Bytes) -> Option<[u8; 2]> {
+    message.get(6..8)?.try_into().ok()
+}
+
+fn given(taken: AliasKeyPackages) -> Result<Vec<Bytes>, Refusal> {
+    match &*taken.reason {
+        "" => Ok(taken.key_packages),
+        reason => Err(Refusal::new(
+            Reason::from_wire(reason).unwrap_or(Reason::PeerMisbehaved),
+            "there are no KeyPackages of the recipient",
+        )),
+    }
+}
+
+/// Opens a thread unless there is one by now, and queues the letters. Gives
+/// everything back when an agent's key is not known.
+fn open_and_queue(
+    tx: &mut Tx<'_>,
+    stranger: Stranger,
+    theirs: &[Bytes],
+    ours: &[Bytes],
+) -> Result<Result<Results, Stranger>, EndpointError> {
+    let thread = match thread::find_by_peer(tx, stranger.peer.alias)? {
+        Some(thread) => Ok(thread),
+        None => tx.part(|tx| thread::open(tx, &stranger.peer, theirs, ours)),
+    };
+    let thread = match thread {
+        Ok(thread) => thread,
+        Err(EndpointError::FalseCredential(CredentialError::UnknownAgent)) => return Ok(Err(stranger)),
+        Err(error) => return Err(error),
+    };
+    let queue = |(at, order)| {
+        let queued = tx.part(|tx| request::queue(tx, &thread, order, true));
+        (at, queued.map_err(Refusal::from))
+    };
+    Ok(Ok(stranger.orders.into_iter().map(queue).collect()))
+}
+
+fn refuse(orders: &[(usize, Order)], refusal: &Refusal) -> Results {
+    orders.iter().map(|(at, _)| (*at, Err(refusal.clone()))).collect()
+}
+
+fn refuse_all(slots: &mut [Slot], which: impl Iterator<Item = usize>, refusal: &Refusal) {
+    for at in which {
+        slots[at] = Some(Err(refusal.clone()));
     }
 }

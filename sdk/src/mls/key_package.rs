@@ -2,11 +2,11 @@
 //! node that hands out a false one is caught here.
 
 use super::suite::{self, KEY_PACKAGE_LIFETIME, Suite};
+use crate::credential::{CredentialError, VerifiedDevice};
 use crate::error::EndpointError;
 use crate::identity::{self, Identity};
 use crate::peer::{self, Peer};
 use crate::store::Tx;
-use crate::credential::{CredentialError, VerifiedDevice};
 use chancery_types::{Alias, KeyPackageRef};
 use openmls::ciphersuite::hash_ref::KeyPackageRef as MlsKeyPackageRef;
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn, MlsMessageOut};
@@ -25,11 +25,11 @@ const GRACE: Duration = Duration::from_hours(90 * 24);
 
 /// KeyPackages of this device, as MLSMessages.
 #[derive(Default)]
-pub struct Made {
+pub(crate) struct Made {
     /// To be handed out once each.
-    pub one_time: Vec<Vec<u8>>,
+    pub(crate) one_time: Vec<Vec<u8>>,
     /// To be handed out when those are used up; one for each suite.
-    pub last_resort: Vec<Vec<u8>>,
+    pub(crate) last_resort: Vec<Vec<u8>>,
 }
 
 /// Makes `one_time` KeyPackages of each suite and, if wanted, one of last
@@ -37,7 +37,11 @@ pub struct Made {
 ///
 /// # Errors
 /// The store's; [`EndpointError::NotPossible`] before the endpoint has its credentials.
-pub fn make(tx: &mut Tx<'_>, one_time: &[(Suite, usize)], last_resort: bool) -> Result<Made, EndpointError> {
+pub(crate) fn make(
+    tx: &mut Tx<'_>,
+    one_time: &[(Suite, usize)],
+    last_resort: bool,
+) -> Result<Made, EndpointError> {
     prune(tx)?;
     let mut made = Made::default();
     for (suite, count) in one_time {
@@ -65,10 +69,8 @@ fn make_one(tx: &mut Tx<'_>, suite: Suite, last_resort: bool) -> Result<Vec<u8>,
     let bundle = builder
         .build(suite.ciphersuite(), &provider, &leaf, leaf.credential_with_key())
         .map_err(EndpointError::mls("make a KeyPackage"))?;
-    let reference = bundle
-        .key_package()
-        .hash_ref(provider.crypto())
-        .map_err(EndpointError::mls("name a KeyPackage"))?;
+    let reference =
+        bundle.key_package().hash_ref(provider.crypto()).map_err(EndpointError::mls("name a KeyPackage"))?;
     tx.sql().execute(
         "INSERT INTO key_packages (reference, suite, last_resort, made_at_ms) VALUES (?1, ?2, ?3, ?4)",
         params![
@@ -167,10 +169,9 @@ pub(crate) fn check(
             Owner::Own(identity) => peer::signer_of_own(identity, presented),
         }
     })?;
-    let reference = key_package
-        .hash_ref(provider.crypto())
-        .map_err(EndpointError::mls("name a KeyPackage"))?;
-    let reference = KeyPackageRef::try_from(reference.as_slice())
-        .map_err(EndpointError::mls("name a KeyPackage"))?;
+    let reference =
+        key_package.hash_ref(provider.crypto()).map_err(EndpointError::mls("name a KeyPackage"))?;
+    let reference =
+        KeyPackageRef::try_from(reference.as_slice()).map_err(EndpointError::mls("name a KeyPackage"))?;
     Ok(CheckedKeyPackage { reference, device, suite, key_package })
 }

@@ -6,5 +6,4 @@ pub(crate) mod key_package;
 pub(crate) mod provider;
 pub(crate) mod suite;
 
-pub use key_package::Made;
 pub use suite::Suite;

@@ -189,7 +189,11 @@ fn batch(
         tx.savepoint()?;
         let (keep, finish) = job(&mut tx);
         finishes.push(finish);
-        if keep { tx.release()? } else { tx.undo()? }
+        if keep {
+            tx.release()?
+        } else {
+            tx.undo()?
+        }
         next = (finishes.len() < BATCH && started.elapsed() < BATCH_TIME)
             .then(|| waiting.try_recv().ok())
             .flatten();

@@ -34,11 +34,7 @@ pub(crate) fn admit(
     if checked.iter().any(|key_package| key_package.suite != thread.suite) {
         return Err(EndpointError::NoKeyPackage);
     }
-    let plan = AliasKeyPackages {
-        alias: identity.alias.to_wire(),
-        key_packages,
-        reason: String::new(),
-    };
+    let plan = AliasKeyPackages { alias: identity.alias.to_wire(), key_packages, reason: String::new() };
     outbox::enqueue_commit(tx, id, &plan.encode_to_vec()).map(Some)
 }
 

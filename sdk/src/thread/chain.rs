@@ -103,9 +103,9 @@ pub(crate) fn settle(tx: &Tx<'_>, thread: &mut Thread) -> Result<(), EndpointErr
 }
 
 fn advance(tx: &Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
-    let mut statement = tx
-        .sql()
-        .prepare_cached("SELECT message_id, digest, chain FROM links WHERE group_id = ?1 AND sequence = ?2")?;
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT message_id, digest, chain FROM links WHERE group_id = ?1 AND sequence = ?2",
+    )?;
     let mut previous = match thread.head_sequence {
         0 => Chain::START,
         sequence => at(tx, &thread.id, sequence)?.unwrap_or(Chain::START),
@@ -146,9 +146,7 @@ fn insert(tx: &Tx<'_>, id: &GroupId, link: &Link) -> Result<(), EndpointError> {
 
 fn store_head(tx: &Tx<'_>, thread: &Thread) -> Result<(), EndpointError> {
     tx.sql()
-        .prepare_cached(
-            "UPDATE threads SET head_sequence = ?2, delivered_sequence = ?3 WHERE group_id = ?1",
-        )?
+        .prepare_cached("UPDATE threads SET head_sequence = ?2, delivered_sequence = ?3 WHERE group_id = ?1")?
         .execute(params![thread.id.as_bytes(), thread.head_sequence, thread.delivered_sequence])?;
     Ok(())
 }

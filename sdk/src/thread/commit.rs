@@ -34,9 +34,7 @@ pub(crate) fn merge(
 ) -> Result<(), EndpointError> {
     let changes = permit(tx, thread, &group, sender, &staged)?;
     let removed_me = staged.self_removed();
-    group
-        .merge_staged_commit(&tx.provider(), staged)
-        .map_err(EndpointError::mls("merge a commit"))?;
+    group.merge_staged_commit(&tx.provider(), staged).map_err(EndpointError::mls("merge a commit"))?;
     thread.epoch = group.epoch().as_u64();
     // A commit of ours for the same epoch has lost; its outcome will say so.
     thread.pending_commit = None;
@@ -103,10 +101,9 @@ fn permit(
 
 fn verify_leaf(tx: &Tx<'_>, thread: &Thread, leaf: &LeafNode) -> Result<VerifiedDevice, EndpointError> {
     let identity = identity::identity(tx)?;
-    let device =
-        peer::verify_device(tx, leaf.credential(), leaf.signature_key().as_slice(), |presented| {
-            peer::signer_of_member(tx, &identity, presented)
-        })?;
+    let device = peer::verify_device(tx, leaf.credential(), leaf.signature_key().as_slice(), |presented| {
+        peer::signer_of_member(tx, &identity, presented)
+    })?;
     let sides: [Alias; 2] = [identity.alias, thread.peer];
     if !sides.contains(&device.alias()) {
         return Err(forbidden("a commit brings in a device of neither side"));

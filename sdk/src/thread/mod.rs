@@ -132,12 +132,7 @@ fn insert(tx: &Tx<'_>, id: GroupId, peer: Alias, suite: Suite, epoch: u64) -> Re
     })
 }
 
-fn set_epoch(
-    tx: &Tx<'_>,
-    id: &GroupId,
-    epoch: u64,
-    pending: Option<MessageId>,
-) -> Result<(), EndpointError> {
+fn set_epoch(tx: &Tx<'_>, id: &GroupId, epoch: u64, pending: Option<MessageId>) -> Result<(), EndpointError> {
     tx.sql()
         .prepare_cached("UPDATE threads SET epoch = ?2, pending_commit = ?3 WHERE group_id = ?1")?
         .execute(params![id.as_bytes(), epoch, pending.as_ref().map(MessageId::as_bytes)])?;

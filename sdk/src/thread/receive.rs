@@ -171,9 +171,8 @@ fn process(
         return Err(invalid("a message is no PrivateMessage"));
     };
     let mut group = tx.take_group(&envelope.group)?;
-    let processed = group
-        .process_message(&tx.provider(), message)
-        .map_err(EndpointError::mls("decrypt a message"))?;
+    let processed =
+        group.process_message(&tx.provider(), message).map_err(EndpointError::mls("decrypt a message"))?;
     if processed.epoch().as_u64() != envelope.delivery.epoch {
         return Err(invalid("a message is of another epoch than its envelope"));
     }

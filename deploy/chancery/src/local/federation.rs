@@ -8,7 +8,7 @@ use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
 use chancery_directory::{authority::AuthoritySigner, evaluator, governance};
 use chancery_directory_core::client::Trust;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
-use chancery_directory_core::{AgentKey, SigningKey};
+use chancery_directory_core::{AgentKey, GovernanceKeys, SigningKey};
 use chancery_kit::tls::files::IdentityFolder;
 use chancery_kit::tls::{Credentials, connect, enrol};
 use chancery_node::{NodeParts, QuotaConfig};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// The federation's name.
-pub const FEDERATION: &str = "chancery.local";
+pub(crate) const FEDERATION: &str = "chancery.local";
 /// Id of the evaluator and of the enrolment authority.
 const EVALUATOR: &str = "evaluator";
 const AUTHORITY: &str = "residents";
@@ -39,15 +39,15 @@ const PREFIX_BITS: u32 = 8;
 const TOKEN: Duration = Duration::from_mins(10);
 
 /// The parties that every run needs.
-pub struct LocalFederation {
+pub(crate) struct LocalFederation {
     /// Folders and ports.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// What everybody was given.
-    pub bundle: FederationBundle,
+    pub(crate) bundle: FederationBundle,
     /// What everybody believes of the log.
-    pub trust: Trust,
+    pub(crate) trust: Trust,
     /// Attests the residents.
-    pub authority: AuthoritySigner,
+    pub(crate) authority: AuthoritySigner,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pki: Arc<Authority>,
@@ -61,7 +61,7 @@ impl LocalFederation {
     ///
     /// # Errors
     /// A port is taken, or the folder holds something else.
-    pub async fn start(
+    pub(crate) async fn start(
         layout: Layout,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
@@ -70,12 +70,9 @@ impl LocalFederation {
         let pki = Arc::new(open_pki(&layout, &clock, &entropy).await?);
         let governance = governance::key(&layout.path("governance.key"), &*entropy)?;
         let keys = DirectoryKeyFiles::open(&layout.path("directory"), FEDERATION, &*entropy)?;
-        let bundle = FederationBundle::new(
-            pki.anchors().clone(),
-            vec![governance.verifying_key().to_bytes()],
-            1,
-        )?
-        .with_directory(keys.vkey())?;
+        let bundle =
+            FederationBundle::new(pki.anchors().clone(), vec![governance.verifying_key().to_bytes()], 1)?
+                .with_directory(keys.vkey())?;
         chancery_kit::tls::files::replace(&layout.path("federation.toml"), bundle.to_toml()?.as_bytes())?;
         let authority = AuthoritySigner::open(name(AUTHORITY)?, &layout.path("authority.key"), &*entropy)?;
         let trust = Trust::from_bundle(&bundle)?;
@@ -104,9 +101,7 @@ impl LocalFederation {
         let listener = self.listen("pki").await?;
         let credentials = self.pki.own_credentials(&local_names()?).await?;
         let (pki, shutdown) = (Arc::clone(&self.pki), self.shutdown.clone());
-        self.tasks.spawn(async move {
-            Ok(chancery_pki::serve(pki, listener, credentials, shutdown).await?)
-        });
+        self.tasks.spawn(async move { Ok(chancery_pki::serve(pki, listener, credentials, shutdown).await?) });
         Ok(())
     }
 
@@ -127,7 +122,7 @@ impl LocalFederation {
     async fn serve_directory(&mut self) -> Result<(), Failure> {
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),
-            governance: chancery_directory::config::governance_of(&self.bundle)?,
+            governance: GovernanceKeys::from_bundle(&self.bundle)?,
             folder: self.layout.path("directory"),
         };
         let listener = self.listen("directory").await?;
@@ -168,7 +163,11 @@ impl LocalFederation {
     ///
     /// # Errors
     /// A port is taken, or the directory refuses.
-    pub async fn start_node(&mut self, administration: &str, agent_key: AgentKey) -> Result<(), Failure> {
+    pub(crate) async fn start_node(
+        &mut self,
+        administration: &str,
+        agent_key: AgentKey,
+    ) -> Result<(), Failure> {
         let party = format!("node-{administration}");
         let listener = self.listen(&party).await?;
         let credentials =
@@ -201,7 +200,10 @@ impl LocalFederation {
     ///
     /// # Errors
     /// The enrolment service refuses.
-    pub async fn agent_credentials(&mut self, administration: &str) -> Result<Arc<Credentials>, Failure> {
+    pub(crate) async fn agent_credentials(
+        &mut self,
+        administration: &str,
+    ) -> Result<Arc<Credentials>, Failure> {
         let party = Party::Agent { administration: name(administration)?, name: name(AGENT)? };
         self.enrol(&format!("agent-{administration}/identity"), party).await
     }
@@ -211,7 +213,7 @@ impl LocalFederation {
     ///
     /// # Errors
     /// The authority's store.
-    pub async fn device_credentials(&self) -> Result<Arc<Credentials>, Failure> {
+    pub(crate) async fn device_credentials(&self) -> Result<Arc<Credentials>, Failure> {
         let crls = Crls::parse(&self.pki.crls().await?)?;
         Ok(Credentials::anonymous(self.bundle.anchors().clone(), crls, Arc::clone(&self.clock)))
     }
@@ -220,13 +222,13 @@ impl LocalFederation {
     ///
     /// # Errors
     /// Something else listens there.
-    pub async fn listen(&self, party: &str) -> Result<TcpListener, Failure> {
+    pub(crate) async fn listen(&self, party: &str) -> Result<TcpListener, Failure> {
         let address = self.layout.address(party);
         TcpListener::bind(address).await.map_err(|error| Failure::Port { address, error })
     }
 
     /// Runs something beside the parties until the federation stops.
-    pub fn spawn(&mut self, task: impl Future<Output = Result<(), Failure>> + Send + 'static) {
+    pub(crate) fn spawn(&mut self, task: impl Future<Output = Result<(), Failure>> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
@@ -234,7 +236,7 @@ impl LocalFederation {
     ///
     /// # Errors
     /// The first failure.
-    pub async fn ended(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn ended(&mut self) -> Result<(), Failure> {
         while let Some(ended) = self.tasks.join_next().await {
             ended.map_err(|_| Failure::Panicked)??;
         }
@@ -320,6 +322,6 @@ fn local_names() -> Result<LeafNames, Failure> {
 ///
 /// # Errors
 /// It is none.
-pub fn name(text: &str) -> Result<NodeId, Failure> {
+pub(crate) fn name(text: &str) -> Result<NodeId, Failure> {
     text.parse().map_err(|_| Failure::Name)
 }

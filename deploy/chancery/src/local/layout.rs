@@ -7,23 +7,16 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 /// The two administrations.
-pub const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
+pub(crate) const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
 /// Name of each administration's agent.
-pub const AGENT: &str = "letters";
+pub(crate) const AGENT: &str = "letters";
 /// Parties that listen, in the order of their ports.
-const LISTENERS: [&str; 7] = [
-    "pki",
-    "directory",
-    "evaluator",
-    "node-federal",
-    "agent-federal",
-    "node-regional",
-    "agent-regional",
-];
+const LISTENERS: [&str; 7] =
+    ["pki", "directory", "evaluator", "node-federal", "agent-federal", "node-regional", "agent-regional"];
 
 /// Folders and ports of one local federation.
 #[derive(Clone)]
-pub struct Layout {
+pub(crate) struct Layout {
     root: PathBuf,
     ports: Ports,
 }
@@ -40,7 +33,7 @@ impl Layout {
     ///
     /// # Errors
     /// The folder cannot be written, or its `ports.toml` does not parse.
-    pub fn open(root: &Path, first_port: u16) -> io::Result<Self> {
+    pub(crate) fn open(root: &Path, first_port: u16) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
         let root = root.canonicalize()?;
@@ -59,19 +52,19 @@ impl Layout {
     }
 
     /// A file or folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
     /// Where a party listens.
-    pub fn address(&self, party: &str) -> SocketAddr {
+    pub(crate) fn address(&self, party: &str) -> SocketAddr {
         let index = LISTENERS.iter().position(|name| *name == party);
         let port = index.and_then(|index| self.ports.ports.get(index)).copied().unwrap_or(0);
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
     /// The folder itself.
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         &self.root
     }
 }

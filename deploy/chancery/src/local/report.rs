@@ -7,23 +7,23 @@ use std::fmt::Write as _;
 
 /// What became of the letters of a run.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Accepted by the hub.
-    pub accepted: u64,
+    pub(crate) accepted: u64,
     /// Committed by the recipient's node.
-    pub relayed: u64,
+    pub(crate) relayed: u64,
     /// Taken by a device, which verified and opened them, attachments included.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// Reported as read.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Answered.
-    pub answered: u64,
+    pub(crate) answered: u64,
     /// Not sent or not delivered.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Found more than once on a device.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// Letters per second, from the first Send to the last delivery.
-    pub letters_per_s: f64,
+    pub(crate) letters_per_s: f64,
     /// Median of the time from Send to delivery, in milliseconds.
     pub p50_ms: f64,
     /// 99th percentile of the same.
@@ -32,22 +32,22 @@ pub struct Figures {
 
 /// A run with what was noticed.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// The figures.
-    pub figures: Figures,
+    pub(crate) figures: Figures,
     /// Reasons of failures, counted.
-    pub failures: BTreeMap<String, u64>,
+    pub(crate) failures: BTreeMap<String, u64>,
     /// Rows of the list that were refused: line and reason.
-    pub refused_rows: Vec<String>,
+    pub(crate) refused_rows: Vec<String>,
     /// Letters that arrived other than they were sent.
-    pub altered: u64,
+    pub(crate) altered: u64,
     /// What each party's disk holds.
-    pub seen: Vec<(&'static str, Seen)>,
+    pub(crate) seen: Vec<(&'static str, Seen)>,
 }
 
 impl Report {
     /// Whether every letter arrived intact and once.
-    pub const fn is_good(&self) -> bool {
+    pub(crate) const fn is_good(&self) -> bool {
         let figures = &self.figures;
         figures.failed == 0
             && figures.duplicates == 0
@@ -56,7 +56,7 @@ impl Report {
     }
 
     /// For people.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let figures = &self.figures;
         let mut text = String::new();
         let mut row = |name: &str, value: String| {
@@ -89,7 +89,8 @@ impl Report {
         if self.seen.is_empty() {
             return;
         }
-        let _ = writeln!(text, "\nWhat each party's disk holds of the residents' secrets (every byte searched)");
+        let _ =
+            writeln!(text, "\nWhat each party's disk holds of the residents' secrets (every byte searched)");
         let _ = write!(text, "  {:<20}", "");
         for kind in Secret::ALL {
             let _ = write!(text, " {:>12}", kind.title());
@@ -114,7 +115,7 @@ impl Report {
 }
 
 /// The `share` quantile (0 to 1) of some values; 0 when there are none.
-pub fn quantile(values: &mut [f64], share: f64) -> f64 {
+pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = values.len().saturating_sub(1);
     let index = (last as f64 * share).round() as usize;
@@ -134,7 +135,10 @@ mod tests {
 
     #[test]
     fn good_means_every_letter_once_and_intact() {
-        let good = Report { figures: Figures { accepted: 2, delivered: 2, ..Default::default() }, ..Default::default() };
+        let good = Report {
+            figures: Figures { accepted: 2, delivered: 2, ..Default::default() },
+            ..Default::default()
+        };
         assert!(good.is_good());
         assert!(!Report { altered: 1, ..good.clone() }.is_good());
         let lost = Figures { accepted: 2, delivered: 1, ..Default::default() };

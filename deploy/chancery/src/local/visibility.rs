@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Kinds of things that are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Secret {
+pub(crate) enum Secret {
     /// A national identifier.
     Identifier,
     /// A handle, as raw bytes or hexadecimal.
@@ -20,10 +20,10 @@ pub enum Secret {
 
 impl Secret {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Identifier, Self::Handle, Self::Content];
+    pub(crate) const ALL: [Self; 3] = [Self::Identifier, Self::Handle, Self::Content];
 
     /// For the table's head.
-    pub const fn title(self) -> &'static str {
+    pub(crate) const fn title(self) -> &'static str {
         match self {
             Self::Identifier => "identifiers",
             Self::Handle => "handles",
@@ -34,15 +34,15 @@ impl Secret {
 
 /// What was found on one party's disk.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Bytes searched.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Distinct secrets found, by kind.
-    pub found: BTreeMap<Secret, usize>,
+    pub(crate) found: BTreeMap<Secret, usize>,
 }
 
 /// Searches for secrets.
-pub struct Searcher {
+pub(crate) struct Searcher {
     automaton: AhoCorasick,
     kinds: Vec<Secret>,
 }
@@ -53,7 +53,7 @@ impl Searcher {
     ///
     /// # Errors
     /// There are too many.
-    pub fn new(secrets: Vec<(Secret, Vec<u8>)>) -> io::Result<Self> {
+    pub(crate) fn new(secrets: Vec<(Secret, Vec<u8>)>) -> io::Result<Self> {
         let (kinds, patterns): (Vec<_>, Vec<_>) =
             secrets.into_iter().filter(|(_, bytes)| bytes.len() >= 8).unzip();
         let automaton = AhoCorasick::new(patterns).map_err(io::Error::other)?;
@@ -64,7 +64,7 @@ impl Searcher {
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn search(&self, folders: &[PathBuf]) -> io::Result<Seen> {
+    pub(crate) fn search(&self, folders: &[PathBuf]) -> io::Result<Seen> {
         let mut hits = vec![false; self.kinds.len()];
         let mut bytes = 0;
         for folder in folders {
@@ -103,7 +103,7 @@ impl Searcher {
 
 /// The parties of a local federation with their folders. Authorities and
 /// endpoints know more on purpose; they stand last.
-pub fn parties(layout: &Layout) -> Vec<(&'static str, Vec<PathBuf>)> {
+pub(crate) fn parties(layout: &Layout) -> Vec<(&'static str, Vec<PathBuf>)> {
     let of = |names: &[&str]| names.iter().map(|name| layout.path(name)).collect();
     vec![
         ("federal node", of(&["node-federal"])),

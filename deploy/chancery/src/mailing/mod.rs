@@ -1,13 +1,10 @@
 //! Mailings: a list of recipients, a letter with merge fields, what is
 //! attached, and invented lists to try them with. Sending is not done here.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the command that sends the sample letters"))]
 pub(crate) mod assets;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the command that sends the sample letters"))]
 pub(crate) mod recipients;
 mod records;
 pub(crate) mod synthetic;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired by the command that sends the sample letters"))]
 pub(crate) mod template;
 
 /// Lists of recipients.

@@ -52,14 +52,13 @@ pub async fn connect(
 ) -> Result<(Channel, ExporterHandle), TlsError> {
     let target = Target::new(endpoint, expected, credentials)?;
     let (transport, exporter) = (target.transport()?, target.exporter.clone());
-    let channel = transport.connect_with_connector(target.connector()).await.map_err(|error| {
-        match cause(&error) {
+    let channel =
+        transport.connect_with_connector(target.connector()).await.map_err(|error| match cause(&error) {
             Some(TlsError::Chain(error)) => TlsError::Chain(*error),
             Some(TlsError::Unreachable(kind)) => TlsError::Unreachable(*kind),
             Some(TlsError::Handshake(error)) => TlsError::Handshake(error.kind().into()),
             _ => TlsError::Unreachable(std::io::ErrorKind::TimedOut),
-        }
-    })?;
+        })?;
     Ok((channel, exporter))
 }
 
@@ -108,7 +107,8 @@ impl Target {
     }
 
     fn transport(&self) -> Result<Endpoint, TlsError> {
-        let uri = |scheme: &str| format!("{scheme}://{}", self.endpoint).parse().map_err(|_| TlsError::Endpoint);
+        let uri =
+            |scheme: &str| format!("{scheme}://{}", self.endpoint).parse().map_err(|_| TlsError::Endpoint);
         // tonic must not look for a TLS of its own: TLS is in the connector.
         Ok(Endpoint::from(uri("http")?)
             .origin(uri("https")?)
@@ -141,8 +141,7 @@ impl Target {
         let tcp = TcpStream::connect(&*self.endpoint).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let state = self.credentials.state();
-        let verifier =
-            PeerVerifier::of_server(&self.credentials, Arc::clone(&state), self.expected.clone());
+        let verifier = PeerVerifier::of_server(&self.credentials, Arc::clone(&state), self.expected.clone());
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(VERSIONS)?
             .dangerous()

@@ -40,10 +40,11 @@ impl Identity {
         let chain = armour::read_chain(&chain).map_err(|_| TlsError::Content(CHAIN))?;
         let own = verify(&chain, anchors, &Crls::default(), clock.now(), Usage::Server)?;
         let key = armour::read_key(&key).map_err(|_| TlsError::Content(KEY))?;
-        let certified = CertifiedKey::from_der(chain, key.into(), &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch,
-            _ => TlsError::Content(KEY),
-        })?;
+        let certified =
+            CertifiedKey::from_der(chain, key.into(), &provider()).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch,
+                _ => TlsError::Content(KEY),
+            })?;
         Ok(Some(Self { own, key: Arc::new(certified.into()) }))
     }
 

@@ -100,8 +100,7 @@ pub async fn renew(endpoint: &str, credentials: &Arc<Credentials>) -> Result<Ver
     let mut client = client(endpoint, Arc::clone(credentials)).await?;
     let request = RenewRequest { csr_der: csr.clone().into() };
     let answer = client.renew(timed(request)).await.map_err(refused)?.into_inner();
-    let own =
-        keep_chain(folder, credentials.anchors(), &**credentials.clock(), &csr, answer.chain_der)?;
+    let own = keep_chain(folder, credentials.anchors(), &**credentials.clock(), &csr, answer.chain_der)?;
     credentials.reload()?;
     Ok(own)
 }
@@ -148,9 +147,9 @@ pub async fn refresh(endpoint: &str, credentials: &Arc<Credentials>) -> Result<(
 pub async fn keep_renewed(endpoint: String, credentials: Arc<Credentials>, shutdown: CancellationToken) {
     let mut ticks = tokio::time::interval(REFRESH);
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        match shutdown.run_until_cancelled(refresh(&endpoint, &credentials)).await {
-            Some(Err(error)) => tracing::warn!(%error, "certificate and revocation lists were not refreshed"),
-            Some(Ok(())) | None => {}
+        let refreshed = shutdown.run_until_cancelled(refresh(&endpoint, &credentials)).await;
+        if let Some(Err(error)) = refreshed {
+            tracing::warn!(%error, "certificate and revocation lists were not refreshed");
         }
     }
 }

@@ -60,7 +60,7 @@ impl IdentityFolder {
     /// # Errors
     /// It cannot be read, or is larger.
     pub fn read(&self, file: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, TlsError> {
-        Ok(self.open(file)?.map(|opened| read_all(opened, file)).transpose()?)
+        self.open(file)?.map(|opened| read_all(opened, file)).transpose()
     }
 
     /// Reads a file only if none but its owner may.

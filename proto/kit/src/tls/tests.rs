@@ -173,7 +173,8 @@ async fn both_sides_know_each_other_and_the_connection() {
     assert_eq!(second.session.bound::<u64>(), None);
     assert_eq!(second.session.bind(Arc::new(8_u32)), Err(AlreadyBound));
 
-    let (other, other_exporter) = connect(&server.endpoint, node("federal"), world.anonymous()).await.unwrap();
+    let (other, other_exporter) =
+        connect(&server.endpoint, node("federal"), world.anonymous()).await.unwrap();
     check(&other).await.unwrap();
     let third = server.seen.recv().await.unwrap();
     assert!(third.peer.is_none());

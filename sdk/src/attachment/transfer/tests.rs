@@ -210,7 +210,7 @@ async fn fifty_megabytes_there_and_back_over_cuts() {
 
     bench.node.with(|store| {
         store.cuts =
-            [(0, Cut::Lost), (20_000_001, Cut::Lost), (7, Cut::Restart), (29_000_000, Cut::Lost)].into()
+            [(0, Cut::Lost), (20_000_001, Cut::Lost), (7, Cut::Restart), (29_000_000, Cut::Lost)].into();
     });
     let furthest = AtomicU64::new(0);
     let note = |done, total| {
@@ -223,7 +223,7 @@ async fn fifty_megabytes_there_and_back_over_cuts() {
 
     bench.spool.remove(&seal.id).unwrap();
     bench.node.with(|store| {
-        store.cuts = [(33_333_333, Cut::Lost), (1, Cut::Short), (16_000_000, Cut::Restart)].into()
+        store.cuts = [(33_333_333, Cut::Lost), (1, Cut::Short), (16_000_000, Cut::Restart)].into();
     });
     let last = AtomicU64::new(0);
     let note = |done, total| {

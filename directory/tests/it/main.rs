@@ -1,0 +1,11 @@
+//! Directory and evaluator over real mutual TLS on loopback, asked by nodes,
+//! by strangers and by auditors.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
+
+mod access;
+mod garbage;
+mod mesh;
+mod records;
+mod restart;
+mod statements;

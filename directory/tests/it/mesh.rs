@@ -1,0 +1,364 @@
+//! A federation made for one test: certificates, governance, an authority, a
+//! directory and an evaluator that can be stopped and killed.
+
+use bytes::Bytes;
+use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::evaluator::{self, Evaluator};
+use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, governance};
+use chancery_directory_core::attestation::SchemeName;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::handle::Blinded;
+use chancery_directory_core::record::RecordDraft;
+use chancery_directory_core::statement::{Authority, Decision, DirectoryKeys, Member};
+use chancery_directory_core::{
+    Address, FederationState, GovernanceKey, GovernanceKeys, Prefix, RecordKey, SigningKey, Trust,
+    VerifiedLookup, keys, operation,
+};
+use chancery_kit::status::from_status;
+use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
+use chancery_kit::tls::{Credentials, connect};
+use chancery_pki_core::profile::{Ca, new_key_and_csr};
+use chancery_pki_core::{CheckedCsr, Crls, LeafNames, Party, Serial, TrustAnchors, Validity, armour};
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
+use chancery_types::clock::ManualClock;
+use chancery_types::entropy::SeededEntropy;
+use chancery_types::{Alias, Clock, Entropy, Handle, Identifier, Refusal, Scheme, SystemEntropy, Timestamp};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+pub(crate) const FEDERATION: &str = "mesh.example";
+/// Bits that lookups name.
+pub(crate) const BITS: u32 = 8;
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(crate) struct Mesh {
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) entropy: Arc<SeededEntropy>,
+    pub(crate) governors: Vec<SigningKey>,
+    pub(crate) governance: GovernanceKeys,
+    pub(crate) authority: AuthoritySigner,
+    root: Ca,
+    issuing: Ca,
+    pub(crate) anchors: TrustAnchors,
+    folder: TempDir,
+}
+
+/// A party with its certificate.
+pub(crate) struct Certified {
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) key_pin: [u8; 32],
+}
+
+/// A server on a runtime of its own.
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
+    stop: CancellationToken,
+    runtime: Option<Runtime>,
+}
+
+impl Server {
+    /// As SIGKILL would: whatever is under way is dropped.
+    pub(crate) fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Mesh {
+    /// Two governance keys, both needed.
+    pub(crate) fn new() -> Self {
+        let clock = ManualClock::new(Timestamp::from_millis(1_790_000_000_000));
+        let entropy = SeededEntropy::new(1);
+        let federation = FEDERATION.parse().unwrap();
+        let life = Validity::starting(clock.now(), DAY * 300);
+        let root = Ca::new_root(&federation, &Serial::random(&SystemEntropy), life).unwrap();
+        let issuing = root.issue_ca(None, &Serial::random(&SystemEntropy), life).unwrap();
+        let anchors = TrustAnchors::new(federation, root.certificate()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let governors: Vec<_> = (0..2).map(|_| keys::generate(&entropy)).collect();
+        let governance = GovernanceKeys::new(governors.iter().map(GovernanceKey::from).collect(), 2).unwrap();
+        let key = folder.path().join("authority.key");
+        let authority = AuthoritySigner::open("enrol".parse().unwrap(), &key, &entropy).unwrap();
+        Self {
+            clock: Arc::new(clock),
+            entropy: Arc::new(entropy),
+            governors,
+            governance,
+            authority,
+            root,
+            issuing,
+            anchors,
+            folder,
+        }
+    }
+
+    pub(crate) fn certify(&self, party: &Party) -> Certified {
+        let now = self.clock.now();
+        let name = hex::encode(Serial::random(&SystemEntropy).as_bytes());
+        let folder = IdentityFolder::new(self.folder.path().join("identities").join(name));
+        let (key, csr) = new_key_and_csr().unwrap();
+        folder.create().unwrap();
+        let csr = CheckedCsr::check(&csr).unwrap();
+        let (serial, life) = (Serial::random(&SystemEntropy), Validity::starting(now, DAY * 60));
+        let leaf = self.issuing.issue_leaf(&csr, party, &LeafNames::default(), &serial, life).unwrap();
+        folder.replace(KEY, key.as_bytes()).unwrap();
+        let chain = armour::write_chain(&[leaf, self.issuing.certificate().clone()]);
+        folder.replace(CHAIN, chain.as_bytes()).unwrap();
+        let life = Validity { not_before: now, not_after: now.after(DAY * 60) };
+        let lists =
+            [self.root.issue_crl(1, life, &[]).unwrap(), self.issuing.issue_crl(1, life, &[]).unwrap()];
+        folder.replace(CRLS, armour::write_crls(&lists).as_bytes()).unwrap();
+        let credentials =
+            Credentials::open(folder, self.anchors.clone(), Arc::clone(&self.clock) as _).unwrap();
+        Certified { credentials, key_pin: *csr.key_pin() }
+    }
+
+    pub(crate) fn anonymous(&self) -> Arc<Credentials> {
+        Credentials::anonymous(self.anchors.clone(), Crls::default(), Arc::clone(&self.clock) as _)
+    }
+
+    pub(crate) fn directory_folder(&self) -> PathBuf {
+        self.folder.path().join("directory")
+    }
+
+    pub(crate) fn directory_keys(&self) -> DirectoryKeyFiles {
+        DirectoryKeyFiles::open(&self.directory_folder(), FEDERATION, &*self.entropy).unwrap()
+    }
+
+    pub(crate) fn trust(&self) -> Trust {
+        Trust::new(FEDERATION, self.governance.clone(), &self.directory_keys().vkey()).unwrap()
+    }
+
+    /// Starts the directory, again on the same folder.
+    pub(crate) fn directory(&self) -> Server {
+        let credentials = self.certify(&Party::Directory).credentials;
+        let config = DirectoryConfig {
+            federation: FEDERATION.to_owned(),
+            governance: self.governance.clone(),
+            folder: self.directory_folder(),
+        };
+        let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
+        run(|listener, stop| async move {
+            chancery_directory::serve(config, listener, credentials, entropy, stop).await.unwrap();
+        })
+    }
+
+    fn share(&self) -> Evaluator {
+        evaluator::init(&self.folder.path().join("share.toml"), &*self.entropy).unwrap()
+    }
+
+    pub(crate) fn evaluator(&self) -> Server {
+        self.share();
+        let credentials = self.certify(&Party::Evaluator("e1".parse().unwrap())).credentials;
+        let config = EvaluatorConfig { share: self.folder.path().join("share.toml") };
+        let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
+        run(|listener, stop| async move {
+            chancery_directory::serve_evaluator(config, listener, credentials, entropy, stop).await.unwrap();
+        })
+    }
+
+    pub(crate) fn sign(&self, decision: Decision) -> wire::SignedStatement {
+        let keys: Vec<_> = self.governors.iter().collect();
+        governance::decide(FEDERATION, decision, &keys, &*self.entropy)
+    }
+
+    pub(crate) fn member(&self, name: &str, node: &Certified) -> Decision {
+        Decision::Member(Member {
+            administration: name.parse().unwrap(),
+            display_names: [("en".to_owned(), name.to_owned())].into(),
+            endpoints: vec!["localhost:1".to_owned()],
+            node_key_pin: node.key_pin,
+            agents: [].into(),
+        })
+    }
+
+    /// Admits the node `federal`, the authority for `e164`, the evaluator, and
+    /// the directory's keys.
+    pub(crate) fn founding(&self, federal: &Certified) -> [Decision; 4] {
+        let share = self.share().public("e1".parse().unwrap(), vec!["localhost:1".to_owned()]).unwrap();
+        [
+            self.member("federal", federal),
+            Decision::Authority(Authority {
+                authority: self.authority.authority().clone(),
+                key: self.authority.key(),
+                schemes: [SchemeName::from(Scheme::E164)].into(),
+            }),
+            Decision::EvaluatorEpoch(governance::single_evaluator(share, 1, 1)),
+            Decision::DirectoryKeys(DirectoryKeys {
+                hpke_public_key: *self.directory_keys().hpke_public_key(),
+                lookup_prefix_bits: BITS,
+            }),
+        ]
+    }
+}
+
+fn run<F>(serve: impl FnOnce(TcpListener, CancellationToken) -> F) -> Server
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    let stop = CancellationToken::new();
+    let guard = runtime.enter();
+    let serving = serve(TcpListener::from_std(listener).unwrap(), stop.clone());
+    drop(guard);
+    runtime.spawn(serving);
+    Server { endpoint, stop, runtime: Some(runtime) }
+}
+
+pub(crate) async fn client(
+    server: &Server,
+    credentials: Arc<Credentials>,
+) -> DirectoryServiceClient<Channel> {
+    let (channel, _) = connect(&server.endpoint, Party::Directory, credentials).await.unwrap();
+    DirectoryServiceClient::new(channel)
+}
+
+/// What a call was refused for.
+pub(crate) fn refusal<T>(result: Result<tonic::Response<T>, tonic::Status>) -> Refusal {
+    match result {
+        Ok(_) => panic!("not refused"),
+        Err(status) => from_status(&status),
+    }
+}
+
+/// A founded federation with a running directory, asked by the node `federal`.
+pub(crate) struct Setting {
+    pub(crate) mesh: Mesh,
+    pub(crate) federal: Certified,
+    pub(crate) directory: Server,
+    pub(crate) client: DirectoryServiceClient<Channel>,
+    pub(crate) trust: Trust,
+    pub(crate) state: FederationState,
+}
+
+impl Setting {
+    pub(crate) async fn new() -> Self {
+        let mesh = Mesh::new();
+        let federal = mesh.certify(&Party::Node("federal".parse().unwrap()));
+        let directory = mesh.directory();
+        let mut client = client(&directory, Arc::clone(&federal.credentials)).await;
+        for decision in mesh.founding(&federal) {
+            let statement = Some(mesh.sign(decision));
+            client.submit_statement(wire::SubmitStatementRequest { statement }).await.unwrap();
+        }
+        let trust = mesh.trust();
+        let listed = client.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();
+        let (_, state) = trust.verify_statements(listed.into_inner()).unwrap();
+        Self { mesh, federal, directory, client, trust, state }
+    }
+
+    /// The same directory, started again.
+    pub(crate) async fn restart(&mut self) {
+        self.directory = self.mesh.directory();
+        self.client = client(&self.directory, Arc::clone(&self.federal.credentials)).await;
+    }
+
+    /// Killed in the middle of things, and started again.
+    pub(crate) async fn killed(self) -> Self {
+        let Self { mesh, federal, directory, trust, state, .. } = self;
+        directory.kill();
+        let directory = mesh.directory();
+        let client = client(&directory, Arc::clone(&federal.credentials)).await;
+        Self { mesh, federal, directory, client, trust, state }
+    }
+
+    /// An owner with a handle that no evaluator made.
+    pub(crate) fn owner(&self) -> Owner {
+        let output: [u8; 64] = (&*self.mesh.entropy as &dyn Entropy).array();
+        let (handle, record_key) = chancery_directory_core::handle::split(&output).unwrap();
+        self.owner_of(handle, record_key)
+    }
+
+    pub(crate) fn owner_of(&self, handle: Handle, record_key: RecordKey) -> Owner {
+        let entropy = &*self.mesh.entropy;
+        let address = Address {
+            node: "federal".parse().unwrap(),
+            alias: Alias::random(entropy),
+            credential_key: (&keys::generate(entropy)).into(),
+        };
+        Owner { handle, record_key, account: keys::generate(entropy), address }
+    }
+
+    /// Handle and record key of an identifier, through the evaluator.
+    pub(crate) async fn evaluate(&self, server: &Server, identifier: &Identifier) -> (Handle, RecordKey) {
+        let credentials = Arc::clone(&self.federal.credentials);
+        let party = Party::Evaluator("e1".parse().unwrap());
+        let (channel, _) = connect(&server.endpoint, party, credentials).await.unwrap();
+        let epoch = self.state.evaluators().unwrap();
+        let blinded = Blinded::new(std::slice::from_ref(identifier), &*self.mesh.entropy).unwrap();
+        let answer = EvaluatorServiceClient::new(channel).evaluate(blinded.request(epoch)).await.unwrap();
+        blinded.finish(&[answer.into_inner()], epoch).unwrap().remove(0)
+    }
+
+    pub(crate) fn draft(&self, owner: &Owner, version: u64, previous_index: Option<u64>) -> RecordDraft {
+        let (key, clock) = ((&owner.account).into(), &*self.mesh.clock);
+        RecordDraft {
+            handle: owner.handle,
+            version,
+            previous_index,
+            attestation: self.mesh.authority.attest(Scheme::E164, owner.handle, key, 1, clock),
+            sealed_part: owner
+                .address
+                .seal(&owner.record_key, &owner.handle, version, &*self.mesh.entropy)
+                .unwrap(),
+            changed_at: self.mesh.clock.now(),
+        }
+    }
+
+    /// Seals, publishes, opens, verifies.
+    pub(crate) async fn publish(
+        &self,
+        request_id: [u8; 16],
+        record: wire::SignedRecord,
+    ) -> Result<Publication, Refusal> {
+        let directory = self.state.directory().unwrap().hpke_public_key;
+        let operation = wire::RecordOperation {
+            request_id: Bytes::copy_from_slice(&request_id),
+            record: Some(record.clone()),
+        };
+        let (request, answer) = operation::seal(&operation, &directory)?;
+        let response = self.client.clone().publish(request).await.map_err(|status| from_status(&status))?;
+        let result = answer.open(response.get_ref())?;
+        self.trust.verify_publication(result, &record)
+    }
+
+    pub(crate) async fn lookup(&self, handles: &[Handle]) -> wire::LookupResponse {
+        let prefixes = handles.iter().map(|h| Bytes::copy_from_slice(&Prefix::of(h, BITS).to_bytes()));
+        let request = wire::LookupRequest { prefixes: prefixes.collect() };
+        self.client.clone().lookup(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn verified(&self, handles: &[Handle]) -> VerifiedLookup {
+        let prefixes: Vec<_> = handles.iter().map(|h| Prefix::of(h, BITS)).collect();
+        self.trust.verify_lookup(self.lookup(handles).await, &prefixes, BITS).unwrap()
+    }
+}
+
+/// Somebody with a handle.
+pub(crate) struct Owner {
+    pub(crate) handle: Handle,
+    pub(crate) record_key: RecordKey,
+    pub(crate) account: SigningKey,
+    pub(crate) address: Address,
+}

@@ -1,0 +1,190 @@
+//! Attachments that a caller has uploaded, in clear on the organisation's own
+//! disk: `<uuid>.part` while they come, `<uuid>-<sha256>` when whole. Kept for
+//! a week.
+
+use crate::attachment::AttachmentError;
+use chancery_types::{Reason, Refusal, Timestamp};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+use tokio::io::AsyncWriteExt as _;
+
+/// Largest attachment: a blob less its tag.
+const MAX_UPLOAD: u64 = 100 * 1024 * 1024 - 16;
+/// How long an upload is kept.
+const LIFE: Duration = Duration::from_hours(7 * 24);
+
+/// Name of an upload, chosen by the caller.
+pub(super) type UploadId = uuid::Uuid;
+
+/// The folder of uploads.
+pub(super) struct Uploads {
+    folder: PathBuf,
+    whole: Mutex<HashMap<UploadId, [u8; 32]>>,
+}
+
+impl Uploads {
+    /// Opens the folder and forgets what is older than a week.
+    pub(super) fn open(folder: &Path, now: Timestamp) -> Result<Self, AttachmentError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let uploads = Self { folder: folder.to_owned(), whole: Mutex::default() };
+        uploads.sweep(now)?;
+        Ok(uploads)
+    }
+
+    /// Finds what is there and forgets what is old.
+    fn sweep(&self, now: Timestamp) -> io::Result<()> {
+        let mut whole = HashMap::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let touched = entry.metadata()?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let touched = Timestamp::from_millis(i64::try_from(touched.as_millis()).unwrap_or(i64::MAX));
+            if now.since(touched) > LIFE {
+                std::fs::remove_file(entry.path())?;
+            } else if let Some((id, digest)) = entry.file_name().to_str().and_then(parse) {
+                whole.insert(id, digest);
+            }
+        }
+        *self.whole.lock().unwrap_or_else(PoisonError::into_inner) = whole;
+        Ok(())
+    }
+
+    /// SHA-256 of a whole upload, and its file.
+    pub(super) fn find(&self, id: UploadId) -> Option<([u8; 32], PathBuf)> {
+        let whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = *whole.get(&id)?;
+        Some((digest, self.path_of(id, &digest)))
+    }
+
+    /// Bytes that are safe, and whether that is all.
+    pub(super) fn stat(&self, id: UploadId) -> Result<(u64, bool), Refusal> {
+        if let Some((_, path)) = self.find(id) {
+            return Ok((std::fs::metadata(path).map_err(|error| disk(&error))?.len(), true));
+        }
+        match std::fs::metadata(self.part(id)) {
+            Ok(metadata) => Ok((metadata.len(), false)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, false)),
+            Err(error) => Err(disk(&error)),
+        }
+    }
+
+    /// Goes on with an upload at `offset`, where what has arrived ends.
+    pub(super) async fn write(
+        &self,
+        id: UploadId,
+        size: u64,
+        offset: u64,
+        now: Timestamp,
+    ) -> Result<Upload<'_>, Refusal> {
+        if !(1..=MAX_UPLOAD).contains(&size) {
+            return Err(Refusal::new(Reason::TooLarge, "an attachment has 1 byte to 100 MiB minus 16"));
+        }
+        self.sweep(now).map_err(|error| disk(&error))?;
+        let (stored, complete) = self.stat(id)?;
+        if complete || stored != offset || offset > size {
+            return Err(Refusal::new(Reason::WrongOffset, "call StatAttachment and go on from there"));
+        }
+        let file = tokio::fs::File::options().create(true).append(true).open(self.part(id)).await;
+        Ok(Upload { uploads: self, id, size, stored, file: file.map_err(|error| disk(&error))? })
+    }
+
+    fn part(&self, id: UploadId) -> PathBuf {
+        self.folder.join(format!("{id}.part"))
+    }
+
+    fn path_of(&self, id: UploadId, digest: &[u8; 32]) -> PathBuf {
+        self.folder.join(format!("{id}-{}", hex::encode(digest)))
+    }
+}
+
+fn parse(name: &str) -> Option<(UploadId, [u8; 32])> {
+    let (id, digest) = name.rsplit_once('-')?;
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(digest, &mut bytes).ok()?;
+    Some((id.parse().ok()?, bytes))
+}
+
+/// An upload under way.
+pub(super) struct Upload<'a> {
+    uploads: &'a Uploads,
+    id: UploadId,
+    size: u64,
+    stored: u64,
+    file: tokio::fs::File,
+}
+
+impl Upload<'_> {
+    /// Adds the next bytes.
+    pub(super) async fn append(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.stored += bytes.len() as u64;
+        if self.stored > self.size {
+            return Err(Refusal::new(Reason::TooLarge, "more bytes than size"));
+        }
+        self.file.write_all(bytes).await.map_err(|error| disk(&error))?;
+        self.file.flush().await.map_err(|error| disk(&error))
+    }
+
+    /// All bytes are here: flushes, and gives their SHA-256.
+    pub(super) async fn finish(self) -> Result<[u8; 32], Refusal> {
+        if self.stored != self.size {
+            return Err(Refusal::new(Reason::WrongOffset, "the attachment is not whole yet; go on"));
+        }
+        self.file.sync_all().await.map_err(|error| disk(&error))?;
+        let part = self.uploads.part(self.id);
+        let hashed = part.clone();
+        let digest = tokio::task::spawn_blocking(move || {
+            let mut hash = Sha256::new();
+            io::copy(&mut io::BufReader::with_capacity(1024 * 1024, File::open(hashed)?), &mut hash)?;
+            io::Result::Ok(hash.finalize().into())
+        });
+        let digest: [u8; 32] = digest.await.map_err(io::Error::other).flatten().map_err(|e| disk(&e))?;
+        std::fs::rename(&part, self.uploads.path_of(self.id, &digest)).map_err(|error| disk(&error))?;
+        File::open(&self.uploads.folder).and_then(|folder| folder.sync_all()).map_err(|error| disk(&error))?;
+        self.uploads.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id, digest);
+        Ok(digest)
+    }
+}
+
+pub(super) fn disk(error: &io::Error) -> Refusal {
+    tracing::error!(kind = ?error.kind(), "attachment folder");
+    Refusal::new(Reason::Internal, "the agent's disk failed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(0);
+
+    #[tokio::test]
+    async fn goes_on_after_a_cut_and_survives_reopening() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::open(folder.path(), NOW).unwrap();
+        let id = UploadId::from_bytes([1; 16]);
+        uploads.write(id, 6, 0, NOW).await.unwrap().append(b"abc").await.unwrap();
+        assert_eq!(uploads.stat(id).unwrap(), (3, false));
+        assert_eq!(uploads.write(id, 6, 0, NOW).await.err().unwrap().reason, Reason::WrongOffset);
+        let mut rest = uploads.write(id, 6, 3, NOW).await.unwrap();
+        rest.append(b"def").await.unwrap();
+        let digest = rest.finish().await.unwrap();
+        assert_eq!(digest[..], Sha256::digest(b"abcdef")[..]);
+        let again = Uploads::open(folder.path(), NOW).unwrap();
+        assert_eq!(again.find(id).unwrap().0, digest);
+        assert_eq!(again.stat(id).unwrap(), (6, true));
+    }
+
+    #[tokio::test]
+    async fn limits_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let uploads = Uploads::open(folder.path(), NOW).unwrap();
+        let id = UploadId::from_bytes([1; 16]);
+        assert!(uploads.write(id, MAX_UPLOAD + 1, 0, NOW).await.is_err());
+        let mut upload = uploads.write(id, 2, 0, NOW).await.unwrap();
+        assert_eq!(upload.append(b"abc").await.unwrap_err().reason, Reason::TooLarge);
+    }
+}

@@ -1,0 +1,289 @@
+//! The tasks of a running endpoint: the mailbox is read and acknowledged, the
+//! outbox submitted, the stock of KeyPackages kept. Each tries again on its own
+//! with jittered, capped pauses; what it does is committed before the node hears of it.
+
+use super::{Endpoint, Inner};
+use crate::credential::CredentialError;
+use crate::error::EndpointError;
+use crate::mls::{Suite, key_package};
+use crate::outbox::{self, Decided};
+use crate::store::Tx;
+use crate::thread::{self, Processed};
+use crate::{event, inbox};
+use chancery_proto::node::v1::{
+    PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
+};
+use chancery_types::{Entropy, MessageId, Reason, Refusal, Retry};
+use futures::StreamExt as _;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Items of the mailbox in one transaction.
+const ITEMS: usize = 64;
+/// Submissions in one call.
+const SUBMISSIONS: usize = 128;
+/// How long an acknowledgement may wait for more to come.
+const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
+/// How often the outbox is looked at without a reason: letters expire.
+const OUTBOX_TICK: Duration = Duration::from_secs(30);
+/// How often the stock is looked at without a reason.
+const STOCK_TICK: Duration = Duration::from_hours(6);
+/// How often KeyPackages of last resort are replaced.
+const LAST_RESORT_AGE: Duration = Duration::from_hours(7 * 24);
+const LAST_RESORT_MADE: &str = "last resort made at";
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Endpoint {
+    /// Receives and sends until `shutdown`. One call for each endpoint at a time.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let inner = &self.0;
+        let tasks = async {
+            tokio::join!(
+                keep(inner, "subscribe", || subscribe(inner)),
+                keep(inner, "submit", || submit(inner)),
+                keep(inner, "acknowledge", || acknowledge(inner)),
+                keep(inner, "key_packages", || stock(inner)),
+            )
+        };
+        // The parts of a round are each one transaction: stopping between them loses nothing.
+        let _ = shutdown.run_until_cancelled(tasks).await;
+    }
+}
+
+/// Runs rounds of a task for ever; a failed one is tried again after a pause
+/// that doubles up to half a minute, each jittered over its whole length.
+async fn keep<F>(inner: &Inner, task: &'static str, round: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), Refusal>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match round().await {
+            Ok(()) => pause = FIRST_PAUSE,
+            Err(refusal) => {
+                tracing::debug!(task, reason = %refusal.reason, "endpoint.task.fail");
+                if refusal.reason.retry() == Retry::Never {
+                    tracing::warn!(task, reason = %refusal.reason, "endpoint.task.refused");
+                    pause = LONGEST_PAUSE;
+                }
+                tokio::time::sleep(jittered(&*inner.resolver.entropy, pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+fn jittered(entropy: &dyn Entropy, pause: Duration) -> Duration {
+    let part = u32::from_le_bytes(entropy.array::<4>());
+    pause.mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// One subscription, until it ends.
+async fn subscribe(inner: &Inner) -> Result<(), Refusal> {
+    // Senders that are agents are checked against the log.
+    inner.view.state().await?;
+    let after = inner.call(|tx| inbox::mailbox_position(tx)).await?;
+    let stream = inner.client.subscribe(inner.identity.alias, after).await?;
+    let mut chunks = stream.ready_chunks(ITEMS);
+    let mut progress = false;
+    while let Some(chunk) = chunks.next().await {
+        let mut items = Vec::with_capacity(chunk.len());
+        let mut end = None;
+        for item in chunk {
+            match item {
+                Ok(item) => items.push(item),
+                Err(status) => end = Some(chancery_kit::status::from_status(&status)),
+            }
+        }
+        progress |= !items.is_empty();
+        take(inner, items).await?;
+        match end {
+            Some(refusal) if !progress => return Err(refusal),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+    }
+    // The node hung up: at once again only if that leads anywhere.
+    let ended = Refusal::new(Reason::PeerUnreachable, "the node ended the subscription");
+    if progress { Ok(()) } else { Err(ended) }
+}
+
+/// What taking some items came to.
+#[derive(Default)]
+struct Taken {
+    done: usize,
+    decided: Vec<Decided>,
+    letters: bool,
+    events: bool,
+    joined: bool,
+    /// The next item is from an agent that this endpoint has not seen in the log.
+    unknown_agent: bool,
+}
+
+async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusal> {
+    let items: Arc<[SubscribeResponse]> = items.into();
+    let mut done = 0;
+    let mut refreshed = false;
+    while done < items.len() {
+        let rest = Arc::clone(&items);
+        let taken = inner.call(move |tx| take_some(tx, &rest[done..], refreshed)).await?;
+        done += taken.done;
+        inner.settle(taken.decided);
+        if taken.letters {
+            inner.inbox.send_modify(|count| *count += 1);
+        }
+        if taken.events {
+            inner.events.send_modify(|count| *count += 1);
+        }
+        if taken.joined {
+            inner.key_packages.notify_one();
+        }
+        inner.acknowledge.notify_one();
+        // A commit or an outcome may have set queued letters free.
+        inner.outbox.notify_one();
+        if taken.unknown_agent {
+            inner.view.refresh().await?;
+        }
+        refreshed = taken.unknown_agent;
+    }
+    Ok(())
+}
+
+fn take_some(
+    tx: &mut Tx<'_>,
+    items: &[SubscribeResponse],
+    mut last_try: bool,
+) -> Result<Taken, EndpointError> {
+    let mut taken = Taken::default();
+    for item in items {
+        match &item.item {
+            Some(subscribe_response::Item::Delivery(delivery)) => {
+                match thread::receive(tx, item.position, delivery, last_try) {
+                    Ok(processed) => {
+                        taken.letters |= matches!(processed, Processed::Letter { .. });
+                        taken.joined |= processed == Processed::Joined;
+                        // An answer or a read receipt is an event, too.
+                        taken.events |= matches!(processed, Processed::Letter { .. } | Processed::Noted);
+                    }
+                    Err(EndpointError::FalseCredential(CredentialError::UnknownAgent)) => {
+                        taken.unknown_agent = true;
+                        return Ok(taken);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Some(subscribe_response::Item::Outcome(outcome)) => {
+                taken.decided.extend(outbox::decide(tx, outcome)?);
+                // Merging our own commit may let in what waited for it.
+                taken.letters = true;
+            }
+            Some(subscribe_response::Item::Event(told)) => {
+                event::observe(tx, told)?;
+                taken.events = true;
+            }
+            None => {}
+        }
+        inbox::set_mailbox_position(tx, item.position)?;
+        taken.done += 1;
+        last_try = false;
+    }
+    Ok(taken)
+}
+
+/// Submits what is due, then waits for more.
+async fn submit(inner: &Inner) -> Result<(), Refusal> {
+    loop {
+        let submissions = inner.call(|tx| outbox::next(tx, SUBMISSIONS)).await?;
+        if submissions.is_empty() {
+            break;
+        }
+        let ids: Vec<MessageId> = submissions
+            .iter()
+            .map(|submission| MessageId::try_from(&submission.message_id))
+            .collect::<Result<_, _>>()?;
+        let results = inner.client.submit(submissions).await?;
+        let record = move |tx: &mut Tx<'_>| {
+            let mut decided = Vec::new();
+            for (id, result) in ids.iter().zip(&results) {
+                match &result.result {
+                    Some(submit_result::Result::Outcome(outcome))
+                        if outcome.message_id == id.as_bytes().as_slice() =>
+                    {
+                        decided.extend(outbox::decide(tx, outcome)?);
+                    }
+                    Some(submit_result::Result::Queued(_)) => outbox::handed(tx, id)?,
+                    _ => {
+                        return Err(Refusal::new(
+                            Reason::PeerMisbehaved,
+                            "a result is not for its submission",
+                        )
+                        .into());
+                    }
+                }
+            }
+            Ok(decided)
+        };
+        let decided = inner.call(record).await?;
+        inner.settle(decided);
+        inner.inbox.send_modify(|count| *count += 1);
+    }
+    let _ = tokio::time::timeout(OUTBOX_TICK, inner.outbox.notified()).await;
+    Ok(())
+}
+
+/// Acknowledges what was committed, a little later so that it is more at once.
+async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
+    while let Some(ready) = inner.call(|tx| inbox::acknowledgement(tx)).await? {
+        inner.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
+        let through = ready.through;
+        inner.call(move |tx| inbox::acknowledged(tx, through)).await?;
+    }
+    inner.acknowledge.notified().await;
+    tokio::time::sleep(ACKNOWLEDGE_AFTER).await;
+    Ok(())
+}
+
+async fn stock(inner: &Inner) -> Result<(), Refusal> {
+    refill(inner).await?;
+    let _ = tokio::time::timeout(STOCK_TICK, inner.key_packages.notified()).await;
+    Ok(())
+}
+
+/// Fills the node's stock of this device's KeyPackages up when half of it is gone.
+pub(super) async fn refill(inner: &Inner) -> Result<(), Refusal> {
+    let now = inner.clock.now();
+    let made_at = inner.call(|tx| inbox::mark(tx, LAST_RESORT_MADE)).await?;
+    let made_at = chancery_types::Timestamp::from_millis(i64::try_from(made_at).unwrap_or(i64::MAX));
+    let mut last_resort = now.since(made_at) >= LAST_RESORT_AGE;
+    // Learns what is there before it makes anything.
+    let alias = inner.identity.alias;
+    let publish = async |one_time: Vec<Vec<u8>>, last_resort: Vec<Vec<u8>>| {
+        let request = PublishKeyPackagesRequest {
+            alias: alias.to_wire(),
+            one_time: one_time.into_iter().map(Into::into).collect(),
+            last_resort: last_resort.into_iter().map(Into::into).collect(),
+        };
+        inner.client.publish_key_packages(request).await
+    };
+    let stock = publish(Vec::new(), Vec::new()).await?;
+    let of = |suite: Suite| stock.iter().find(|stock| stock.cipher_suite == u32::from(suite.code()));
+    last_resort |= Suite::ALL.iter().any(|suite| !of(*suite).is_some_and(|stock| stock.last_resort));
+    for (nth, suite) in Suite::ALL.into_iter().enumerate() {
+        let there = of(suite).map_or(0, |stock| stock.one_time as usize);
+        let missing = if there * 2 <= inner.stock { inner.stock - there } else { 0 };
+        let last_resort = last_resort && nth == 0;
+        if missing == 0 && !last_resort {
+            continue;
+        }
+        let made = inner.call(move |tx| key_package::make(tx, &[(suite, missing)], last_resort)).await?;
+        publish(made.one_time, made.last_resort).await?;
+    }
+    if last_resort {
+        let made_at = u64::try_from(now.millis()).unwrap_or(0);
+        inner.call(move |tx| inbox::raise_mark(tx, LAST_RESORT_MADE, made_at)).await?;
+    }
+    Ok(())
+}
