@@ -1,20 +1,18 @@
 //! `chancery directory …` and `chancery evaluator …`.
 
-use crate::config::{DirectoryFile, EvaluatorFile, read_bundle};
+use crate::config::{DirectoryFile, EvaluatorFile};
 use crate::{
     DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance, service,
 };
 use chancery_directory_core::{GovernanceKey, GovernanceKeys, Trust};
-use chancery_kit::config;
 use chancery_kit::tls::Credentials;
-use chancery_kit::tls::files::IdentityFolder;
-use chancery_pki_core::{Crls, FederationBundle};
+use chancery_kit::{config, party};
+use chancery_pki_core::Crls;
 use chancery_types::{Clock, Entropy, NodeId};
 use clap::{Args, Subcommand};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// The federation's directory: records behind handles, and the log of all that governs.
@@ -146,14 +144,14 @@ pub async fn run_directory(
         }
         DirectoryCommand::Serve { config } => {
             let file: DirectoryFile = config::load(&config, "CHANCERY_DIRECTORY_")?;
-            let bundle = read_bundle(&file.bundle)?;
-            let credentials = credentials(&file.identity, &bundle, clock, &shutdown)?;
+            let bundle = party::read_bundle(&file.bundle)?;
+            let credentials = party::keep_identity(&file.identity, &bundle, file.pki, clock, &shutdown)?;
             let config = DirectoryConfig {
                 federation: bundle.federation().to_string(),
                 governance: GovernanceKeys::from_bundle(&bundle)?,
                 folder: file.folder,
             };
-            let listener = listen(file.listen).await?;
+            let listener = party::listen(file.listen).await?;
             service::serve(config, listener, credentials, entropy, shutdown).await
         }
         DirectoryCommand::Statement(command) => statement(command, clock, &*entropy).await,
@@ -180,8 +178,9 @@ pub async fn run_evaluator(
         }
         EvaluatorCommand::Serve { config } => {
             let file: EvaluatorFile = config::load(&config, "CHANCERY_EVALUATOR_")?;
-            let credentials = credentials(&file.identity, &read_bundle(&file.bundle)?, clock, &shutdown)?;
-            let listener = listen(file.listen).await?;
+            let bundle = party::read_bundle(&file.bundle)?;
+            let credentials = party::keep_identity(&file.identity, &bundle, file.pki, clock, &shutdown)?;
+            let listener = party::listen(file.listen).await?;
             let config = EvaluatorConfig { share: file.share };
             service::serve_evaluator(config, listener, credentials, entropy, shutdown).await
         }
@@ -211,7 +210,7 @@ async fn statement(
         }
         StatementCommand::Submit { statement, bundle, directory } => {
             let signed = governance::read(&statement)?;
-            let bundle = read_bundle(&bundle)?;
+            let bundle = party::read_bundle(&bundle)?;
             let trust = Trust::from_bundle(&bundle)?;
             // No certificate, no revocation lists: the statement speaks for
             // itself, and so does the signed checkpoint that covers it.
@@ -221,22 +220,6 @@ async fn statement(
         }
     }
     Ok(())
-}
-
-fn credentials(
-    identity: &Path,
-    bundle: &FederationBundle,
-    clock: Arc<dyn Clock>,
-    shutdown: &CancellationToken,
-) -> Result<Arc<Credentials>, DirectoryError> {
-    let credentials = Credentials::open(IdentityFolder::new(identity), bundle.anchors().clone(), clock)?;
-    tokio::spawn(Arc::clone(&credentials).watch(shutdown.clone()));
-    Ok(credentials)
-}
-
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, DirectoryError> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| DirectoryError::Listen { address, error })
 }
 
 fn print(text: &str) -> Result<(), DirectoryError> {

@@ -1,11 +1,9 @@
 //! Configuration files of the directory and of an evaluator.
 
-use crate::DirectoryError;
 use chancery_directory_core::GovernanceKeys;
-use chancery_pki_core::FederationBundle;
 use serde::Deserialize;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What a directory needs to serve.
 #[derive(Clone, Debug)]
@@ -35,6 +33,8 @@ pub struct DirectoryFile {
     pub bundle: PathBuf,
     /// Folder of its certificate.
     pub identity: PathBuf,
+    /// Enrolment service that renews it, host:port.
+    pub pki: String,
     /// Folder of its store and key files.
     pub folder: PathBuf,
 }
@@ -49,15 +49,8 @@ pub struct EvaluatorFile {
     pub bundle: PathBuf,
     /// Folder of its certificate.
     pub identity: PathBuf,
+    /// Enrolment service that renews it, host:port.
+    pub pki: String,
     /// File of its share.
     pub share: PathBuf,
-}
-
-/// Reads a federation's bundle.
-///
-/// # Errors
-/// It cannot be read or does not hold.
-pub fn read_bundle(path: &Path) -> Result<FederationBundle, DirectoryError> {
-    let text = std::fs::read_to_string(path).map_err(DirectoryError::file(path))?;
-    Ok(FederationBundle::from_toml(&text)?)
 }

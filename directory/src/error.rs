@@ -3,10 +3,10 @@
 use chancery_directory_core as core;
 use chancery_directory_log::LogError;
 use chancery_kit::config::ConfigError;
+use chancery_kit::party::PartyError;
 use chancery_kit::serve::ServeError;
 use chancery_kit::store::StoreError;
 use chancery_kit::tls::TlsError;
-use chancery_pki_core::BundleError;
 use chancery_types::{NameError, Refusal};
 use std::path::PathBuf;
 
@@ -43,9 +43,6 @@ pub enum DirectoryError {
     /// Configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The federation's bundle.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
     /// A value is not right.
     #[error(transparent)]
     Core(#[from] core::Error),
@@ -61,14 +58,9 @@ pub enum DirectoryError {
     /// Standard output is closed.
     #[error("cannot print: {0}")]
     Print(std::io::Error),
-    /// The address cannot be listened on.
-    #[error("{address}: {error}")]
-    Listen {
-        /// Which.
-        address: std::net::SocketAddr,
-        /// What the system said.
-        error: std::io::Error,
-    },
+    /// A server cannot start.
+    #[error(transparent)]
+    Party(#[from] PartyError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),

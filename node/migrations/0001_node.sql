@@ -66,7 +66,7 @@ CREATE TABLE route (
     PRIMARY KEY (group_id, alias)
 );
 
--- Submissions that wait for their hub or were accepted; makes submitting idempotent.
+-- Submissions that wait for their hub or were decided; makes submitting idempotent.
 CREATE TABLE submission (
     message_id   BLOB NOT NULL,
     sender       BLOB NOT NULL,     -- alias
@@ -101,6 +101,7 @@ CREATE TABLE mailbox (
     sender        BLOB,             -- this node is the hub: who sent it
     sender_node   TEXT,             -- and from where
     wants_events  BOOLEAN NOT NULL, -- and whether it wants events
+    wants_receipt BOOLEAN NOT NULL, -- TRUE: an application message; only a device's receipt makes it delivered
     only_device   BLOB,             -- NULL: all devices
     except_device BLOB,             -- NULL: all devices
     taken         BOOLEAN NOT NULL DEFAULT FALSE, -- TRUE: a device has it, the terminal report is made

@@ -6,6 +6,8 @@
 //! does what nobody asks for. What is decided lives in `chancery_node_core`.
 
 mod blobs;
+pub mod command;
+pub mod config;
 mod job;
 mod link;
 mod mesh;
@@ -14,6 +16,7 @@ mod rpc;
 mod store;
 mod wake;
 
+pub use command::{NodeArgs, run};
 pub use quota::QuotaConfig;
 
 use crate::blobs::Blobs;
@@ -109,6 +112,7 @@ async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> 
         mesh: Arc::new(mesh),
         quotas: Quotas::new(&parts.quotas),
         arrivals: link::Arrivals::default(),
+        sessions: rpc::Sessions::default(),
         subscriptions: rpc::Subscriptions::default(),
         store,
         shutdown,

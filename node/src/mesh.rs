@@ -2,8 +2,8 @@
 //! directory, the evaluators and the other members' nodes.
 
 use arc_swap::ArcSwap;
-use chancery_directory_core::client::Trust;
 use chancery_directory_core::state::FederationState;
+use chancery_directory_core::{Trust, VerifiedCheckpoint};
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{self, Credentials};
 use chancery_pki_core::{Party, VerifiedPeer};
@@ -27,6 +27,9 @@ const CALL: Duration = Duration::from_secs(20);
 /// How often an unknown member may make this node ask the directory again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Whom to reach, where, and with which key.
+type Target = (Party, String, Option<[u8; 32]>);
+
 /// Everything this node needs to reach others.
 pub(crate) struct Mesh {
     here: NodeId,
@@ -36,7 +39,8 @@ pub(crate) struct Mesh {
     directory: Channel,
     state: ArcSwap<FederationState>,
     changed: watch::Sender<u64>,
-    channels: Mutex<HashMap<(Party, String), Channel>>,
+    channels: Mutex<HashMap<Target, Channel>>,
+    newest: tokio::sync::Mutex<Option<VerifiedCheckpoint>>,
     asked_at: tokio::sync::Mutex<Timestamp>,
 }
 
@@ -59,6 +63,7 @@ impl Mesh {
             state: ArcSwap::default(),
             changed: watch::Sender::new(0),
             channels: Mutex::default(),
+            newest: tokio::sync::Mutex::default(),
             asked_at: tokio::sync::Mutex::new(Timestamp::from_millis(0)),
         })
     }
@@ -78,9 +83,22 @@ impl Mesh {
         DirectoryServiceClient::new(self.directory.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
-    /// Verifies statements and makes them the state.
-    pub(crate) fn learn(&self, statements: directory::ListStatementsResponse) -> Result<(), Refusal> {
-        let (_, state) = self.trust.verify_statements(statements)?;
+    /// Verifies statements and makes them the state, unless their checkpoint is
+    /// older than, or does not continue, the newest that was seen.
+    pub(crate) async fn learn(&self, statements: directory::ListStatementsResponse) -> Result<(), Refusal> {
+        let (checkpoint, state) = self.trust.verify_statements(statements)?;
+        let mut newest = self.newest.lock().await;
+        if let Some(older) = newest.as_ref() {
+            let path = if checkpoint.size() > older.size() && older.size() > 0 {
+                let (old_size, new_size) = (older.size(), checkpoint.size());
+                let request = directory::ProveConsistencyRequest { old_size, new_size };
+                directory_call(self.directory().prove_consistency(request)).await?.path
+            } else {
+                Vec::new()
+            };
+            checkpoint.extends(older, &path)?;
+        }
+        *newest = Some(checkpoint);
         self.state.store(Arc::new(state));
         self.changed.send_modify(|version| *version += 1);
         Ok(())
@@ -90,7 +108,7 @@ impl Mesh {
     pub(crate) async fn ask(&self) -> Result<directory::ListStatementsResponse, Refusal> {
         let request = directory::ListStatementsRequest::default();
         let statements = directory_call(self.directory().list_statements(request)).await?;
-        self.learn(statements.clone())?;
+        self.learn(statements.clone()).await?;
         Ok(statements)
     }
 
@@ -131,9 +149,15 @@ impl Mesh {
             self.ask_for_unknown().await;
         }
         let state = self.state();
-        let endpoint = state.member(node).and_then(|member| member.endpoints.first());
+        let member = state.member(node);
+        let member = member.ok_or_else(|| Refusal::new(Reason::NotAMember, "no such member"))?;
+        let endpoint = member.endpoints.first();
         let endpoint = endpoint.ok_or_else(|| Refusal::new(Reason::NotAMember, "no such member"))?;
-        let channel = self.channel(Party::Node(node.clone()), endpoint)?;
+        let party = Party::Node(node.clone());
+        let pin = member.node_key_pin;
+        let channel = self.channel((party, endpoint.clone(), Some(pin)), |(party, endpoint, _)| {
+            tls::connect_pinned(endpoint, party.clone(), pin, Arc::clone(&self.credentials))
+        })?;
         Ok(FederationServiceClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER)
             .max_encoding_message_size(MAX_ANSWER))
@@ -151,7 +175,10 @@ impl Mesh {
             found = endpoint(&self.state());
         }
         let found = found.ok_or_else(|| Refusal::new(Reason::WrongKeyEpoch, "no such evaluator now"))?;
-        Ok(EvaluatorServiceClient::new(self.channel(Party::Evaluator(id.clone()), &found)?))
+        let channel = self.channel((Party::Evaluator(id.clone()), found, None), |(party, endpoint, _)| {
+            Ok(tls::connect_lazy(endpoint, party.clone(), Arc::clone(&self.credentials))?.0)
+        })?;
+        Ok(EvaluatorServiceClient::new(channel))
     }
 
     /// This node.
@@ -159,14 +186,17 @@ impl Mesh {
         &self.here
     }
 
-    fn channel(&self, party: Party, endpoint: &str) -> Result<Channel, Refusal> {
+    fn channel(
+        &self,
+        target: Target,
+        connect: impl FnOnce(&Target) -> Result<Channel, tls::TlsError>,
+    ) -> Result<Channel, Refusal> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (party, endpoint.to_owned());
-        if let Some(channel) = channels.get(&key) {
+        if let Some(channel) = channels.get(&target) {
             return Ok(channel.clone());
         }
-        let (channel, _) = tls::connect_lazy(endpoint, key.0.clone(), Arc::clone(&self.credentials))?;
-        channels.insert(key, channel.clone());
+        let channel = connect(&target)?;
+        channels.insert(target, channel.clone());
         Ok(channel)
     }
 }

@@ -3,14 +3,18 @@
 use crate::authority::root::Issuing;
 use crate::authority::{Authority, AuthorityError, Revoke};
 use crate::service::{self, ServiceError};
+use chancery_kit::config::{self, ConfigError};
+use chancery_kit::party::{self, PartyError};
 use chancery_pki_core::{
     BundleError, Federation, FederationBundle, LeafNames, Party, ProfileError, Serial, armour,
 };
 use chancery_types::{Clock, Entropy};
 use clap::{Args, Subcommand};
 use secrecy::SecretString;
+use serde::Deserialize;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize as _, Zeroizing};
 
 const HOUR: u64 = 3600;
+/// Lives that an issued certificate may have, hours.
+const LEAF_HOURS: RangeInclusive<u64> = 1..=720;
 /// Shortest passphrase, characters.
 const MIN_PASSPHRASE: usize = 8;
 
@@ -55,7 +61,7 @@ enum Command {
     /// chancery pki token --party node/federal --name federal.example --name 192.0.2.7
     Token {
         /// Whom it is for: node/ID, agent/ADMINISTRATION/NAME, evaluator/ID, directory.
-        #[arg(long, value_parser = party)]
+        #[arg(long, value_parser = party_name)]
         party: Party,
         /// DNS name or IP address for the certificate; may be repeated.
         #[arg(long = "name", value_name = "NAME")]
@@ -77,7 +83,7 @@ enum Command {
         #[arg(long, value_parser = serial)]
         serial: Option<Serial>,
         /// The party: node/ID, agent/ADMINISTRATION/NAME, evaluator/ID, directory.
-        #[arg(long, value_parser = party)]
+        #[arg(long, value_parser = party_name)]
         party: Option<Party>,
     },
     /// Print the revocation lists in force, PEM.
@@ -105,16 +111,23 @@ enum Command {
     },
     /// Run the enrolment service.
     Serve {
-        /// Where to listen.
-        #[arg(long, default_value = "127.0.0.1:7400", value_name = "ADDRESS:PORT")]
-        listen: SocketAddr,
-        /// DNS name or IP address for its own certificate; may be repeated.
-        #[arg(long = "name", value_name = "NAME")]
-        names: Vec<String>,
-        /// Life of the certificates it issues, hours.
-        #[arg(long, default_value_t = 168, value_parser = clap::value_parser!(u64).range(1..=720))]
-        leaf_hours: u64,
+        /// Configuration file; CHANCERY_PKI_… variables override it.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
     },
+}
+
+/// File of `chancery pki serve`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PkiFile {
+    /// Where to listen, for example `0.0.0.0:7400`.
+    listen: SocketAddr,
+    /// DNS names and IP addresses for its own certificate.
+    names: Vec<String>,
+    /// Life of the certificates it issues, hours, 1 to 720. Unset: 168.
+    #[serde(default = "leaf_hours")]
+    leaf_hours: u64,
 }
 
 #[derive(Debug, Args)]
@@ -136,10 +149,19 @@ pub enum CommandError {
     /// The bundle cannot be made.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// Configuration of the enrolment service.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The life of issued certificates is out of bounds.
+    #[error("leaf_hours is from {} to {}", LEAF_HOURS.start(), LEAF_HOURS.end())]
+    LeafHours,
+    /// The enrolment service cannot start.
+    #[error(transparent)]
+    Party(#[from] PartyError),
     /// The enrolment service.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// A file, socket or output.
+    /// A file or output.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),
     /// The passphrase file can be read by others.
@@ -199,12 +221,14 @@ pub async fn run(
             }
             print(&bundle.to_toml()?)
         }
-        Command::Serve { listen, names, leaf_hours } => {
-            let authority = Arc::new(authority.with_leaf_life(Duration::from_secs(leaf_hours * HOUR)));
-            let credentials = authority.own_credentials(&LeafNames::parse(&names)?).await?;
-            let listener = tokio::net::TcpListener::bind(listen).await;
-            let listener = listener.map_err(|error| CommandError::Io("cannot listen", error))?;
-            tracing::info!(%listen, "the enrolment service listens");
+        Command::Serve { config } => {
+            let file: PkiFile = config::load(&config, "CHANCERY_PKI_")?;
+            if !LEAF_HOURS.contains(&file.leaf_hours) {
+                return Err(CommandError::LeafHours);
+            }
+            let authority = Arc::new(authority.with_leaf_life(Duration::from_secs(file.leaf_hours * HOUR)));
+            let credentials = authority.own_credentials(&LeafNames::parse(&file.names)?).await?;
+            let listener = party::listen(file.listen).await?;
             Ok(service::serve(authority, listener, credentials, shutdown).await?)
         }
     }
@@ -232,7 +256,11 @@ impl Passphrase {
     }
 }
 
-fn party(text: &str) -> Result<Party, String> {
+const fn leaf_hours() -> u64 {
+    168
+}
+
+fn party_name(text: &str) -> Result<Party, String> {
     let path = format!("/{}", text.strip_prefix('/').unwrap_or(text));
     path.parse().map_err(|error: chancery_pki_core::SpiffeError| error.to_string())
 }

@@ -87,7 +87,10 @@ pub fn request(tx: &mut Tx<'_>) -> Result<Vec<u8>, EndpointError> {
     write(&Request { version: VERSION, device, auth_key, leaf_keys })
 }
 
-fn pending(tx: &Tx<'_>) -> Result<Option<([u8; 16], Zeroizing<[u8; 32]>)>, EndpointError> {
+/// Device id and seed of its key, between request and grant.
+type Pending = ([u8; 16], Zeroizing<[u8; 32]>);
+
+fn pending(tx: &Tx<'_>) -> Result<Option<Pending>, EndpointError> {
     let device = tx
         .sql()
         .query_row("SELECT value FROM keepsakes WHERE name = ?1", [PENDING_DEVICE], |row| row.get(0))

@@ -197,7 +197,8 @@ fn submit(
 /// Encrypts whatever is queued and may go now.
 pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
     const BATCH: usize = 128;
-    let ready = "state = 0 AND EXISTS (SELECT 1 FROM threads WHERE threads.group_id = outbox.group_id \
+    // `state < 3` stands there for the sake of the partial index.
+    let ready = "state < 3 AND state = 0 AND EXISTS (SELECT 1 FROM threads WHERE threads.group_id = outbox.group_id \
                  AND (threads.state = 1 OR (threads.pending_commit IS NULL \
                  AND threads.epoch >= outbox.needs_epoch)))";
     let identity = identity::identity(tx)?;
@@ -263,7 +264,7 @@ pub fn next(tx: &mut Tx<'_>, limit: usize) -> Result<Vec<Submission>, EndpointEr
     prepare(tx)?;
     let mut bytes = 0;
     let mut next = Vec::new();
-    for item in items(tx, "state = 1", limit)? {
+    for item in items(tx, "state < 3 AND state = 1", limit)? {
         let submission = item.submission.unwrap_or_default();
         bytes += submission.len();
         if bytes > CALL_BYTES && !next.is_empty() {
@@ -309,19 +310,21 @@ fn find(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Item>, EndpointErr
 /// # Errors
 /// The store's.
 pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, EndpointError> {
-    let row: Option<([u8; 32], u8, Option<i64>, Option<String>)> = tx
+    let read = |row: &Row<'_>| {
+        let thread = GroupId::from_bytes(row.get(0)?);
+        let result = match row.get(1)? {
+            state::ACCEPTED => Ok(Timestamp::from_millis(row.get::<_, Option<i64>>(2)?.unwrap_or_default())),
+            state::FAILED => Err(row.get(3)?),
+            _ => return Ok(None),
+        };
+        Ok(Some(Decided { message_id: *message_id, thread, result }))
+    };
+    Ok(tx
         .sql()
         .prepare_cached("SELECT group_id, state, accepted_at_ms, failure FROM outbox WHERE message_id = ?1")?
-        .query_row([message_id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-        .optional()?;
-    Ok(row.and_then(|(thread, state, accepted_at, failure)| {
-        let result = match state {
-            state::ACCEPTED => Ok(Timestamp::from_millis(accepted_at.unwrap_or_default())),
-            state::FAILED => Err(failure.unwrap_or_default()),
-            _ => return None,
-        };
-        Some(Decided { message_id: *message_id, thread: GroupId::from_bytes(thread), result })
-    }))
+        .query_row([message_id.as_bytes()], read)
+        .optional()?
+        .flatten())
 }
 
 /// Takes the hub's decision about a submission of this device. Gives what is
@@ -393,10 +396,6 @@ fn refuse(
             if needs > made_in {
                 requeue(tx, item, thread, needs)?;
             }
-            Ok(Vec::new())
-        }
-        Some(Reason::PredecessorRefused) if thread.open && !first_commit => {
-            requeue(tx, item, thread, 0)?;
             Ok(Vec::new())
         }
         _ if first_commit => {

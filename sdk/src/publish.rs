@@ -49,7 +49,7 @@ pub(crate) async fn publish(
         }
         Err(refusal) => {
             // Decided: the next attempt is another operation.
-            store.call(|tx| forget(tx)).await.map_err(Refusal::from)?;
+            store.call(forget).await.map_err(Refusal::from)?;
             Err(refusal)
         }
     }
@@ -86,11 +86,7 @@ fn operation_to_send(
     }
     .sign(&account);
     let request_id: [u8; 16] = tx.entropy().array();
-    let operation = RecordOperation {
-        request_id: request_id.to_vec().into(),
-        record: Some(record),
-        ..RecordOperation::default()
-    };
+    let operation = RecordOperation { request_id: request_id.to_vec().into(), record: Some(record) };
     keepsake::put(tx, PENDING, &operation.encode_to_vec())?;
     Ok(operation)
 }
@@ -142,7 +138,7 @@ mod tests {
         assert!(make().await.encode_to_vec() == first.encode_to_vec());
         let bytes = [7_u64.to_be_bytes().as_slice(), &41_u64.to_be_bytes(), &[1; 32]].concat();
         device.run(move |tx| keepsake::put(tx, STANDING, &bytes)).await;
-        device.run(|tx| forget(tx)).await;
+        device.run(forget).await;
         let next = make().await.record.unwrap();
         let record = chancery_proto::directory::v1::Record::decode(next.record).unwrap();
         assert_eq!((record.version, record.previous_index), (8, Some(41)));

@@ -49,15 +49,7 @@ impl Resolver {
     /// # Errors
     /// What concerns all of them: directory, evaluators or node.
     pub(crate) async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Resolved>, Refusal> {
-        let state = self.view.state().await?;
-        let keyed = match self.handles(&state, identifiers).await {
-            // A new key epoch or generation: once more, by the log as it stands now.
-            Err(refusal) if refusal.reason == Reason::WrongKeyEpoch => {
-                let state = self.view.refresh().await?;
-                self.handles(&state, identifiers).await?
-            }
-            keyed => keyed?,
-        };
+        let keyed = self.keyed(identifiers).await?;
         let schemes = identifiers
             .iter()
             .map(|identifier| identifier.scheme().as_str().parse::<SchemeName>())
@@ -82,8 +74,26 @@ impl Resolver {
             .collect()
     }
 
-    /// Handles of identifiers, in order: as kept, or evaluated.
-    pub(crate) async fn handles(
+    /// Handles of identifiers with their record keys, in order.
+    ///
+    /// # Errors
+    /// What concerns all of them: evaluators, directory or node.
+    pub(crate) async fn keyed(&self, identifiers: &[Identifier]) -> Result<Vec<Keyed>, Refusal> {
+        let state = self.view.state().await?;
+        match self.handles(&state, identifiers).await {
+            // A new key epoch, generation or evaluator: once more, by the log as it stands now.
+            Err(refusal)
+                if matches!(refusal.reason, Reason::WrongKeyEpoch | Reason::DirectoryUnreachable) =>
+            {
+                let state = self.view.refresh().await?;
+                self.handles(&state, identifiers).await
+            }
+            keyed => keyed,
+        }
+    }
+
+    /// As kept, or evaluated.
+    async fn handles(
         &self,
         state: &FederationState,
         identifiers: &[Identifier],
@@ -166,7 +176,8 @@ impl Resolver {
         let mut state = self.view.state().await?;
         let bits = state.lookup_prefix_bits();
         let mut found = Vec::with_capacity(wanted.len());
-        for chunk in wanted.chunks(PREFIXES) {
+        let mut chunks: Vec<_> = wanted.chunks(PREFIXES).rev().collect();
+        while let Some(chunk) = chunks.pop() {
             let prefixes: Vec<Prefix> = chunk
                 .iter()
                 .map(|((handle, _), _)| Prefix::of(handle, bits))
@@ -174,7 +185,15 @@ impl Resolver {
                 .into_iter()
                 .collect();
             let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
-            let response = self.client.lookup(named).await?;
+            let response = match self.client.lookup(named).await {
+                // The buckets are large: fewer at once.
+                Err(refusal) if refusal.reason == Reason::TooLarge && prefixes.len() > 1 => {
+                    let (first, second) = chunk.split_at(chunk.len() / 2);
+                    chunks.extend([second, first]);
+                    continue;
+                }
+                response => response?,
+            };
             let trust = Arc::clone(self.view.trust());
             let verified = blocking(move || trust.verify_lookup(response, &prefixes, bits)).await??;
             self.view.see(verified.checkpoint().clone()).await?;

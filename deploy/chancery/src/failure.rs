@@ -88,6 +88,15 @@ pub(crate) enum Failure {
     /// A node.
     #[error(transparent)]
     Node(#[from] chancery_node::NodeError),
+    /// A command of a node.
+    #[error(transparent)]
+    NodeCommand(#[from] chancery_node::command::CommandError),
+    /// A command of an agent.
+    #[error(transparent)]
+    AgentCommand(#[from] chancery_sdk::agent::command::CommandError),
+    /// What a party starts from.
+    #[error(transparent)]
+    Party(#[from] chancery_kit::party::PartyError),
     /// An agent.
     #[error(transparent)]
     Agent(#[from] chancery_sdk::agent::AgentError),

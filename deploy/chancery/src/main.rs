@@ -1,5 +1,6 @@
 //! The program `chancery`: one binary made of the crates' commands.
 
+mod enrol;
 mod failure;
 mod letters;
 mod local;
@@ -9,7 +10,9 @@ pub(crate) use failure::Failure;
 
 use chancery_directory::{DirectoryArgs, EvaluatorArgs, run_directory, run_evaluator};
 use chancery_kit::telemetry::{self, TelemetryConfig};
+use chancery_node::NodeArgs;
 use chancery_pki::PkiArgs;
+use chancery_sdk::agent::AgentArgs;
 use chancery_types::{Clock, Entropy, SystemClock, SystemEntropy};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use mailing::RecipientsCommand;
@@ -44,10 +47,16 @@ enum Command {
     Events(letters::EventsArgs),
     /// The federation's certificate authority.
     Pki(PkiArgs),
+    /// Get a certificate against a join token.
+    Enrol(enrol::EnrolArgs),
     /// The directory: serve it, decide and log what governs the federation.
     Directory(DirectoryArgs),
     /// An evaluator of handles.
     Evaluator(EvaluatorArgs),
+    /// An administration's node.
+    Node(NodeArgs),
+    /// An organisation's agent.
+    Agent(AgentArgs),
     /// Lists of recipients.
     #[command(subcommand)]
     Recipients(RecipientsCommand),
@@ -97,8 +106,11 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Inbox(args) => letters::inbox(args).await,
         Command::Events(args) => letters::events(args).await,
         Command::Pki(args) => Ok(chancery_pki::run(args, clock, entropy, shutdown).await?),
+        Command::Enrol(args) => enrol::run(args, clock).await,
         Command::Directory(args) => Ok(run_directory(args, clock, entropy, shutdown).await?),
         Command::Evaluator(args) => Ok(run_evaluator(args, clock, entropy, shutdown).await?),
+        Command::Node(args) => Ok(chancery_node::run(args, clock, entropy, shutdown).await?),
+        Command::Agent(args) => Ok(chancery_sdk::agent::run(args, clock, entropy, shutdown).await?),
         Command::Recipients(RecipientsCommand::Make(args)) => Ok(mailing::synthetic::run(&args)?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());

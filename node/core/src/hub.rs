@@ -3,7 +3,7 @@
 //! sequence and the next value of a hash chain.
 
 use crate::framing::{self, ContentType};
-use crate::parcel::{Body, Commit, Submission};
+use crate::parcel::{Body, Commit, MAX_ALIASES, Submission};
 use crate::welcome::Welcome;
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
@@ -106,6 +106,9 @@ fn accept(mut group: Group, submission: &Submission, now: Timestamp) -> Result<(
             }
         }
         group.members.retain(|alias, _| !left.contains(alias));
+        if group.members.len() > MAX_ALIASES {
+            return Err(Refusal::new(Reason::TooLarge, "a group has at most 1000 aliases"));
+        }
     }
     let accepted = wire::Accepted {
         sequence: group.sequence,

@@ -155,8 +155,12 @@ impl Submission {
     pub fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         hash.update(self.group_id.as_bytes());
+        hash.update(self.sender_device.as_bytes());
         hash.update(self.epoch.to_be_bytes());
         hash.update(self.expires_at.millis().to_be_bytes());
+        hash.update(self.urgency.to_be_bytes());
+        hash.update(self.category.to_be_bytes());
+        hash.update([u8::from(self.wants_events)]);
         match &self.body {
             Body::Application(bytes) => {
                 hash.update([0]);
@@ -263,10 +267,15 @@ pub struct Delivery {
     pub message: wire::Delivery,
 }
 
-impl TryFrom<wire::Delivery> for Delivery {
-    type Error = Refusal;
-
-    fn try_from(message: wire::Delivery) -> Result<Self, Refusal> {
+impl Delivery {
+    /// From the wire.
+    ///
+    /// # Errors
+    /// INVALID_FIELD or TOO_LARGE: the hub's fault.
+    pub fn from_wire(message: wire::Delivery, now: Timestamp) -> Result<Self, Refusal> {
+        if message.expires_at_ms > now.after(MAX_LIFE).after(MAX_SKEW).after(MAX_SKEW).millis() {
+            return Err(Refusal::field("expires_at_ms is more than 90 days ahead"));
+        }
         limit("recipients", message.recipients.len(), MAX_ALIASES)?;
         let (size, most, welcome) = match &message.body {
             Some(wire::delivery::Body::Application(bytes)) => (bytes.len(), MAX_APPLICATION, false),
@@ -452,7 +461,7 @@ mod tests {
                 let _ = Submission::from_wire(message, NOW);
             }
             if let Ok(message) = wire::Delivery::decode(bytes.as_slice()) {
-                let _ = Delivery::try_from(message);
+                let _ = Delivery::from_wire(message, NOW);
             }
             if let Ok(message) = wire::Outcome::decode(bytes.as_slice()) {
                 let _ = Outcome::try_from(message);

@@ -27,7 +27,7 @@ pub(crate) async fn recall(rooms: &Rooms) -> Result<(), Refusal> {
     let Some(row) = row else { return Ok(()) };
     let bytes: Vec<u8> = row.try_get(0).map_err(chancery_kit::store::StoreError::from)?;
     match directory::ListStatementsResponse::decode(bytes.as_slice()) {
-        Ok(statements) => rooms.mesh.learn(statements),
+        Ok(statements) => rooms.mesh.learn(statements).await,
         Err(_) => Ok(()),
     }
 }

@@ -57,6 +57,7 @@ impl AccountService for Accounts {
                 .store
                 .change("node.device.remove", move |tx| Box::pin(account::remove_device(tx, account, device)))
                 .await??;
+            self.0.sessions.end(&device);
             Ok(wire::RemoveDeviceResponse {})
         })
         .await
@@ -134,13 +135,7 @@ impl Accounts {
         account: AccountId,
     ) -> Result<Vec<Alias>, Refusal> {
         let aliases = account::aliases(&self.0.store, account).await.map_err(internal)?;
-        let session = Arc::new(Session::new(device, account, &aliases));
-        if connection.session.bind(session).is_err() {
-            let bound = connection.session.bound::<Session>();
-            if bound.is_none_or(|bound| bound.device != device) {
-                return Err(Refusal::new(Reason::WrongIdentity, "the connection is bound to another device"));
-            }
-        }
+        session::bind(&self.0, connection, Session::new(device, account, &aliases))?;
         Ok(aliases)
     }
 }

@@ -149,6 +149,9 @@ pub(super) async fn take_here(
 /// Cipher suites of a request.
 pub(super) fn suites(suites: &[u32]) -> Result<Vec<u16>, Refusal> {
     limit("cipher_suites", suites.len(), MAX_SUITES)?;
+    if suites.is_empty() {
+        return Err(Refusal::field("cipher_suites is empty"));
+    }
     let suite =
         |suite: &u32| u16::try_from(*suite).map_err(|_| Refusal::field("no cipher suite is above 65535"));
     suites.iter().map(suite).collect()

@@ -47,12 +47,12 @@ impl MailboxService for Mailboxes {
             let session = session::device(&request)?;
             let alias = Alias::try_from(&request.get_ref().alias)?;
             session.own(&alias)?;
-            Ok::<_, Refusal>((session.device, alias))
+            Ok::<_, Refusal>((session, alias))
         };
-        let (device, alias) = open().map_err(|refusal| refused(&refusal))?;
+        let (session, alias) = open().map_err(|refusal| refused(&refusal))?;
         let (items, stream) = mpsc::channel(usize::try_from(READ).unwrap_or(1));
         let subscription =
-            Subscription { rooms: Arc::clone(&self.0), device, alias, after: request.get_ref().after };
+            Subscription { rooms: Arc::clone(&self.0), session, alias, after: request.get_ref().after };
         tokio::spawn(subscription.run(items));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -103,6 +103,9 @@ impl Mailboxes {
         let session = session::device(&request)?;
         let messages = request.into_inner().submissions;
         limit("submissions", messages.len(), MAX_SUBMISSIONS)?;
+        if messages.is_empty() {
+            return Err(Refusal::field("submissions is empty"));
+        }
         let now = self.0.store.now();
         let submissions = messages
             .into_iter()
@@ -141,7 +144,7 @@ fn permitted(session: &Session, submission: Submission) -> Result<Submission, Re
 
 struct Subscription {
     rooms: Arc<Rooms>,
-    device: DeviceId,
+    session: Arc<Session>,
     alias: Alias,
     after: u64,
 }
@@ -149,10 +152,14 @@ struct Subscription {
 impl Subscription {
     async fn run(mut self, items: mpsc::Sender<Result<wire::SubscribeResponse, Status>>) {
         let (replaced, shutdown) = (self.replace(), self.rooms.shutdown.clone());
+        let removed = self.session.ended.clone();
         let end = tokio::select! {
             result = self.stream(&items) => result,
             () = replaced.cancelled() => {
                 Err(Refusal::new(Reason::SubscriptionReplaced, "a newer subscription of this device took over"))
+            }
+            () = removed.cancelled() => {
+                Err(Refusal::new(Reason::NotAuthenticated, "the device was removed from its account"))
             }
             () = shutdown.cancelled() => {
                 Err(Refusal::new(Reason::ShuttingDown, "the node is restarting; subscribe again"))
@@ -170,7 +177,7 @@ impl Subscription {
         let own = CancellationToken::new();
         let mut open = self.rooms.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, subscription| !subscription.is_cancelled());
-        if let Some(older) = open.insert((self.device, self.alias), own.clone()) {
+        if let Some(older) = open.insert((self.session.device, self.alias), own.clone()) {
             older.cancel();
         }
         own
@@ -183,7 +190,8 @@ impl Subscription {
         // Listens before it looks, so that nothing falls between.
         let arrived = self.rooms.store.wake().alias(self.alias);
         loop {
-            let found = mailbox::read(&self.rooms.store, self.alias, self.device, self.after, READ).await;
+            let found =
+                mailbox::read(&self.rooms.store, self.alias, self.session.device, self.after, READ).await;
             let found = found.map_err(internal)?;
             let more = found.len() >= usize::try_from(READ).unwrap_or(usize::MAX);
             for item in found {

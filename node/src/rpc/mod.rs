@@ -31,11 +31,13 @@ pub(crate) struct Rooms {
     pub(crate) blobs: Blobs,
     pub(crate) quotas: Quotas,
     pub(crate) arrivals: Arrivals,
+    pub(crate) sessions: session::Sessions,
     pub(crate) subscriptions: mailbox::Subscriptions,
     pub(crate) shutdown: CancellationToken,
 }
 
 pub(crate) use mailbox::Subscriptions;
+pub(crate) use session::Sessions;
 
 /// All services of a node.
 pub(crate) async fn routes(rooms: Arc<Rooms>) -> Result<RoutesBuilder, ServeError> {

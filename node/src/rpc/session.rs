@@ -4,8 +4,9 @@ use super::Rooms;
 use chancery_kit::tls::ConnectionInfo;
 use chancery_types::{AccountId, Alias, DeviceId, NodeId, Reason, Refusal};
 use ed25519_dalek::{Signature, VerifyingKey};
-use std::collections::HashSet;
-use std::sync::{PoisonError, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 /// What the device key signs before the node's id, the device id and the
@@ -16,12 +17,36 @@ const AUTH_CONTEXT: &[u8] = b"chancery device auth v1\0";
 pub(crate) struct Session {
     pub(crate) device: DeviceId,
     pub(crate) account: AccountId,
+    /// The device was removed.
+    pub(crate) ended: CancellationToken,
     aliases: RwLock<HashSet<Alias>>,
+}
+
+/// Bound connections, so that those of a removed device end at once.
+#[derive(Default)]
+pub(crate) struct Sessions(Mutex<HashMap<DeviceId, Vec<Weak<Session>>>>);
+
+impl Sessions {
+    fn add(&self, session: &Arc<Session>) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, sessions| {
+            sessions.retain(|session| session.strong_count() > 0);
+            !sessions.is_empty()
+        });
+        open.entry(session.device).or_default().push(Arc::downgrade(session));
+    }
+
+    /// Ends what a device has open.
+    pub(crate) fn end(&self, device: &DeviceId) {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(device);
+        open.into_iter().flatten().filter_map(|session| session.upgrade()).for_each(|s| s.ended.cancel());
+    }
 }
 
 impl Session {
     pub(crate) fn new(device: DeviceId, account: AccountId, aliases: &[Alias]) -> Self {
-        Self { device, account, aliases: RwLock::new(aliases.iter().copied().collect()) }
+        let aliases = RwLock::new(aliases.iter().copied().collect());
+        Self { device, account, ended: CancellationToken::new(), aliases }
     }
 
     /// The account has one more alias.
@@ -39,6 +64,19 @@ impl Session {
     }
 }
 
+/// Binds a connection to a device; again for the same device: nothing happens.
+pub(crate) fn bind(rooms: &Rooms, connection: &ConnectionInfo, session: Session) -> Result<(), Refusal> {
+    let session = Arc::new(session);
+    if connection.session.bind(Arc::clone(&session)).is_ok() {
+        rooms.sessions.add(&session);
+        return Ok(());
+    }
+    match connection.session.bound::<Session>() {
+        Some(bound) if bound.device == session.device => Ok(()),
+        _ => Err(Refusal::new(Reason::WrongIdentity, "the connection is bound to another device")),
+    }
+}
+
 /// The connection of a request.
 pub(crate) fn connection<T>(request: &Request<T>) -> Result<&ConnectionInfo, Refusal> {
     request
@@ -48,10 +86,11 @@ pub(crate) fn connection<T>(request: &Request<T>) -> Result<&ConnectionInfo, Ref
 }
 
 /// The device that the connection is bound to.
-pub(crate) fn device<T>(request: &Request<T>) -> Result<std::sync::Arc<Session>, Refusal> {
+pub(crate) fn device<T>(request: &Request<T>) -> Result<Arc<Session>, Refusal> {
     connection(request)?
         .session
         .bound::<Session>()
+        .filter(|session| !session.ended.is_cancelled())
         .ok_or_else(|| Refusal::new(Reason::NotAuthenticated, "call Authenticate on this connection first"))
 }
 

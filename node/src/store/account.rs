@@ -69,7 +69,9 @@ pub(crate) async fn open(
     alias: Alias,
 ) -> Result<Result<AccountId, Refusal>, sqlx::Error> {
     if let Some((account, key)) = owner_of_device(tx, device.device_id).await? {
-        let same = key == device.auth_key && owner_of_alias(tx, alias).await? == Some(account);
+        let same = key == device.auth_key
+            && owner_of_alias(tx, alias).await? == Some(account)
+            && agent_of(tx, account).await?.as_deref() == agent;
         return Ok(if same { Ok(account) } else { Err(taken("device")) });
     }
     if owner_of_alias(tx, alias).await?.is_some() {
@@ -167,6 +169,13 @@ async fn owner_of_device(
         .await?;
     row.map(|row| Ok((sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?, row.try_get(1)?)))
         .transpose()
+}
+
+async fn agent_of(tx: &mut Tx<'_>, account: AccountId) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT agent FROM account WHERE account_id = $1")
+        .bind(account.as_bytes().as_slice())
+        .fetch_one(&mut *tx.connection)
+        .await
 }
 
 async fn owner_of_alias(tx: &mut Tx<'_>, alias: Alias) -> Result<Option<AccountId>, sqlx::Error> {

@@ -40,7 +40,9 @@ pub(crate) async fn deliver(tx: &mut Tx<'_>, incoming: Vec<Incoming>) -> Result<
     let devices = devices(tx, &aliases).await?;
     let (mut items, mut settled) = (Vec::new(), Vec::new());
     for Incoming { delivery, origin } in incoming {
-        let delivered = Delivered { message_id: delivery.message_id, part: delivery.part, origin };
+        let wants_receipt = matches!(delivery.message.body, Some(wire::delivery::Body::Application(_)));
+        let (message_id, part) = (delivery.message_id, delivery.part);
+        let delivered = Delivered { message_id, part, origin, wants_receipt };
         for recipient in &delivery.recipients {
             let end = |outcome| report::Settled {
                 delivered: delivered.clone(),

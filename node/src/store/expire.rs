@@ -9,9 +9,9 @@ use std::time::Duration;
 
 /// Rows of one kind that one transaction takes.
 const SLICE: i64 = 512;
-/// How long a delivery that the peer has but never reported on is kept beyond
-/// its expiry: the report may still be on its way.
-const GRACE: Duration = Duration::from_hours(72);
+/// How long a parcel that the peer has but never settled is kept beyond its
+/// expiry: the report or outcome may still be on its way.
+pub(crate) const GRACE: Duration = Duration::from_hours(72);
 
 /// Forgets a slice of what has expired; whether there may be more.
 pub(crate) async fn expire(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
@@ -19,8 +19,6 @@ pub(crate) async fn expire(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
     let parcels = waiting(tx).await?;
     let mut most = items.max(parcels);
     for text in [
-        "DELETE FROM outbox WHERE id IN (
-           SELECT id FROM outbox WHERE expires_at <= $2 AND state <> 0 ORDER BY expires_at LIMIT $3) AND $1 > 0",
         "DELETE FROM submission WHERE (message_id, sender) IN (
            SELECT message_id, sender FROM submission WHERE expires_at <= $1 ORDER BY expires_at LIMIT $3)
            AND $2 < $1",
@@ -39,24 +37,29 @@ pub(crate) async fn expire(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
     Ok(i64::try_from(most).unwrap_or(SLICE) >= SLICE)
 }
 
-/// Parcels that no peer took in time: failures before relay are our own.
+/// Parcels that no peer took or settled in time: failures before relay are our own.
 async fn waiting(tx: &mut Tx<'_>) -> Result<u64, sqlx::Error> {
     let rows = sqlx::query(
         "DELETE FROM outbox WHERE id IN (
-           SELECT id FROM outbox WHERE expires_at <= $1 AND state = 0 ORDER BY expires_at LIMIT $2)
-         RETURNING kind, message_id, recipients, sender, sender_node, wants_events, parcel, part",
+           SELECT id FROM outbox WHERE expires_at <= $1 AND (state = 0 OR expires_at <= $3)
+           ORDER BY expires_at LIMIT $2)
+         RETURNING state, kind, message_id, recipients, sender, sender_node, wants_events, parcel, part",
     )
     .bind(tx.now.millis())
     .bind(SLICE)
+    .bind(tx.now.before(GRACE).millis())
     .fetch_all(&mut *tx.connection)
     .await?;
     for row in &rows {
         let parcel: wire::Parcel = sql::message(row.try_get("parcel")?, "outbox.parcel")?;
+        let relayed = row.try_get::<i64, _>("state")? != 0;
         match parcel.parcel {
             Some(wire::parcel::Parcel::Submission(submission)) => {
-                submit::refused_on_the_way(tx, &submission, Reason::Expired.as_str()).await?;
+                let reason = if relayed { Reason::PeerUnreachable } else { Reason::Expired };
+                submit::refused_on_the_way(tx, &submission, reason.as_str()).await?;
             }
-            Some(wire::parcel::Parcel::Delivery(_)) => {
+            // What the peer has stays undetermined without its report.
+            Some(wire::parcel::Parcel::Delivery(_)) if !relayed => {
                 let part = u32::try_from(row.try_get::<i64, _>("part")?).unwrap_or(0);
                 let kept = Kept::read(row)?;
                 report::settle_kept(tx, &kept, part, wire::report::Outcome::Expired(true)).await?;

@@ -49,7 +49,7 @@ fn runs(tx: &Tx<'_>, parcels: &[wire::Parcel]) -> (Vec<Run>, Vec<(usize, Reason)
                 })
             }
             Some(wire::parcel::Parcel::Delivery(message)) => {
-                Delivery::try_from(message).map(|delivery| match runs.last_mut() {
+                Delivery::from_wire(message, tx.now).map(|delivery| match runs.last_mut() {
                     Some(Run::Deliveries(run)) => run.push((index, delivery)),
                     _ => runs.push(Run::Deliveries(vec![(index, delivery)])),
                 })

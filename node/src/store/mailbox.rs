@@ -5,7 +5,7 @@ use super::{NodeStore, Tx, report, sql};
 use chancery_node_core::parcel::MAX_LIFE;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, DeviceId, MessageId, NodeId, Timestamp};
+use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
 use prost::Message as _;
 use sqlx::Row as _;
 use std::collections::HashMap;
@@ -26,6 +26,8 @@ pub(crate) struct Delivered {
     pub(crate) message_id: MessageId,
     pub(crate) part: u32,
     pub(crate) origin: Origin,
+    /// Whether it is an application message.
+    pub(crate) wants_receipt: bool,
 }
 
 /// Who wants the terminal report of a delivery.
@@ -66,8 +68,8 @@ impl Item {
 /// Puts items into mailboxes, in order.
 pub(crate) async fn put(tx: &mut Tx<'_>, items: &[Item]) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO mailbox (alias, item, message_id, part, hub, sender, sender_node, wants_events, \
-                only_device, except_device, expires_at)";
-    sql::insert(tx.connection, head, 11, "", items, |statement, item| {
+                wants_receipt, only_device, except_device, expires_at)";
+    sql::insert(tx.connection, head, 12, "", items, |statement, item| {
         let (mut hub, mut sender, mut sender_node, mut wants_events) = (None, None, None, false);
         match item.delivery.as_ref().map(|d| &d.origin) {
             Some(Origin::Hub(node)) => hub = Some(node.as_str()),
@@ -88,6 +90,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, items: &[Item]) -> Result<(), sqlx::Err
             .bind(sender)
             .bind(sender_node)
             .bind(wants_events)
+            .bind(item.delivery.as_ref().is_some_and(|d| d.wants_receipt))
             .bind(item.only_device.as_ref().map(|d| d.as_bytes().as_slice()))
             .bind(item.except_device.as_ref().map(|d| d.as_bytes().as_slice()))
             .bind(item.expires_at.millis())
@@ -107,7 +110,8 @@ pub(crate) async fn read(
 ) -> Result<Vec<node::SubscribeResponse>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT position, item FROM mailbox
-         WHERE alias = $1 AND position > $2 AND expires_at > $4
+         WHERE alias = $1 AND position > $2 AND expires_at > $4 AND position > coalesce(
+             (SELECT through FROM mailbox_cursor WHERE alias = $1 AND device_id = $3), 0)
            AND (only_device IS NULL OR only_device = $3)
            AND (except_device IS NULL OR except_device <> $3)
          ORDER BY position LIMIT $5",
@@ -128,9 +132,9 @@ pub(crate) async fn read(
         .collect()
 }
 
-/// A device has committed everything up to `through`. The first device to do
-/// so decides the terminal outcome of each delivery; what all devices have is
-/// forgotten.
+/// A device has committed everything up to `through`. The first device that
+/// gives a receipt decides the terminal outcome of an application message;
+/// what all devices have is forgotten.
 pub(crate) async fn acknowledge(
     tx: &mut Tx<'_>,
     alias: Alias,
@@ -149,41 +153,48 @@ pub(crate) async fn acknowledge(
     .execute(&mut *tx.connection)
     .await?;
 
-    let taken = sqlx::query(
-        "UPDATE mailbox SET taken = TRUE
+    let waiting = sqlx::query(
+        "SELECT position, message_id, part, hub, sender, sender_node, wants_events, wants_receipt FROM mailbox
          WHERE alias = $1 AND position <= $2 AND NOT taken AND message_id IS NOT NULL
-           AND (except_device IS NULL OR except_device <> $3)
-         RETURNING message_id, part, hub, sender, sender_node, wants_events",
+           AND (except_device IS NULL OR except_device <> $3)",
     )
     .bind(alias.as_bytes().as_slice())
     .bind(sql::signed(through))
     .bind(device.as_bytes().as_slice())
     .fetch_all(&mut *tx.connection)
     .await?;
-    let mut settled = Vec::with_capacity(taken.len());
-    for row in &taken {
+    let (mut settled, mut taken) = (Vec::with_capacity(waiting.len()), Vec::with_capacity(waiting.len()));
+    for row in &waiting {
         let delivered = delivered(row)?;
-        let receipt = receipts.get(&delivered.message_id).cloned().unwrap_or_default();
+        let receipt = receipts.get(&delivered.message_id).cloned();
+        if delivered.wants_receipt && receipt.is_none() {
+            continue;
+        }
+        taken.push(row.try_get::<i64, _>("position")?);
+        let receipt = receipt.filter(|_| delivered.wants_receipt).unwrap_or_default();
         let outcome = wire::report::Outcome::Delivered(wire::Delivered { receipt });
         settled.push(report::Settled { delivered, recipient: alias, at: tx.now, outcome });
     }
+    sql::select_in(tx.connection, "UPDATE mailbox SET taken = TRUE WHERE position", "", taken).await?;
     report::settle(tx, settled).await?;
     forget(tx, alias).await
 }
 
-/// Deletes what every device of the alias has.
+/// Deletes what every device of the alias has. A message that none of them
+/// could read has come to its end, too.
 pub(crate) async fn forget(tx: &mut Tx<'_>, alias: Alias) -> Result<(), sqlx::Error> {
-    sqlx::query(
+    let rows = sqlx::query(
         "DELETE FROM mailbox WHERE alias = $1 AND position <= (
            SELECT min(coalesce(c.through, 0)) FROM alias a
            JOIN device d ON d.account_id = a.account_id
            LEFT JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id
-           WHERE a.alias = $1)",
+           WHERE a.alias = $1)
+         RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken",
     )
     .bind(alias.as_bytes().as_slice())
-    .execute(&mut *tx.connection)
-    .await
-    .map(drop)
+    .fetch_all(&mut *tx.connection)
+    .await?;
+    ended(tx, &rows, || wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())).await
 }
 
 /// A device that is new to an alias reads what arrives from now on.
@@ -205,23 +216,36 @@ pub(crate) async fn expire(tx: &mut Tx<'_>, most: i64) -> Result<u64, sqlx::Erro
     let rows = sqlx::query(
         "DELETE FROM mailbox WHERE position IN (
            SELECT position FROM mailbox WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)
-         RETURNING message_id, part, hub, sender, sender_node, wants_events, alias, taken",
+         RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken",
     )
     .bind(tx.now.millis())
     .bind(most)
     .fetch_all(&mut *tx.connection)
     .await?;
+    ended(tx, &rows, || wire::report::Outcome::Expired(true)).await?;
+    Ok(rows.len() as u64)
+}
+
+/// Settles deleted deliveries that no device has taken.
+async fn ended(
+    tx: &mut Tx<'_>,
+    rows: &[sqlx::sqlite::SqliteRow],
+    outcome: impl Fn() -> wire::report::Outcome,
+) -> Result<(), sqlx::Error> {
     let mut settled = Vec::new();
-    for row in &rows {
+    for row in rows {
         if row.try_get::<Option<Vec<u8>>, _>("message_id")?.is_none() || row.try_get("taken")? {
             continue;
         }
         let recipient = sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?;
-        let outcome = wire::report::Outcome::Expired(true);
-        settled.push(report::Settled { delivered: delivered(row)?, recipient, at: tx.now, outcome });
+        settled.push(report::Settled {
+            delivered: delivered(row)?,
+            recipient,
+            at: tx.now,
+            outcome: outcome(),
+        });
     }
-    report::settle(tx, settled).await?;
-    Ok(rows.len() as u64)
+    report::settle(tx, settled).await
 }
 
 fn delivered(row: &sqlx::sqlite::SqliteRow) -> Result<Delivered, sqlx::Error> {
@@ -237,5 +261,6 @@ fn delivered(row: &sqlx::sqlite::SqliteRow) -> Result<Delivered, sqlx::Error> {
         message_id: sql::column(row.try_get::<Vec<u8>, _>("message_id")?, "mailbox.message_id")?,
         part: u32::try_from(row.try_get::<i64, _>("part")?).unwrap_or(0),
         origin,
+        wants_receipt: row.try_get("wants_receipt")?,
     })
 }

@@ -53,7 +53,7 @@ pub(crate) async fn settle_kept(
         sender_node: kept.sender_node.clone(),
         wants_events: kept.wants_events,
     };
-    let delivered = Delivered { message_id: kept.message_id, part, origin };
+    let delivered = Delivered { message_id: kept.message_id, part, origin, wants_receipt: false };
     let settled = kept.recipients.iter().map(|recipient| Settled {
         delivered: delivered.clone(),
         recipient: *recipient,

@@ -1,6 +1,7 @@
 //! Submissions: decided here when this node is the hub, handed to the outbox
 //! otherwise. A whole batch takes a handful of statements.
 
+use super::expire::GRACE;
 use super::mailbox::{self, Item, Origin};
 use super::outbox::{self, Kind, Outgoing};
 use super::{Tx, deliver, group, sql};
@@ -41,7 +42,6 @@ pub(crate) async fn submit(
         groups: group::load(tx, &ids).await?,
         routes: if *from == tx.here { group::routes(tx, &ids).await? } else { HashMap::new() },
         echoes: echoes(tx, from, submissions).await?,
-        refused: HashSet::new(),
         effects: Effects::default(),
     };
     let mut results = Vec::with_capacity(submissions.len());
@@ -58,8 +58,6 @@ struct Batch {
     routes: HashMap<(GroupId, Alias), NodeId>,
     /// Senders on this node that have other devices.
     echoes: HashSet<Alias>,
-    /// What this batch has refused, by group and device: what follows is refused, too.
-    refused: HashSet<(GroupId, DeviceId)>,
     effects: Effects,
 }
 
@@ -68,17 +66,14 @@ impl Batch {
         let key = (submission.message_id, submission.sender);
         let digest = submission.digest();
         if let Some(known) = self.known.get(&key) {
-            if known.digest != digest {
+            if known.digest == digest {
+                return known.outcome.clone().map_or(Submitted::Queued, Submitted::Decided);
+            }
+            // What was refused may come again, encrypted anew.
+            if !known.outcome.as_ref().is_some_and(is_refused) {
                 let reused = Refusal::new(Reason::RequestIdReused, "the message id was used before");
                 return Submitted::Decided(refused(submission, &reused, None));
             }
-            return known.outcome.clone().map_or(Submitted::Queued, Submitted::Decided);
-        }
-        let lane = (submission.group_id, submission.sender_device);
-        if self.refused.contains(&lane) {
-            let after =
-                Refusal::new(Reason::PredecessorRefused, "an earlier submission of the group was refused");
-            return Submitted::Decided(refused(submission, &after, None));
         }
         match self.route(tx, submission) {
             Route::Here => self.decide(tx, from, submission, digest),
@@ -109,21 +104,19 @@ impl Batch {
         if let Some(group) = state {
             self.groups.insert(submission.group_id, group);
         }
-        match result {
+        let outcome = match result {
             Ok(ordered) => {
                 let decision = wire::outcome::Decision::Accepted(ordered.accepted.clone());
-                let outcome = outcome(submission, decision);
                 self.effects.ordered(tx, from, submission, ordered);
-                self.effects.note(submission, digest, &tx.here, Some(&outcome));
-                let key = (submission.message_id, submission.sender);
-                self.known.insert(key, Known { digest: digest.to_vec(), outcome: Some(outcome.clone()) });
-                Submitted::Decided(outcome)
+                outcome(submission, decision)
             }
-            Err(refusal) => {
-                self.refused.insert((submission.group_id, submission.sender_device));
-                Submitted::Decided(refused(submission, &refusal, epoch))
-            }
-        }
+            Err(refusal) => refused(submission, &refusal, epoch),
+        };
+        // Refusals, too: a batch that a peer repeats must get the answers of before.
+        self.effects.note(submission, digest, &tx.here, Some(&outcome));
+        let key = (submission.message_id, submission.sender);
+        self.known.insert(key, Known { digest: digest.to_vec(), outcome: Some(outcome.clone()) });
+        Submitted::Decided(outcome)
     }
 }
 
@@ -164,7 +157,7 @@ impl Effects {
         self.left.extend(ordered.left.into_iter().map(|alias| (group, alias)));
         let wants_events = submission.wants_events && matches!(submission.body, Body::Application(_));
         for (node, delivery) in ordered.deliveries {
-            let Ok(delivery) = Delivery::try_from(delivery) else { continue };
+            let Ok(delivery) = Delivery::from_wire(delivery, tx.now) else { continue };
             if node == tx.here {
                 if wants_events && *from == tx.here {
                     self.relayed(tx, submission, &delivery);
@@ -232,7 +225,8 @@ impl Effects {
             hub: hub.clone(),
             wants_events: submission.wants_events && matches!(submission.body, Body::Application(_)),
             outcome: outcome.map(wire::Outcome::encode_to_vec),
-            expires_at: submission.expires_at.after(MAX_SKEW).after(MAX_SKEW).millis(),
+            // The hub's answer may be late: see `expire`.
+            expires_at: submission.expires_at.after(GRACE).after(MAX_SKEW).millis(),
         });
     }
 
@@ -302,6 +296,10 @@ fn outcome(submission: &Submission, decision: wire::outcome::Decision) -> wire::
     }
 }
 
+fn is_refused(outcome: &wire::Outcome) -> bool {
+    matches!(outcome.decision, Some(wire::outcome::Decision::Refused(_)))
+}
+
 /// An outcome that refuses.
 pub(crate) fn refused(submission: &Submission, refusal: &Refusal, epoch: Option<u64>) -> wire::Outcome {
     chancery_kit::serve::REFUSALS.add(refusal.reason);
@@ -319,22 +317,16 @@ pub(crate) async fn decided(
 ) -> Result<(), sqlx::Error> {
     let mut items = Vec::new();
     for outcome in outcomes {
-        let accepted = matches!(outcome.message.decision, Some(wire::outcome::Decision::Accepted(_)));
-        // A refused id may be submitted anew, encrypted again; an accepted one never.
-        let text = if accepted {
+        let done = sqlx::query(
             "UPDATE submission SET outcome = $4
-             WHERE message_id = $1 AND sender = $2 AND hub = $3 AND outcome IS NULL"
-        } else {
-            "DELETE FROM submission
-             WHERE message_id = $1 AND sender = $2 AND hub = $3 AND outcome IS NULL AND $4 IS NOT NULL"
-        };
-        let done = sqlx::query(text)
-            .bind(outcome.message_id.as_bytes().as_slice())
-            .bind(outcome.sender.as_bytes().as_slice())
-            .bind(peer.as_str())
-            .bind(outcome.message.encode_to_vec())
-            .execute(&mut *tx.connection)
-            .await?;
+             WHERE message_id = $1 AND sender = $2 AND hub = $3 AND outcome IS NULL",
+        )
+        .bind(outcome.message_id.as_bytes().as_slice())
+        .bind(outcome.sender.as_bytes().as_slice())
+        .bind(peer.as_str())
+        .bind(outcome.message.encode_to_vec())
+        .execute(&mut *tx.connection)
+        .await?;
         if done.rows_affected() == 0 {
             continue;
         }

@@ -108,7 +108,8 @@ impl Side {
 
     async fn acknowledge(&self, alias: Alias, by: u8) {
         let through = self.read(alias, by).await.last().map_or(0, |item| item.position);
-        let receipts = Arc::new(HashMap::from([(id(3), bytes::Bytes::from_static(b"receipt"))]));
+        let receipt = |message| (id(message), bytes::Bytes::from_static(b"receipt"));
+        let receipts = Arc::new(HashMap::from([3, 4].map(receipt)));
         self.store
             .change("acknowledge", move |tx| {
                 let receipts = Arc::clone(&receipts);
@@ -226,7 +227,7 @@ async fn an_answer_goes_through_the_hub_and_its_outcome_comes_back() {
     b.hand_over(&a, true).await;
     a.acknowledge(ANNA, 10).await;
     a.hand_over(&b, true).await;
-    assert_eq!(b.events(BERT, 20).await, ["delivered without receipt"]);
+    assert_eq!(b.events(BERT, 20).await, ["delivered"]);
     let outcomes = b.read(BERT, 20).await;
     let is_outcome =
         |i: &&node::SubscribeResponse| matches!(i.item, Some(node::subscribe_response::Item::Outcome(_)));
@@ -251,6 +252,8 @@ async fn a_stale_answer_is_refused_and_its_id_may_come_again() {
     });
     let Some(wire::outcome::Decision::Refused(refused)) = stale else { panic!("a refusal") };
     assert_eq!((refused.reason.as_str(), refused.current_epoch), ("STALE_EPOCH", Some(2)));
+    // The same bytes get the same answer, whatever has happened since.
+    b.submit("b", vec![letter(4, BERT, 20)]).await;
     let mut again = letter(4, BERT, 20);
     again.epoch = 2;
     again.body = Body::Application(private(2, 1, 4));
@@ -284,6 +287,36 @@ async fn the_second_device_reads_too_and_the_first_one_counts() {
     b.hand_over(&a, false).await;
     assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"]);
     assert_eq!(b.count("mailbox").await, 0);
+}
+
+#[tokio::test]
+async fn what_no_device_could_read_is_refused_once_all_have_seen_it() {
+    let (a, b) = (side("a", ANNA, &[10]).await, side("b", BERT, &[20, 21]).await);
+    a.submit("a", vec![opening(), letter(5, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    b.acknowledge(BERT, 20).await;
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed"], "the other device may still read it");
+    b.acknowledge(BERT, 21).await;
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "refused"]);
+}
+
+#[tokio::test]
+async fn a_device_that_joins_later_reads_what_comes_from_then_on() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    let new = NewDevice { device_id: device(22), auth_key: [22; 32] };
+    let account = AccountId::from_bytes([9; 16]);
+    b.store
+        .change("add", move |tx| Box::pin(account::add_device(tx, account, new)))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(b.read(BERT, 22).await.is_empty());
+    a.submit("a", vec![letter(4, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    assert_eq!(b.read(BERT, 22).await.len(), 1);
 }
 
 #[tokio::test]

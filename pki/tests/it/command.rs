@@ -52,7 +52,12 @@ async fn an_operators_day() {
     pki(&folder, &["issuing", "--passphrase-file", &secret_file]).await.unwrap();
     let key = "07".repeat(32);
     pki(&folder, &["bundle", "--governance-key", &key]).await.unwrap();
-    pki(&folder, &["serve", "--listen", "127.0.0.1:0", "--name", "localhost"]).await.unwrap();
+    let config = home.path().join("pki.toml");
+    let serve = ["serve", "--config", &config.to_string_lossy()];
+    std::fs::write(&config, "listen = '127.0.0.1:0'\nnames = ['localhost']").unwrap();
+    pki(&folder, &serve).await.unwrap();
+    std::fs::write(&config, "listen = '127.0.0.1:0'\nnames = []\nleaf_hours = 721").unwrap();
+    assert!(pki(&folder, &serve).await.unwrap_err().contains("from 1 to 720"));
 
     for (words, hint) in [
         (&["token", "--party", "nobody"][..], "names no node"),

@@ -1,8 +1,10 @@
-//! What every server of the mesh shares: serving with graceful drain, TLS with
-//! live reload, error details, configuration, telemetry, SQL pools with
-//! migrations and the group-commit writer. Nothing about messages.
+//! What every server of the mesh shares: how a party starts, serving with
+//! graceful drain, TLS with live reload, error details, configuration,
+//! telemetry, SQL pools with migrations and the group-commit writer. Nothing
+//! about messages.
 
 pub mod config;
+pub mod party;
 pub mod serve;
 pub mod status;
 pub mod store;

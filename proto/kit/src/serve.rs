@@ -35,15 +35,18 @@ pub async fn add_health(routes: &mut RoutesBuilder, services: &[&str]) {
     routes.add_service(service);
 }
 
-/// Adds `grpc.reflection.v1` with the whole contract.
+/// Adds `grpc.reflection.v1` with the whole contract, and `v1alpha`, which is
+/// all that some languages' clients speak.
 ///
 /// # Errors
 /// The descriptors do not parse.
 pub fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), ServeError> {
-    let service = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(chancery_proto::DESCRIPTORS)
-        .build_v1()?;
-    routes.add_service(service);
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(chancery_proto::DESCRIPTORS)
+    };
+    routes.add_service(builder().build_v1()?);
+    routes.add_service(builder().build_v1alpha()?);
     Ok(())
 }
 

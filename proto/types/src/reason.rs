@@ -159,14 +159,10 @@ reasons! {
     NoKeyPackage = "NO_KEY_PACKAGE", FailedPrecondition, Peer, Later;
     /// The group is unknown here.
     GroupUnknown = "GROUP_UNKNOWN", NotFound, Caller, Never;
-    /// The group id is taken.
-    GroupExists = "GROUP_EXISTS", AlreadyExists, Caller, Never;
     /// The alias is not a member of the group.
     NotInGroup = "NOT_IN_GROUP", PermissionDenied, Caller, Never;
     /// The group has moved to another epoch.
     StaleEpoch = "STALE_EPOCH", Aborted, Caller, AfterRefresh;
-    /// An earlier submission of the same call and group was refused.
-    PredecessorRefused = "PREDECESSOR_REFUSED", Aborted, Caller, AfterRefresh;
     /// The message expired before it could be handed over.
     Expired = "EXPIRED", FailedPrecondition, Policy, Never;
     /// A delivery came from a node that is not the group's hub.

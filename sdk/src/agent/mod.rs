@@ -3,12 +3,15 @@
 //! whoever can reach it may send in the organisation's name, so the host is
 //! the boundary.
 
+pub mod command;
 mod events;
 mod files;
 mod inbox;
 mod send;
 mod service;
 mod uploads;
+
+pub use command::{AgentArgs, run};
 
 use crate::attachment::{AttachmentError, Spool};
 use crate::endpoint::Endpoint;

@@ -237,7 +237,6 @@ fn html_is_sent_as_text() {
         "1 < 2, `<b>`, <https://example.org>\n\n    <pre>\n\n```\n<i>\n```\n\n| a |\n|---|\n| ~~b~~ |\n";
     assert_eq!(sent(kept), kept);
     // Once the block is text, its backtick ends the code span that held `<i>`.
-    assert_eq!(sent("<b `\n>\n\na"), "&lt;b `\n>\n\na");
     assert_eq!(sent("<!-- ` -->\n`<i>`"), "&lt;!-- ` -->\n`&lt;i>`");
 }
 
@@ -547,9 +546,9 @@ proptest! {
     }
 
     #[test]
-    fn disordered_extensions_are_refused(content in any_content()) {
+    fn disordered_extensions_are_refused(mut content in any_content()) {
+        content.extensions.0.extend(Extensions::new(SENDER, ROOM).unwrap().0);
         let extensions = &content.extensions.0;
-        prop_assume!(extensions.len() > 1);
         let joined = |reverse: bool| {
             let mut pairs: Vec<_> = extensions.iter().map(|(k, v)| [k.as_slice(), v].concat()).collect();
             if reverse {

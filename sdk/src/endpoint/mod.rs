@@ -19,7 +19,7 @@ use crate::node_client::{DeviceProof, NodeClient};
 use crate::outbox::Decided;
 use crate::peer::Peer;
 use crate::publish;
-use crate::resolve::Resolver;
+use crate::resolve::{Keyed, Resolver};
 use crate::store::{EndpointStore, Tx};
 use crate::thread::{self, Thread};
 use crate::{mls::Suite, request};
@@ -105,7 +105,10 @@ impl Endpoint {
     /// # Errors
     /// The store's; UNSUPPORTED when the store has an alias already.
     pub async fn link_request(config: &EndpointConfig) -> Result<Vec<u8>, Refusal> {
-        open_store(config)?.call(link::request).await.map_err(Refusal::from)
+        let store = open_store(config)?;
+        let request = store.call(link::request).await;
+        store.close().await;
+        request.map_err(Refusal::from)
     }
 
     /// On the new device: takes the grant, and opens the endpoint. Then
@@ -191,13 +194,7 @@ impl Endpoint {
     /// # Errors
     /// The evaluators', the directory's or the node's.
     pub async fn handle(&self, identifier: &Identifier) -> Result<Handle, Refusal> {
-        let state = self.0.view.state().await?;
-        let keyed = self.0.resolver.handles(&state, std::slice::from_ref(identifier)).await?;
-        keyed
-            .into_iter()
-            .next()
-            .map(|(handle, _)| handle)
-            .ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))
+        Ok(self.0.keyed(identifier).await?.0)
     }
 
     /// The account key that an attestation must name: Ed25519, 32 bytes.
@@ -219,10 +216,7 @@ impl Endpoint {
         attestation: SignedAttestation,
     ) -> Result<u64, Refusal> {
         let inner = &self.0;
-        let state = inner.view.state().await?;
-        let keyed = inner.resolver.handles(&state, std::slice::from_ref(identifier)).await?;
-        let keyed =
-            keyed.into_iter().next().ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))?;
+        let keyed = inner.keyed(identifier).await?;
         publish::publish(&inner.client, &inner.store, &inner.view, keyed, attestation).await
     }
 
@@ -407,6 +401,12 @@ fn own_agent(config: &EndpointConfig) -> Result<Option<String>, Refusal> {
 }
 
 impl Inner {
+    /// The handle of one identifier, with its record key.
+    async fn keyed(&self, identifier: &Identifier) -> Result<Keyed, Refusal> {
+        let mut keyed = self.resolver.keyed(std::slice::from_ref(identifier)).await?;
+        keyed.pop().ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,

@@ -32,6 +32,8 @@ const OUTBOX_TICK: Duration = Duration::from_secs(30);
 const STOCK_TICK: Duration = Duration::from_hours(6);
 /// How often KeyPackages of last resort are replaced.
 const LAST_RESORT_AGE: Duration = Duration::from_hours(7 * 24);
+/// How often the statements in force are fetched anew, on average.
+const DIRECTORY_TICK: Duration = Duration::from_secs(600);
 const LAST_RESORT_MADE: &str = "last resort made at";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -46,10 +48,11 @@ impl Endpoint {
                 keep(inner, "submit", || submit(inner)),
                 keep(inner, "acknowledge", || acknowledge(inner)),
                 keep(inner, "key_packages", || stock(inner)),
+                keep(inner, "directory", || follow_directory(inner)),
             )
         };
         // The parts of a round are each one transaction: stopping between them loses nothing.
-        let _ = shutdown.run_until_cancelled(tasks).await;
+        let _ = shutdown.run_until_cancelled(Box::pin(tasks)).await;
     }
 }
 
@@ -249,6 +252,14 @@ async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
 async fn stock(inner: &Inner) -> Result<(), Refusal> {
     refill(inner).await?;
     let _ = tokio::time::timeout(STOCK_TICK, inner.key_packages.notified()).await;
+    Ok(())
+}
+
+/// Looks at the log now and then: agents, authorities and evaluators come and go.
+async fn follow_directory(inner: &Inner) -> Result<(), Refusal> {
+    inner.view.refresh().await?;
+    let jitter = jittered(&*inner.resolver.entropy, DIRECTORY_TICK);
+    tokio::time::sleep(DIRECTORY_TICK / 2 + jitter).await;
     Ok(())
 }
 

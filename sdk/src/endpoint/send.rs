@@ -59,7 +59,7 @@ impl Endpoint {
     /// Why it was not sent. A letter that was queued stays queued when the
     /// caller goes away: the same request id asks about it.
     pub async fn send(&self, order: SendOrder) -> Result<Sent, Refusal> {
-        let queued = self.queue_many(vec![order]).await.pop();
+        let queued = Box::pin(self.queue_many(vec![order])).await.pop();
         let message_id =
             queued.unwrap_or_else(|| Err(Refusal::new(Reason::Internal, "an order has no result")))?;
         self.accepted(message_id).await
@@ -69,7 +69,7 @@ impl Endpoint {
     /// order. For answers as they come: [`Endpoint::queue_many`], then
     /// [`Endpoint::accepted`] for each.
     pub async fn send_many(&self, orders: Vec<SendOrder>) -> Vec<Result<Sent, Refusal>> {
-        let queued = self.queue_many(orders).await;
+        let queued = Box::pin(self.queue_many(orders)).await;
         join_all(queued.into_iter().map(async |message_id| self.accepted(message_id?).await)).await
     }
 

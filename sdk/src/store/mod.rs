@@ -18,7 +18,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// How many operations may wait for the store's thread.
 const WAITING: usize = 1024;
@@ -82,6 +82,8 @@ type Job = Box<dyn FnOnce(&mut Tx<'_>) -> (bool, Finish) + Send>;
 #[derive(Clone)]
 pub struct EndpointStore {
     jobs: mpsc::Sender<Job>,
+    /// Closes when the thread has let go of the file.
+    ended: watch::Receiver<()>,
 }
 
 impl EndpointStore {
@@ -94,11 +96,24 @@ impl EndpointStore {
         let connection = connect(path)?;
         let services = Services::new(clock, entropy);
         let (jobs, waiting) = mpsc::channel(WAITING);
+        let (alive, ended) = watch::channel(());
         std::thread::Builder::new()
             .name("endpoint-store".into())
-            .spawn(move || run(&connection, &services, waiting))
+            .spawn(move || {
+                run(&connection, &services, waiting);
+                drop(connection);
+                drop(alive);
+            })
             .map_err(|error| StoreError::File(error.kind()))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, ended })
+    }
+
+    /// Gives this handle up; answers when the file is free, which is once all
+    /// clones are gone.
+    pub async fn close(self) {
+        let Self { jobs, mut ended } = self;
+        drop(jobs);
+        while ended.changed().await.is_ok() {}
     }
 
     /// Runs `operation` on the store's thread, in a transaction of its own or
@@ -190,9 +205,9 @@ fn batch(
         let (keep, finish) = job(&mut tx);
         finishes.push(finish);
         if keep {
-            tx.release()?
+            tx.release()?;
         } else {
-            tx.undo()?
+            tx.undo()?;
         }
         next = (finishes.len() < BATCH && started.elapsed() < BATCH_TIME)
             .then(|| waiting.try_recv().ok())
@@ -220,6 +235,34 @@ mod tests {
         store.call(|_| Ok::<_, StoreError>(())).await.unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(open(&path), Err(StoreError::InUse)));
+        store.close().await;
+        assert!(open(&path).is_ok());
+    }
+
+    /// Queues are read all the time, and old rows stay for long.
+    #[tokio::test]
+    async fn the_queues_are_read_by_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder.path().join("endpoint.db")).unwrap();
+        for (query, index) in [
+            ("SELECT id FROM outbox WHERE state < 3 AND state = 1 ORDER BY id", "outbox_open"),
+            ("SELECT 1 FROM outbox WHERE group_id = x'00' AND state < 3 AND state > 0", "outbox_open_group"),
+            (
+                "SELECT 1 FROM threads WHERE peer = x'00' AND state = 0 ORDER BY opened_at_ms",
+                "threads_by_peer",
+            ),
+            ("SELECT 1 FROM inbox WHERE message_id = x'00'", "inbox_by_message"),
+            ("SELECT 1 FROM outbox WHERE content_id = x'00'", "outbox_content"),
+        ] {
+            let plan: String = store
+                .call(move |tx| {
+                    let explain = format!("EXPLAIN QUERY PLAN {query}");
+                    Ok::<_, StoreError>(tx.sql().query_row(&explain, [], |row| row.get(3))?)
+                })
+                .await
+                .unwrap();
+            assert!(plan.contains(&format!("INDEX {index}")), "{query}: {plan}");
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use crate::error::EndpointError;
 use crate::outbox;
 use crate::store::Tx;
 use chancery_types::{Chain, GroupId, MessageId};
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{OptionalExtension as _, Row, params};
 use sha2::{Digest as _, Sha256};
 
 /// How many links are kept behind the head, to compare with other members' heads.
@@ -112,20 +112,22 @@ fn advance(tx: &Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
     };
     loop {
         let sequence = thread.head_sequence + 1;
-        let row: Option<([u8; 16], Option<[u8; 32]>, [u8; 32])> = statement
-            .query_row(params![thread.id.as_bytes(), sequence], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        let read = |row: &Row<'_>| {
+            Ok(Link {
+                sequence,
+                message_id: MessageId::from_bytes(row.get(0)?),
+                digest: row.get(1)?,
+                chain: Chain::from_bytes(row.get(2)?),
             })
-            .optional()?;
-        let Some((message_id, digest, chain)) = row else { return Ok(()) };
-        let chain = Chain::from_bytes(chain);
-        let expected =
-            digest.map(|digest| next(&previous, sequence, &MessageId::from_bytes(message_id), &digest));
-        if expected != Some(chain) {
+        };
+        let link = statement.query_row(params![thread.id.as_bytes(), sequence], read).optional()?;
+        let Some(link) = link else { return Ok(()) };
+        let expected = link.digest.map(|digest| next(&previous, sequence, &link.message_id, &digest));
+        if expected != Some(link.chain) {
             alarm::raise(tx, Alarm::Forked, Some(&thread.id))?;
         }
         thread.head_sequence = sequence;
-        previous = chain;
+        previous = link.chain;
     }
 }
 

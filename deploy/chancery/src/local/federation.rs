@@ -208,12 +208,23 @@ impl LocalFederation {
         self.enrol(&format!("agent-{administration}/identity"), party).await
     }
 
-    /// Credentials of a resident's device: none but the federation's root and
-    /// revocation lists.
+    /// Credentials of residents' devices: none but the federation's root and
+    /// revocation lists, which are kept fresh.
     ///
     /// # Errors
     /// The authority's store.
-    pub(crate) async fn device_credentials(&self) -> Result<Arc<Credentials>, Failure> {
+    pub(crate) async fn device_credentials(&mut self) -> Result<Arc<Credentials>, Failure> {
+        let credentials = self.anonymous().await?;
+        let (endpoint, kept) = (self.layout.address("pki").to_string(), Arc::clone(&credentials));
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            enrol::keep_renewed(endpoint, kept, shutdown).await;
+            Ok(())
+        });
+        Ok(credentials)
+    }
+
+    async fn anonymous(&self) -> Result<Arc<Credentials>, Failure> {
         let crls = Crls::parse(&self.pki.crls().await?)?;
         Ok(Credentials::anonymous(self.bundle.anchors().clone(), crls, Arc::clone(&self.clock)))
     }
@@ -278,7 +289,7 @@ impl LocalFederation {
 
     async fn directory(&self) -> Result<DirectoryServiceClient<Channel>, Failure> {
         let endpoint = self.layout.address("directory").to_string();
-        let credentials = self.device_credentials().await?;
+        let credentials = self.anonymous().await?;
         Ok(DirectoryServiceClient::new(connect(&endpoint, Party::Directory, credentials).await?.0))
     }
 }

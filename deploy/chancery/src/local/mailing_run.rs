@@ -134,8 +134,11 @@ impl Letters {
                 letter.ended = true;
                 figures.delivered += 1;
                 self.open -= 1;
-                self.last_delivered = Instant::now();
-                self.latencies.push((event.occurred_at_ms - letter.sent_ms).max(0) as f64);
+                // A letter of an earlier run was delivered before it was asked for.
+                if letter.sent_ms > 0 && event.occurred_at_ms >= letter.sent_ms {
+                    self.last_delivered = Instant::now();
+                    self.latencies.push((event.occurred_at_ms - letter.sent_ms) as f64);
+                }
                 bar.inc(1);
             }
             agent::EventKind::Read if !letter.read => {
@@ -170,8 +173,8 @@ impl Letters {
     fn finish(mut self, begun: Instant) -> Report {
         let seconds = self.last_delivered.duration_since(begun).as_secs_f64();
         let figures: &mut Figures = &mut self.report.figures;
-        if seconds > 0.0 {
-            figures.letters_per_s = figures.delivered as f64 / seconds;
+        if !self.latencies.is_empty() && seconds > 0.0 {
+            figures.letters_per_s = self.latencies.len() as f64 / seconds;
         }
         figures.p50_ms = quantile(&mut self.latencies, 0.5);
         figures.p99_ms = quantile(&mut self.latencies, 0.99);

@@ -205,7 +205,7 @@ impl Running {
             start_administration(&mut federation, administration, &clock, &entropy, shutdown).await?;
         }
         let tally = Arc::new(Tally::default());
-        let residents = enrol(&federation, mailing, &tally, &clock, &entropy, quiet).await?;
+        let residents = enrol(&mut federation, mailing, &tally, &clock, &entropy, quiet).await?;
         let secrets = secrets(mailing, &residents);
         let answers_due = residents.len().div_ceil(ANSWERS);
         for resident in residents {
@@ -302,7 +302,7 @@ async fn start_administration(
 }
 
 async fn enrol(
-    federation: &LocalFederation,
+    federation: &mut LocalFederation,
     mailing: &Mailing,
     tally: &Arc<Tally>,
     clock: &Arc<dyn Clock>,
@@ -310,6 +310,8 @@ async fn enrol(
     quiet: bool,
 ) -> Result<Vec<Resident>, Failure> {
     let bar = bar(mailing.recipients.len(), "residents enrolled", quiet);
+    let credentials = federation.device_credentials().await?;
+    let federation = &*federation;
     let residents = mailing.recipients.iter().zip(&mailing.letters).enumerate();
     let enrolled = futures::stream::iter(residents)
         .map(|(number, (recipient, letter))| {
@@ -317,7 +319,7 @@ async fn enrol(
                 markdown: letter.letter.as_ref().map(|l| l.markdown.clone()).unwrap_or_default(),
                 attachments: Arc::clone(&mailing.attachments),
             };
-            let parts = (Arc::clone(clock), Arc::clone(entropy));
+            let parts = (Arc::clone(&credentials), Arc::clone(clock), Arc::clone(entropy));
             let resident = Resident::enrol(federation, number, recipient, expected, Arc::clone(tally), parts);
             let bar = bar.clone();
             async move {

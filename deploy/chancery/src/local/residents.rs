@@ -6,6 +6,7 @@ use super::layout::ADMINISTRATIONS;
 use crate::Failure;
 use crate::mailing::recipients::Recipient;
 use chancery_directory_core::AccountKey;
+use chancery_kit::tls::Credentials;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
@@ -74,9 +75,9 @@ impl Resident {
         recipient: &Recipient,
         expected: Expected,
         tally: Arc<Tally>,
-        parts: (Arc<dyn Clock>, Arc<dyn Entropy>),
+        parts: (Arc<Credentials>, Arc<dyn Clock>, Arc<dyn Entropy>),
     ) -> Result<Self, Failure> {
-        let (clock, entropy) = parts;
+        let (credentials, clock, entropy) = parts;
         let home = ADMINISTRATIONS.get(number % ADMINISTRATIONS.len()).ok_or(Failure::Name)?;
         let folder = federation.layout.path(&format!("residents/{number:06}"));
         std::fs::create_dir_all(&folder)?;
@@ -85,7 +86,7 @@ impl Resident {
             node: name(home)?,
             node_endpoint: federation.layout.address(&format!("node-{home}")).to_string(),
             federation: federation.bundle.clone(),
-            credentials: federation.device_credentials().await?,
+            credentials,
             stock: STOCK,
             clock: Arc::clone(&clock),
             entropy: Arc::clone(&entropy),

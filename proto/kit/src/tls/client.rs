@@ -76,6 +76,21 @@ pub fn connect_lazy(
     Ok((transport.connect_with_connector_lazy(target.connector()), exporter))
 }
 
+/// As [`connect_lazy`], and whoever answers must hold the key that the log pins
+/// (SHA-256 of its SubjectPublicKeyInfo).
+///
+/// # Errors
+/// The endpoint is not `host:port`.
+pub fn connect_pinned(
+    endpoint: &str,
+    expected: Party,
+    key_pin: [u8; 32],
+    credentials: Arc<Credentials>,
+) -> Result<Channel, TlsError> {
+    let target = Target { key_pin: Some(key_pin), ..Target::new(endpoint, expected, credentials)? };
+    Ok(target.transport()?.connect_with_connector_lazy(target.connector()))
+}
+
 /// The [`TlsError`] behind a transport error or status, if it is one.
 pub fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a TlsError> {
     let mut at = Some(error);
@@ -93,6 +108,7 @@ struct Target {
     endpoint: Arc<str>,
     name: ServerName<'static>,
     expected: Party,
+    key_pin: Option<[u8; 32]>,
     credentials: Arc<Credentials>,
     exporter: ExporterHandle,
 }
@@ -103,7 +119,14 @@ impl Target {
         port.parse::<u16>().map_err(|_| TlsError::Endpoint)?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Endpoint)?;
-        Ok(Self { endpoint: endpoint.into(), name, expected, credentials, exporter: Default::default() })
+        Ok(Self {
+            endpoint: endpoint.into(),
+            name,
+            expected,
+            key_pin: None,
+            credentials,
+            exporter: ExporterHandle::default(),
+        })
     }
 
     fn transport(&self) -> Result<Endpoint, TlsError> {
@@ -158,6 +181,11 @@ impl Target {
             Some(Err(chain)) => TlsError::Chain(chain),
             _ => TlsError::Handshake(error),
         })?;
+        if let (Some(pin), Some(Ok(peer))) = (&self.key_pin, verifier.outcome())
+            && peer.key_pin() != pin
+        {
+            return Err(TlsError::WrongKey);
+        }
         let exporter = stream.get_ref().1.export_keying_material([0; 32], EXPORTER_LABEL, None)?;
         self.exporter.0.store(Some(Arc::new(exporter)));
         Ok(stream)

@@ -121,6 +121,12 @@ impl Credentials {
         Ok(())
     }
 
+    /// Takes the revocation lists of other credentials; for a caller without a
+    /// certificate, like those.
+    pub(super) fn adopt(&self, other: &Self) {
+        self.state.store(other.state());
+    }
+
     /// Reloads whenever a file was replaced, by us or by an operator, until `shutdown`.
     pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
         let Some(folder) = self.folder.clone() else { return };

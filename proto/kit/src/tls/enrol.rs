@@ -110,7 +110,6 @@ pub async fn renew(endpoint: &str, credentials: &Arc<Credentials>) -> Result<Ver
 /// # Errors
 /// See [`EnrolError`]; what was loaded before stays.
 pub async fn fetch_revocations(endpoint: &str, credentials: &Arc<Credentials>) -> Result<(), EnrolError> {
-    let folder = credentials.folder().ok_or(TlsError::NoIdentity)?;
     let (anchors, clock) = (credentials.anchors(), &**credentials.clock());
     let mut client = match client(endpoint, Arc::clone(credentials)).await {
         // Lists that ran out, or do not cover a new issuing CA, must not keep us from newer
@@ -121,21 +120,34 @@ pub async fn fetch_revocations(endpoint: &str, credentials: &Arc<Credentials>) -
         }
         client => client?,
     };
-    if Lists::fetch(&mut client).await?.keep(folder, anchors, clock, &own_chain(folder)?)? {
-        credentials.reload()?;
+    let lists = Lists::fetch(&mut client).await?;
+    match credentials.folder() {
+        Some(folder) => {
+            if lists.keep(folder, anchors, clock, &own_chain(folder)?)? {
+                credentials.reload()?;
+            }
+        }
+        None => {
+            // Without a chain of our own the enrolment service's is the one they must judge.
+            let clock = Arc::clone(credentials.clock());
+            let judged = Credentials::anonymous(anchors.clone(), lists.crls, clock);
+            connect(endpoint, Party::Pki, Arc::clone(&judged)).await?;
+            credentials.adopt(&judged);
+        }
     }
     Ok(())
 }
 
 /// What [`keep_renewed`] does each time: revocation lists, and the next
-/// certificate once half of this one's life is over.
+/// certificate, if there is one, once half of its life is over.
 ///
 /// # Errors
 /// See [`EnrolError`].
 pub async fn refresh(endpoint: &str, credentials: &Arc<Credentials>) -> Result<(), EnrolError> {
     fetch_revocations(endpoint, credentials).await?;
-    let own = credentials.own().ok_or(TlsError::NoIdentity)?;
-    if half_life_over(&own, &**credentials.clock()) {
+    if let Some(own) = credentials.own()
+        && half_life_over(&own, &**credentials.clock())
+    {
         renew(endpoint, credentials).await?;
         tracing::info!("the certificate was renewed");
     }

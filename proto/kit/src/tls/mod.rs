@@ -15,7 +15,7 @@ mod provider;
 mod server;
 mod verifier;
 
-pub use client::{ExporterHandle, cause, connect, connect_lazy};
+pub use client::{ExporterHandle, cause, connect, connect_lazy, connect_pinned};
 pub use credentials::{Credentials, Identity};
 pub use server::{
     AlreadyBound, ConnectionInfo, Counters, Figures, Incoming, Limits, Session, TlsConn, incoming,
@@ -60,6 +60,9 @@ pub enum TlsError {
     /// Nothing answers at the endpoint.
     #[error("cannot connect: {0}")]
     Unreachable(std::io::ErrorKind),
+    /// Whoever answers holds another key than the log pins.
+    #[error("the peer's key is not the one that the log pins")]
+    WrongKey,
     /// Whoever answers does not speak our TLS, or refused us.
     #[error("the TLS handshake failed")]
     Handshake(#[source] std::io::Error),
@@ -73,6 +76,7 @@ impl From<TlsError> for Refusal {
         match error {
             TlsError::Chain(error) => error.into(),
             TlsError::Endpoint => Self::field(error.to_string()),
+            TlsError::WrongKey => Self::new(Reason::WrongNodeKey, error.to_string()),
             TlsError::Unreachable(_) => Self::new(Reason::PeerUnreachable, "nothing answers at the endpoint"),
             TlsError::Handshake(_) => Self::new(Reason::PeerUnreachable, "the TLS handshake failed"),
             error => {

@@ -1,0 +1,340 @@
+//! A whole federation inside one test: PKI, evaluator, directory and nodes, each
+//! behind real mutual TLS on a port of its own, put together by the same calls
+//! as `chancery up`. Endpoints that live in it are in [`crate::party`].
+
+use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance};
+use chancery_directory_core::client::Trust;
+use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
+use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
+use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
+use chancery_kit::tls::{Credentials, connect, enrol};
+use chancery_node::{NodeParts, QuotaConfig};
+use chancery_pki::authority::Authority;
+use chancery_pki_core::profile::{LeafNames, new_key_and_csr};
+use chancery_pki_core::{Crls, FederationBundle, Party, armour};
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_types::clock::ManualClock;
+use chancery_types::{Clock, Entropy, NodeId, Scheme, SystemClock, SystemEntropy};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::Channel;
+
+/// The federation's name.
+pub const FEDERATION: &str = "mesh.example";
+/// Id of the evaluator.
+const EVALUATOR: &str = "e1";
+/// Bits of a handle that a lookup names.
+const PREFIX_BITS: u32 = 8;
+/// How long a join token is good.
+const TOKEN: Duration = Duration::from_secs(600);
+
+/// A federation that runs until it is dropped.
+pub struct Mesh {
+    /// What everybody was given.
+    pub bundle: FederationBundle,
+    /// What everybody believes of the log.
+    pub trust: Trust,
+    /// Attests whoever asks.
+    pub authority: AuthoritySigner,
+    /// Where the PKI listens.
+    pub pki_address: String,
+    /// Where the directory listens.
+    pub directory_address: String,
+    /// Where the evaluator listens.
+    pub evaluator_address: String,
+    /// The system's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The system's randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Nodes by administration.
+    pub nodes: BTreeMap<String, Node>,
+    /// The certificate authority.
+    pub pki: Arc<Authority>,
+    governance: SigningKey,
+    identities: AtomicU64,
+    shutdown: CancellationToken,
+    _stop: DropGuard,
+    folder: TempDir,
+}
+
+/// A node of the mesh.
+pub struct Node {
+    /// Where it listens.
+    pub address: String,
+    /// Its certificate and what it knows of revocation.
+    pub credentials: Arc<Credentials>,
+}
+
+/// A port that is taken already, for a node whose agent is made first.
+pub struct Place {
+    listener: TcpListener,
+    /// `host:port`.
+    pub address: String,
+}
+
+impl Place {
+    /// Takes a free port on loopback.
+    pub async fn free() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        Self { listener, address }
+    }
+
+    /// The listener behind it.
+    pub fn into_listener(self) -> TcpListener {
+        self.listener
+    }
+}
+
+impl Mesh {
+    /// PKI, evaluator and directory, and in the log what governs them.
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+        let (name, passphrase) = (FEDERATION.parse().unwrap(), "passphrase of a test".into());
+        let (c, e) = (Arc::clone(&clock), Arc::clone(&entropy));
+        let pki = Authority::init(&folder.path().join("pki"), &name, &passphrase, c, e).await.unwrap();
+        let pki = Arc::new(pki);
+        let governance = governance::key(&folder.path().join("governance.key"), &*entropy).unwrap();
+        let keys = DirectoryKeyFiles::open(&folder.path().join("directory"), FEDERATION, &*entropy).unwrap();
+        let governors = vec![governance.verifying_key().to_bytes()];
+        let bundle = FederationBundle::new(pki.anchors().clone(), governors, 1).unwrap();
+        let bundle = bundle.with_directory(keys.vkey()).unwrap();
+        let hpke = *keys.hpke_public_key();
+        drop(keys);
+        let key = folder.path().join("authority.key");
+        let shutdown = CancellationToken::new();
+        let mut mesh = Self {
+            trust: Trust::from_bundle(&bundle).unwrap(),
+            authority: AuthoritySigner::open(id("residents"), &key, &*entropy).unwrap(),
+            bundle,
+            pki_address: String::new(),
+            directory_address: String::new(),
+            evaluator_address: String::new(),
+            clock,
+            entropy,
+            nodes: BTreeMap::new(),
+            pki,
+            governance,
+            identities: AtomicU64::new(0),
+            _stop: shutdown.clone().drop_guard(),
+            shutdown,
+            folder,
+        };
+        mesh.serve_pki().await;
+        mesh.serve_evaluator().await;
+        mesh.serve_directory().await;
+        mesh.govern(hpke).await;
+        mesh
+    }
+
+    /// The same with the nodes `federal` and `regional`, without agents.
+    pub async fn with_nodes() -> Self {
+        let mut mesh = Self::new().await;
+        for administration in ["federal", "regional"] {
+            mesh.start_node(administration, Place::free().await, BTreeMap::new()).await;
+        }
+        mesh
+    }
+
+    async fn serve_pki(&mut self) {
+        let place = Place::free().await;
+        self.pki_address.clone_from(&place.address);
+        let credentials = self.pki.own_credentials(&names()).await.unwrap();
+        let (pki, stop) = (Arc::clone(&self.pki), self.shutdown.clone());
+        tokio::spawn(async move {
+            chancery_pki::serve(pki, place.listener, credentials, stop).await.unwrap();
+        });
+    }
+
+    async fn serve_evaluator(&mut self) {
+        let place = Place::free().await;
+        self.evaluator_address.clone_from(&place.address);
+        let share = self.path("evaluator/share.toml");
+        std::fs::create_dir_all(share.parent().unwrap()).unwrap();
+        evaluator::init(&share, &*self.entropy).unwrap();
+        let credentials = self.certify(&Party::Evaluator(id(EVALUATOR))).await;
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        tokio::spawn(async move {
+            let config = EvaluatorConfig { share };
+            let serving =
+                chancery_directory::serve_evaluator(config, place.listener, credentials, entropy, stop);
+            serving.await.unwrap();
+        });
+    }
+
+    async fn serve_directory(&mut self) {
+        let place = Place::free().await;
+        self.directory_address.clone_from(&place.address);
+        let config = DirectoryConfig {
+            federation: FEDERATION.to_owned(),
+            governance: GovernanceKeys::from_bundle(&self.bundle).unwrap(),
+            folder: self.path("directory"),
+        };
+        let credentials = self.certify(&Party::Directory).await;
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        tokio::spawn(async move {
+            let serving = chancery_directory::serve(config, place.listener, credentials, entropy, stop);
+            serving.await.unwrap();
+        });
+    }
+
+    async fn govern(&self, hpke_public_key: [u8; 32]) {
+        let share = evaluator::Evaluator::load(&self.path("evaluator/share.toml")).unwrap();
+        let (key_epoch, generation) = share.epoch();
+        let share = share.public(id(EVALUATOR), vec![self.evaluator_address.clone()]).unwrap();
+        self.decide(Decision::DirectoryKeys(DirectoryKeys {
+            hpke_public_key,
+            lookup_prefix_bits: PREFIX_BITS,
+        }))
+        .await;
+        let epoch = governance::single_evaluator(share, key_epoch, generation);
+        self.decide(Decision::EvaluatorEpoch(epoch)).await;
+        self.decide(Decision::Authority(AuthorityEntry {
+            authority: self.authority.authority().clone(),
+            key: self.authority.key(),
+            schemes: [Scheme::BeNn, Scheme::BeCbe].into_iter().map(Into::into).collect(),
+        }))
+        .await;
+    }
+
+    /// Starts the node of an administration and has it admitted with its agents' keys.
+    pub async fn start_node(
+        &mut self,
+        administration: &str,
+        place: Place,
+        agents: BTreeMap<NodeId, AgentKey>,
+    ) {
+        let credentials = self.certify(&Party::Node(id(administration))).await;
+        self.admit(administration, &place.address, &credentials, agents).await;
+        let parts = NodeParts {
+            data: self.path(&format!("node-{administration}")),
+            directory: self.directory_address.clone(),
+            quotas: QuotaConfig::default(),
+            credentials: Arc::clone(&credentials),
+            trust: self.trust.clone(),
+            listener: place.listener,
+            clock: Arc::clone(&self.clock),
+            entropy: Arc::clone(&self.entropy),
+        };
+        let stop = self.shutdown.clone();
+        tokio::spawn(async move { chancery_node::serve(parts, stop).await.unwrap() });
+        self.nodes.insert(administration.to_owned(), Node { address: place.address, credentials });
+    }
+
+    /// Has a member logged whose node has these credentials.
+    pub async fn admit(
+        &self,
+        administration: &str,
+        address: &str,
+        credentials: &Credentials,
+        agents: BTreeMap<NodeId, AgentKey>,
+    ) {
+        self.decide(Decision::Member(Member {
+            administration: id(administration),
+            display_names: BTreeMap::from([("en".to_owned(), administration.to_owned())]),
+            endpoints: vec![address.to_owned()],
+            node_key_pin: *credentials.own().unwrap().key_pin(),
+            agents,
+        }))
+        .await;
+    }
+
+    /// Has a decision of governance logged.
+    pub async fn decide(&self, decision: Decision) {
+        let statement = governance::decide(FEDERATION, decision, &[&self.governance], &*self.entropy);
+        let request = wire::SubmitStatementRequest { statement: Some(statement) };
+        let (channel, _) =
+            connect(&self.directory_address, Party::Directory, self.anonymous()).await.unwrap();
+        DirectoryServiceClient::new(channel).submit_statement(request).await.unwrap();
+    }
+
+    /// What the log says now.
+    pub async fn state(&self) -> FederationState {
+        let (channel, _) =
+            connect(&self.directory_address, Party::Directory, self.anonymous()).await.unwrap();
+        let request = wire::ListStatementsRequest::default();
+        let statements = DirectoryServiceClient::new(channel).list_statements(request).await.unwrap();
+        self.trust.verify_statements(statements.into_inner()).unwrap().1
+    }
+
+    /// A certificate for a party, with a new key.
+    pub async fn certify(&self, party: &Party) -> Arc<Credentials> {
+        let folder = self.issue(&self.pki, party).await;
+        Credentials::open(folder, self.bundle.anchors().clone(), Arc::clone(&self.clock)).unwrap()
+    }
+
+    /// A certificate that has expired; its owner's clock stands still before.
+    pub async fn certify_expired(&self, party: &Party) -> Arc<Credentials> {
+        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+        let pki = Authority::open(&self.path("pki"), clock, entropy).await.unwrap();
+        let pki = pki.with_leaf_life(Duration::from_secs(1));
+        let then = self.clock.now();
+        let folder = self.issue(&pki, party).await;
+        let clock = Arc::new(ManualClock::new(then));
+        let credentials = Credentials::open(folder, self.bundle.anchors().clone(), clock).unwrap();
+        let end = credentials.own().unwrap().not_after();
+        while self.clock.now() <= end {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        credentials
+    }
+
+    async fn issue(&self, pki: &Authority, party: &Party) -> IdentityFolder {
+        let number = self.identities.fetch_add(1, Ordering::Relaxed);
+        let folder = IdentityFolder::new(self.path(&format!("identities/{number}")));
+        folder.create().unwrap();
+        let (key, csr) = new_key_and_csr().unwrap();
+        let token = pki.issue_token(party, &names(), TOKEN).await.unwrap();
+        let chain = pki.enrol(&token, &csr).await.unwrap();
+        folder.replace(KEY, key.as_bytes()).unwrap();
+        folder.replace(CHAIN, armour::write_chain(&chain).as_bytes()).unwrap();
+        folder.replace(CRLS, armour::write_crls(&pki.crls().await.unwrap()).as_bytes()).unwrap();
+        folder
+    }
+
+    /// Has a node fetch the revocation lists in force, as it does every 5 minutes.
+    pub async fn fetch_revocations(&self, administration: &str) {
+        let credentials = &self.nodes[administration].credentials;
+        enrol::fetch_revocations(&self.pki_address, credentials).await.unwrap();
+    }
+
+    /// No certificate: a person's device, or a stranger.
+    pub fn anonymous(&self) -> Arc<Credentials> {
+        Credentials::anonymous(self.bundle.anchors().clone(), Crls::default(), Arc::clone(&self.clock))
+    }
+
+    /// A channel to a node.
+    pub async fn channel(&self, administration: &str, credentials: Arc<Credentials>) -> Channel {
+        let address = &self.nodes[administration].address;
+        connect(address, Party::Node(id(administration)), credentials).await.unwrap().0
+    }
+
+    /// A file or folder of the mesh.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Where everything lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A name of the federation.
+pub fn id(text: &str) -> NodeId {
+    text.parse().unwrap()
+}
+
+fn names() -> LeafNames {
+    LeafNames::parse(&["localhost", "127.0.0.1"]).unwrap()
+}
