@@ -56,7 +56,7 @@ pub async fn events_until(
     let mut events = Vec::new();
     loop {
         let next = timeout(DEADLINE, stream.message()).await;
-        let kinds = || events.iter().map(wire::EventsResponse::kind).collect::<Vec<_>>();
+        let kinds = || events.iter().map(kind_name).collect::<Vec<_>>();
         let next = next.unwrap_or_else(|_| panic!("no more events after {:?}", kinds()));
         let event = next.unwrap().expect("the stream ended");
         let last = enough(&event);
@@ -87,4 +87,8 @@ pub async fn inbox(client: &mut AgentServiceClient<Channel>) -> Vec<wire::InboxR
         letters.push(letter);
     }
     letters
+}
+
+fn kind_name(event: &wire::EventsResponse) -> &'static str {
+    event.kind().as_str_name()
 }

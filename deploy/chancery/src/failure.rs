@@ -100,6 +100,9 @@ pub(crate) enum Failure {
     /// An agent.
     #[error(transparent)]
     Agent(#[from] chancery_sdk::agent::AgentError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] chancery_kit::store::StoreError),
     /// Telemetry.
     #[error(transparent)]
     Telemetry(#[from] chancery_kit::telemetry::TelemetryError),

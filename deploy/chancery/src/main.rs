@@ -1,5 +1,6 @@
 //! The program `chancery`: one binary made of the crates' commands.
 
+mod bench;
 mod enrol;
 mod failure;
 mod letters;
@@ -60,6 +61,8 @@ enum Command {
     /// Lists of recipients.
     #[command(subcommand)]
     Recipients(RecipientsCommand),
+    /// Measure speed on this machine.
+    Bench(bench::BenchArgs),
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -112,6 +115,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Node(args) => Ok(chancery_node::run(args, clock, entropy, shutdown).await?),
         Command::Agent(args) => Ok(chancery_sdk::agent::run(args, clock, entropy, shutdown).await?),
         Command::Recipients(RecipientsCommand::Make(args)) => Ok(mailing::synthetic::run(&args)?),
+        Command::Bench(args) => bench::run(args, shutdown).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
             Ok(())

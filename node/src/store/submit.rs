@@ -239,7 +239,10 @@ impl Effects {
         }
         let head =
             "INSERT INTO submission (message_id, sender, digest, hub, wants_events, outcome, expires_at)";
-        sql::insert(tx.connection, head, 7, "", &self.notes, |statement, note| {
+        let tail = "ON CONFLICT (message_id, sender) DO UPDATE SET digest = excluded.digest, \
+                    hub = excluded.hub, wants_events = excluded.wants_events, \
+                    outcome = excluded.outcome, expires_at = excluded.expires_at";
+        sql::insert(tx.connection, head, 7, tail, &self.notes, |statement, note| {
             statement
                 .bind(note.key.0.as_bytes().as_slice())
                 .bind(note.key.1.as_bytes().as_slice())

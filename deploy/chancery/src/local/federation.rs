@@ -229,6 +229,16 @@ impl LocalFederation {
         Ok(Credentials::anonymous(self.bundle.anchors().clone(), crls, Arc::clone(&self.clock)))
     }
 
+    /// Credentials of an administration's node, as it runs.
+    ///
+    /// # Errors
+    /// The node was not started.
+    pub(crate) fn node_credentials(&self, administration: &str) -> Result<Arc<Credentials>, Failure> {
+        let folder = IdentityFolder::new(self.layout.path(&format!("node-{administration}/identity")));
+        let anchors = self.bundle.anchors().clone();
+        Ok(Credentials::open(folder, anchors, Arc::clone(&self.clock))?)
+    }
+
     /// Binds a party's port.
     ///
     /// # Errors

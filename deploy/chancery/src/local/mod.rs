@@ -156,6 +156,15 @@ impl Mailing {
     }
 }
 
+impl Mailing {
+    /// The same letters with nothing attached.
+    pub(crate) fn without_attachments(mut self) -> Self {
+        self.letters.iter_mut().filter_map(|l| l.letter.as_mut()).for_each(|l| l.attachments.clear());
+        self.attachments = Arc::default();
+        self
+    }
+}
+
 fn letter(
     recipient: &Recipient,
     template: &Template,
@@ -371,7 +380,7 @@ fn bar(length: usize, what: &'static str, quiet: bool) -> ProgressBar {
 }
 
 /// Writes to standard output; a reader that went away is no failure of ours.
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

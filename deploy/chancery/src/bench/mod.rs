@@ -1,0 +1,119 @@
+//! `chancery bench`: figures with their conditions, and the ceiling that the
+//! machine itself sets, measured in the same run.
+
+mod ceiling;
+mod device;
+mod letters;
+mod relay;
+
+use crate::Failure;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use std::path::PathBuf;
+use tokio_util::sync::CancellationToken;
+
+/// Measure speed on this machine, all parties in one process.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Print one JSON object.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Folder on the disk to be measured, empty or missing; removed afterwards. Default: one in the
+    /// system's temporary folder.
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
+    Letters(letters::LettersArgs),
+    /// Envelopes of 1 KiB from one node to another, durable at both ends.
+    Relay(relay::RelayArgs),
+}
+
+/// One run: what was measured, under which conditions, and what came out.
+#[derive(Serialize)]
+struct Outcome<C, F> {
+    bench: &'static str,
+    conditions: C,
+    figures: F,
+}
+
+/// Runs `chancery bench`.
+///
+/// # Errors
+/// What [`Failure`] lists.
+pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<(), Failure> {
+    let folder = match args.dir {
+        Some(folder) => Folder::named(folder)?,
+        None => Folder::temporary()?,
+    };
+    let text = match args.bench {
+        Bench::Letters(letters) => present(&letters::run(letters, &folder.0, shutdown).await?, args.json)?,
+        Bench::Relay(relay) => present(&relay::run(relay, &folder.0, shutdown).await?, args.json)?,
+    };
+    crate::local::print(&text)
+}
+
+fn present<C: Serialize, F: Serialize>(outcome: &Outcome<C, F>, json: bool) -> Result<String, Failure> {
+    if json {
+        return Ok(format!("{}\n", serde_json::to_string(outcome)?));
+    }
+    use std::fmt::Write as _;
+    let mut text = format!("{}\n", outcome.bench);
+    for (title, part) in [
+        ("conditions", serde_json::to_value(&outcome.conditions)?),
+        ("figures", serde_json::to_value(&outcome.figures)?),
+    ] {
+        let _ = writeln!(text, "  {title}");
+        for (name, value) in part.as_object().into_iter().flatten() {
+            let _ = writeln!(text, "    {name:<30} {value}");
+        }
+    }
+    Ok(text)
+}
+
+/// The folder of a run, removed afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn named(path: PathBuf) -> Result<Self, Failure> {
+        if path.exists() && path.read_dir()?.next().is_some() {
+            return Err(Failure::Letter("--dir must be empty or missing".to_owned()));
+        }
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    fn temporary() -> Result<Self, Failure> {
+        Self::named(std::env::temp_dir().join(format!("chancery-bench-{}", std::process::id())))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// CPU seconds (user and system) that this process has used, from
+/// `/proc/self/stat` in ticks of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    ticks as f64 / 100.0
+}
+
+/// Cores of the machine.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Rounded to one decimal: more would pretend.
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}

@@ -1,0 +1,4 @@
+//! The program as operators run it.
+
+mod apart;
+mod founding;
