@@ -80,7 +80,7 @@ pub async fn serve(
     let mut routes = RoutesBuilder::default();
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;
-    add_reflection(&mut routes)?;
+    add_reflection(&mut routes, &[rpc::directory::NAME])?;
     tracing::info!(address = ?listener.local_addr().ok(), "the directory listens");
     let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)
@@ -101,7 +101,7 @@ pub async fn serve_evaluator(
     let mut routes = RoutesBuilder::default();
     routes.add_service(rpc::evaluator::service(evaluator, entropy));
     add_health(&mut routes, &[rpc::evaluator::NAME]).await;
-    add_reflection(&mut routes)?;
+    add_reflection(&mut routes, &[rpc::evaluator::NAME])?;
     tracing::info!(address = ?listener.local_addr().ok(), "the evaluator listens");
     let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)

@@ -17,3 +17,4 @@ pub mod party;
 pub mod program;
 pub mod raw;
 pub mod rogue;
+pub mod wait;

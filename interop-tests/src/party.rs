@@ -53,7 +53,13 @@ impl Running {
     }
 }
 
-fn config(mesh: &Mesh, node: &str, address: &str, name: &str, credentials: Arc<Credentials>) -> EndpointConfig {
+fn config(
+    mesh: &Mesh,
+    node: &str,
+    address: &str,
+    name: &str,
+    credentials: Arc<Credentials>,
+) -> EndpointConfig {
     let folder = mesh.path(name);
     std::fs::create_dir_all(&folder).unwrap();
     EndpointConfig {
@@ -147,11 +153,8 @@ impl Device {
 
     /// Answers a letter.
     pub async fn answer(&self, item: &InboxItem, markdown: &str) {
-        let letter = Letter {
-            markdown: markdown.to_owned(),
-            in_reply_to: item.content_id,
-            ..Letter::default()
-        };
+        let letter =
+            Letter { markdown: markdown.to_owned(), in_reply_to: item.content_id, ..Letter::default() };
         let order = Order {
             request_id: *item.message_id.as_bytes(),
             digest: [0; 32],

@@ -75,8 +75,7 @@ impl Rogue {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let device = DeviceId::from_bytes(device);
-        let (channel, signature) =
-            Self::connect(mesh, node, device, &SigningKey::from_bytes(&seed)).await;
+        let (channel, signature) = Self::connect(mesh, node, device, &SigningKey::from_bytes(&seed)).await;
         let request = wire::AuthenticateRequest { device_id: device.to_wire(), signature };
         AccountServiceClient::new(channel.clone()).authenticate(request).await.unwrap();
         Self { channel, alias: Alias::from_bytes(alias), device }
@@ -84,8 +83,7 @@ impl Rogue {
 
     async fn connect(mesh: &Mesh, node: &str, device: DeviceId, key: &SigningKey) -> (Channel, Bytes) {
         let address = &mesh.nodes[node].address;
-        let (channel, exporter) =
-            connect(address, Party::Node(id(node)), mesh.anonymous()).await.unwrap();
+        let (channel, exporter) = connect(address, Party::Node(id(node)), mesh.anonymous()).await.unwrap();
         let exporter = exporter.latest().unwrap();
         let context = b"chancery device auth v1\0".as_slice();
         let signed = [context, node.as_bytes(), b"\0", device.as_bytes(), &exporter].concat();
@@ -123,7 +121,12 @@ impl Rogue {
     ///
     /// # Errors
     /// The refusal.
-    pub async fn take_key_packages(&self, node: &str, alias: Alias, suite: u32) -> Result<Vec<Bytes>, Refusal> {
+    pub async fn take_key_packages(
+        &self,
+        node: &str,
+        alias: Alias,
+        suite: u32,
+    ) -> Result<Vec<Bytes>, Refusal> {
         let request = wire::TakeKeyPackagesRequest {
             addresses: vec![wire::MailboxAddress { node: node.to_owned(), alias: alias.to_wire() }],
             cipher_suites: vec![suite],
@@ -138,11 +141,8 @@ impl Rogue {
     /// # Errors
     /// The refusal.
     pub async fn publish_key_packages(&self, alias: Alias, one_time: Vec<Bytes>) -> Result<(), Refusal> {
-        let request = wire::PublishKeyPackagesRequest {
-            alias: alias.to_wire(),
-            one_time,
-            last_resort: Vec::new(),
-        };
+        let request =
+            wire::PublishKeyPackagesRequest { alias: alias.to_wire(), one_time, last_resort: Vec::new() };
         let mut client = KeyPackageServiceClient::new(self.channel.clone());
         answer(client.publish_key_packages(request).await).map(drop)
     }
@@ -191,10 +191,7 @@ impl HandLink {
     ///
     /// # Errors
     /// The link's end.
-    pub async fn hand_over(
-        &mut self,
-        parcel: federation::parcel::Parcel,
-    ) -> Result<Option<String>, Refusal> {
+    pub async fn hand_over(&mut self, parcel: federation::parcel::Parcel) -> Result<Option<String>, Refusal> {
         self.sequence += 1;
         let batch = federation::Batch {
             first_sequence: self.sequence,

@@ -6,7 +6,7 @@ use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, ExporterHandle, TlsError, connect_lazy};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as directory;
-use chancery_proto::federation::v1::Submission;
+use chancery_proto::federation::v1::{AliasKeyPackages, Submission};
 use chancery_proto::node::v1::account_service_client::AccountServiceClient;
 use chancery_proto::node::v1::blob_service_client::BlobServiceClient;
 use chancery_proto::node::v1::key_package_service_client::KeyPackageServiceClient;
@@ -175,7 +175,7 @@ impl NodeClient {
         &self,
         addresses: &[(NodeId, Alias)],
         cipher_suites: Vec<u32>,
-    ) -> Result<Vec<wire::AliasKeyPackages>, Refusal> {
+    ) -> Result<Vec<AliasKeyPackages>, Refusal> {
         let addresses: Vec<_> = addresses
             .iter()
             .map(|(node, alias)| wire::MailboxAddress {

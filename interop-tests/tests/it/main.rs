@@ -2,4 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
+mod arrows;
+mod devices;
+mod foreign;
+mod garbage;
+mod refused;
+mod secrets;
 mod up;

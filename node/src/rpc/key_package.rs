@@ -64,7 +64,7 @@ impl KeyPackageService for KeyPackages {
                 by_node.entry(address.node.parse()?).or_default().push((index, alias));
             }
             let calls = by_node.into_iter().map(|(node, wanted)| self.take_from(node, wanted, &suites));
-            let mut aliases = vec![wire::AliasKeyPackages::default(); message.addresses.len()];
+            let mut aliases = vec![federation::AliasKeyPackages::default(); message.addresses.len()];
             for (index, found) in futures::future::join_all(calls).await.into_iter().flatten() {
                 if let Some(place) = aliases.get_mut(index) {
                     *place = found;
@@ -84,7 +84,7 @@ impl KeyPackages {
         node: NodeId,
         wanted: Vec<(usize, Alias)>,
         suites: &[u16],
-    ) -> Vec<(usize, wire::AliasKeyPackages)> {
+    ) -> Vec<(usize, federation::AliasKeyPackages)> {
         let aliases: Vec<Alias> = wanted.iter().map(|(_, alias)| *alias).collect();
         let found = if node == *self.0.mesh.here() {
             take_here(&self.0, aliases.clone(), suites.to_vec()).await
@@ -92,7 +92,7 @@ impl KeyPackages {
             self.take_there(&node, &aliases, suites).await
         };
         let found = found.unwrap_or_else(|refusal| {
-            let none = |alias: &Alias| wire::AliasKeyPackages {
+            let none = |alias: &Alias| federation::AliasKeyPackages {
                 alias: alias.to_wire(),
                 key_packages: Vec::new(),
                 reason: refusal.reason.as_str().to_owned(),
@@ -107,7 +107,7 @@ impl KeyPackages {
         node: &NodeId,
         aliases: &[Alias],
         suites: &[u16],
-    ) -> Result<Vec<wire::AliasKeyPackages>, Refusal> {
+    ) -> Result<Vec<federation::AliasKeyPackages>, Refusal> {
         let request = federation::FetchKeyPackagesRequest {
             aliases: aliases.iter().map(Alias::to_wire).collect(),
             cipher_suites: suites.iter().map(|suite| u32::from(*suite)).collect(),
@@ -129,7 +129,7 @@ pub(super) async fn take_here(
     rooms: &Rooms,
     aliases: Vec<Alias>,
     suites: Vec<u16>,
-) -> Result<Vec<wire::AliasKeyPackages>, Refusal> {
+) -> Result<Vec<federation::AliasKeyPackages>, Refusal> {
     let input = Arc::new((aliases, suites));
     rooms
         .store

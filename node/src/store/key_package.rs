@@ -3,6 +3,7 @@
 
 use super::{Tx, sql};
 use bytes::Bytes;
+use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, Reason, Refusal};
 use sqlx::Row as _;
@@ -92,14 +93,14 @@ pub(crate) async fn take(
     tx: &mut Tx<'_>,
     alias: Alias,
     suites: &[u16],
-) -> Result<node::AliasKeyPackages, sqlx::Error> {
+) -> Result<federation::AliasKeyPackages, sqlx::Error> {
     let devices: Vec<Vec<u8>> = sqlx::query_scalar(
         "SELECT d.device_id FROM alias a JOIN device d ON d.account_id = a.account_id WHERE a.alias = $1",
     )
     .bind(alias.as_bytes().as_slice())
     .fetch_all(&mut *tx.connection)
     .await?;
-    let none = |reason: Reason| node::AliasKeyPackages {
+    let none = |reason: Reason| federation::AliasKeyPackages {
         alias: alias.to_wire(),
         key_packages: Vec::new(),
         reason: reason.as_str().to_owned(),
@@ -125,7 +126,11 @@ pub(crate) async fn take(
             }
             key_packages.push(message);
         }
-        return Ok(node::AliasKeyPackages { alias: alias.to_wire(), key_packages, reason: String::new() });
+        return Ok(federation::AliasKeyPackages {
+            alias: alias.to_wire(),
+            key_packages,
+            reason: String::new(),
+        });
     }
     Ok(none(Reason::NoKeyPackage))
 }

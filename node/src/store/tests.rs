@@ -308,11 +308,7 @@ async fn a_device_that_joins_later_reads_what_comes_from_then_on() {
     a.hand_over(&b, false).await;
     let new = NewDevice { device_id: device(22), auth_key: [22; 32] };
     let account = AccountId::from_bytes([9; 16]);
-    b.store
-        .change("add", move |tx| Box::pin(account::add_device(tx, account, new)))
-        .await
-        .unwrap()
-        .unwrap();
+    b.store.change("add", move |tx| Box::pin(account::add_device(tx, account, new))).await.unwrap().unwrap();
     assert!(b.read(BERT, 22).await.is_empty());
     a.submit("a", vec![letter(4, ANNA, 10)]).await;
     a.hand_over(&b, false).await;

@@ -35,15 +35,18 @@ pub async fn add_health(routes: &mut RoutesBuilder, services: &[&str]) {
     routes.add_service(service);
 }
 
-/// Adds `grpc.reflection.v1` with the whole contract, and `v1alpha`, which is
-/// all that some languages' clients speak.
+/// Adds `grpc.reflection.v1`, and `v1alpha`, which is all that some languages'
+/// clients speak. They list the named services and health, and know the whole contract.
 ///
 /// # Errors
 /// The descriptors do not parse.
-pub fn add_reflection(routes: &mut RoutesBuilder) -> Result<(), ServeError> {
+pub fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(), ServeError> {
     let builder = || {
-        tonic_reflection::server::Builder::configure()
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(chancery_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name("grpc.health.v1.Health");
+        services.iter().fold(builder, |builder, name| builder.with_service_name(*name))
     };
     routes.add_service(builder().build_v1()?);
     routes.add_service(builder().build_v1alpha()?);

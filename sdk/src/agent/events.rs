@@ -28,11 +28,7 @@ pub(super) async fn stream(rooms: Arc<Rooms>, request: wire::EventsRequest, answ
     }
 }
 
-async fn follow(
-    rooms: &Rooms,
-    request: &wire::EventsRequest,
-    answers: &Answers,
-) -> Result<(), Refusal> {
+async fn follow(rooms: &Rooms, request: &wire::EventsRequest, answers: &Answers) -> Result<(), Refusal> {
     let mut after = request.after;
     let mut changes = rooms.endpoint.event_changes();
     loop {

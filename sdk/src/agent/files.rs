@@ -40,7 +40,7 @@ enum Source {
 pub(super) struct Found {
     source: Source,
     /// SHA-256 of the file.
-    pub(super) digest: [u8; 32],
+    digest: [u8; 32],
     media_type: String,
     file_name: String,
 }
@@ -67,9 +67,9 @@ impl Files {
                 (Source::Inline(data), digest)
             }
             Some(wire::attachment::Source::AttachmentId(id)) => {
-                let id: UploadId =
-                    id.parse().map_err(|_| Refusal::field("attachment_id is no UUID"))?;
-                let unknown = || Refusal::new(Reason::AttachmentUnknown, "no such attachment, or not whole yet");
+                let id: UploadId = id.parse().map_err(|_| Refusal::field("attachment_id is no UUID"))?;
+                let unknown =
+                    || Refusal::new(Reason::AttachmentUnknown, "no such attachment, or not whole yet");
                 let (digest, path) = self.uploads.find(id).ok_or_else(unknown)?;
                 (Source::Upload(path), digest)
             }

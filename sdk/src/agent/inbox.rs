@@ -1,7 +1,7 @@
 //! Letters that came in, as the API shows them.
 
-use super::send::{message, thread_text};
 use super::Rooms;
+use super::send::{message, thread_text};
 use crate::attachment::{ExternalFile, Resume, download, open};
 use crate::content::{Body, Letter, room_uri, sender_uri};
 use crate::inbox::InboxItem;
@@ -51,10 +51,8 @@ async fn follow(rooms: &Rooms, request: &wire::InboxRequest, answers: &Answers) 
                 return Ok(());
             }
         }
-        if !more {
-            if request.drain || changes.changed().await.is_err() {
-                return Ok(());
-            }
+        if !more && (request.drain || changes.changed().await.is_err()) {
+            return Ok(());
         }
     }
 }

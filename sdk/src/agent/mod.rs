@@ -16,7 +16,7 @@ pub use command::{AgentArgs, run};
 use crate::attachment::{AttachmentError, Spool};
 use crate::endpoint::Endpoint;
 use chancery_kit::serve::{ServeError, add_health, add_reflection};
-use chancery_proto::agent::v1::agent_service_server::AgentServiceServer;
+use chancery_proto::agent::v1::agent_service_server::{AgentServiceServer, SERVICE_NAME};
 use chancery_types::{Entropy, Refusal};
 use files::Files;
 use std::net::SocketAddr;
@@ -82,14 +82,13 @@ pub async fn serve(
     }
     let spool = Arc::new(Spool::open(folder.join("spool"), SPOOL)?);
     let uploads = Arc::new(Uploads::open(&folder.join("uploads"), endpoint.now())?);
-    let files =
-        Files::new(endpoint.clone(), Arc::clone(&spool), Arc::clone(&uploads), Arc::clone(&entropy));
+    let files = Files::new(endpoint.clone(), Arc::clone(&spool), Arc::clone(&uploads), Arc::clone(&entropy));
     let rooms = Rooms { endpoint, files, uploads, spool, entropy, shutdown: shutdown.clone() };
-    let service = AgentServiceServer::new(service::Service(Arc::new(rooms)))
-        .max_decoding_message_size(MAX_REQUEST);
+    let service =
+        AgentServiceServer::new(service::Service(Arc::new(rooms))).max_decoding_message_size(MAX_REQUEST);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
-    add_health(&mut routes, &["chancery.agent.v1.AgentService"]).await;
-    add_reflection(&mut routes)?;
+    add_health(&mut routes, &[SERVICE_NAME]).await;
+    add_reflection(&mut routes, &[SERVICE_NAME])?;
     Ok(chancery_kit::serve::serve(TcpListenerStream::new(listener), routes, shutdown).await?)
 }

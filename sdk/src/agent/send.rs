@@ -22,16 +22,27 @@ pub(super) fn identifier(identifier: Option<wire::Identifier>) -> Result<Identif
     Ok(Identifier::parse(&scheme, &value)?)
 }
 
-/// Checks a request, brings its attachments to the node, and makes an order.
-pub(super) async fn order(rooms: &Rooms, request: wire::SendRequest) -> Result<SendOrder, Refusal> {
+/// A request that was made before, or one to queue.
+pub(super) enum Prepared {
+    /// Its letter.
+    Known(MessageId),
+    /// Its order.
+    New(SendOrder),
+}
+
+/// Checks a request, brings its attachments to the node, and makes an order;
+/// a request that was made before is only recognised, however old it is.
+pub(super) async fn prepare(rooms: &Rooms, mut request: wire::SendRequest) -> Result<Prepared, Refusal> {
     let request_id: uuid::Uuid =
         request.request_id.parse().map_err(|_| Refusal::field("request_id is no UUID"))?;
-    let mut hash = Sha256::new();
-    hash.update(request.encode_to_vec());
+    request.request_id = request_id.to_string();
+    let digest = Sha256::digest(request.encode_to_vec()).into();
+    let request_id = request_id.into_bytes();
+    if let Some(message) = rooms.endpoint.requested(request_id, digest).await? {
+        return Ok(Prepared::Known(message));
+    }
     let to = match request.to {
-        Some(wire::send_request::To::Recipient(recipient)) => {
-            To::Identifier(identifier(Some(recipient))?)
-        }
+        Some(wire::send_request::To::Recipient(recipient)) => To::Identifier(identifier(Some(recipient))?),
         Some(wire::send_request::To::ThreadId(thread)) => To::Thread(thread_id(&thread)?),
         None => return Err(Refusal::field("to is not set")),
     };
@@ -54,20 +65,11 @@ pub(super) async fn order(rooms: &Rooms, request: wire::SendRequest) -> Result<S
         .collect::<Result<Vec<_>, _>>()?;
     let mut attachments = Vec::with_capacity(found.len());
     for found in &found {
-        // An upload is named by its id alone in the request: its bytes count, too.
-        hash.update(found.digest);
         attachments.push(rooms.files.bring(found).await?);
     }
-    let letter =
-        Letter { markdown: letter.markdown, language: letter.language, in_reply_to, attachments };
-    let order = Order {
-        request_id: request_id.into_bytes(),
-        digest: hash.finalize().into(),
-        compose: request::letter(letter),
-        expires,
-        wants_events: true,
-    };
-    Ok(SendOrder { to, order })
+    let letter = Letter { markdown: letter.markdown, language: letter.language, in_reply_to, attachments };
+    let order = Order { request_id, digest, compose: request::letter(letter), expires, wants_events: true };
+    Ok(Prepared::New(SendOrder { to, order }))
 }
 
 fn expiry(now: Timestamp, expires_at_ms: i64) -> Result<Timestamp, Refusal> {

@@ -1,6 +1,6 @@
 //! `chancery.agent.v1.AgentService`.
 
-use super::send::{identifier, order, response};
+use super::send::{Prepared, identifier, prepare, response};
 use super::uploads::UploadId;
 use super::{Rooms, events, inbox};
 use chancery_kit::serve::{refused, unary};
@@ -45,8 +45,11 @@ impl AgentService for Service {
 
     async fn send(&self, request: Request<wire::SendRequest>) -> Answer<wire::SendResponse> {
         unary(async {
-            let order = order(&self.0, request.into_inner()).await?;
-            Ok(response(&self.0.endpoint.send(order).await?))
+            let sent = match prepare(&self.0, request.into_inner()).await? {
+                Prepared::Known(message) => self.0.endpoint.accepted(message).await?,
+                Prepared::New(order) => self.0.endpoint.send(order).await?,
+            };
+            Ok(response(&sent))
         })
         .await
     }
@@ -99,7 +102,8 @@ impl AgentService for Service {
         .await
     }
 
-    type GetAttachmentStream = futures::stream::BoxStream<'static, Result<wire::GetAttachmentResponse, Status>>;
+    type GetAttachmentStream =
+        futures::stream::BoxStream<'static, Result<wire::GetAttachmentResponse, Status>>;
 
     async fn get_attachment(
         &self,
@@ -154,7 +158,7 @@ async fn bulk(
     let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
     let mut batches = requests.ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
-        let (mut names, mut orders) = (Vec::new(), Vec::new());
+        let (mut queued, mut names, mut orders) = (Vec::new(), Vec::new(), Vec::new());
         for request in batch {
             let send = match request {
                 Ok(request) => request.send.unwrap_or_default(),
@@ -162,18 +166,17 @@ async fn bulk(
                 Err(_) => return,
             };
             let name = send.request_id.clone();
-            match order(&rooms, send).await {
-                Ok(order) => {
+            match Box::pin(prepare(&rooms, send)).await {
+                Ok(Prepared::New(order)) => {
                     names.push(name);
                     orders.push(order);
                 }
-                Err(refusal) => {
-                    let _ = answers.send(Ok(failure(name, &refusal))).await;
-                }
+                Ok(Prepared::Known(message)) => queued.push((name, Ok(message))),
+                Err(refusal) => queued.push((name, Err(refusal))),
             }
         }
-        let queued = rooms.endpoint.queue_many(orders).await;
-        for (name, queued) in names.into_iter().zip(queued) {
+        queued.extend(names.into_iter().zip(rooms.endpoint.queue_many(orders).await));
+        for (name, queued) in queued {
             let Ok(place) = Arc::clone(&on_the_way).acquire_owned().await else { return };
             let (rooms, answers) = (Arc::clone(&rooms), answers.clone());
             tokio::spawn(async move {

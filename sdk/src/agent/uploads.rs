@@ -144,7 +144,9 @@ impl Upload<'_> {
         });
         let digest: [u8; 32] = digest.await.map_err(io::Error::other).flatten().map_err(|e| disk(&e))?;
         std::fs::rename(&part, self.uploads.path_of(self.id, &digest)).map_err(|error| disk(&error))?;
-        File::open(&self.uploads.folder).and_then(|folder| folder.sync_all()).map_err(|error| disk(&error))?;
+        File::open(&self.uploads.folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| disk(&error))?;
         self.uploads.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id, digest);
         Ok(digest)
     }

@@ -286,6 +286,18 @@ impl Endpoint {
         self.0.call(move |tx| inbox::find(tx, &message_id)).await
     }
 
+    /// The letter of an earlier request; see [`request::find`].
+    ///
+    /// # Errors
+    /// REQUEST_ID_REUSED when the content was another, or the store's.
+    pub async fn requested(
+        &self,
+        request_id: [u8; 16],
+        digest: [u8; 32],
+    ) -> Result<Option<MessageId>, Refusal> {
+        self.0.call(move |tx| request::find(tx, &request_id, &digest)).await
+    }
+
     /// The letter sent from here in a thread that has this MIMI id.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::request::{self, Order};
 use crate::store::Tx;
 use crate::thread;
-use chancery_proto::node::v1::AliasKeyPackages;
+use chancery_proto::federation::v1::AliasKeyPackages;
 use chancery_types::{Alias, GroupId, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp};
 use futures::future::join_all;
 use prost::bytes::Bytes;
