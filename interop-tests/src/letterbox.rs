@@ -5,39 +5,65 @@ use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, FederationBundle};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
-use chancery_types::{SystemClock, SystemEntropy};
+use chancery_types::{Alias, SystemClock, SystemEntropy};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Longest wait for a store that somebody has open.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The letters on each resident's device, in the order of the residents.
 pub async fn letters(folder: &Path) -> Vec<Vec<Letter>> {
-    let bundle = std::fs::read_to_string(folder.join("federation.toml")).unwrap();
-    let bundle = FederationBundle::from_toml(&bundle).unwrap();
     let mut all = Vec::new();
     for number in 0.. {
-        let store = folder.join(format!("residents/{number:06}/endpoint.db"));
-        if !store.is_file() {
-            break;
-        }
-        let node = if number % 2 == 0 { "federal" } else { "regional" };
-        let clock = Arc::new(SystemClock);
-        let config = EndpointConfig {
-            store,
-            node: node.parse().unwrap(),
-            node_endpoint: "127.0.0.1:1".to_owned(),
-            federation: bundle.clone(),
-            credentials: Credentials::anonymous(
-                bundle.anchors().clone(),
-                Crls::default(),
-                Arc::clone(&clock) as _,
-            ),
-            stock: 0,
-            clock,
-            entropy: Arc::new(SystemEntropy),
-        };
-        all.push(read(&Endpoint::open(config).await.unwrap()).await);
+        let Some(endpoint) = open(folder, number).await else { break };
+        all.push(read(&endpoint).await);
     }
     all
+}
+
+/// The alias of each resident's device, in the order of the residents.
+pub async fn aliases(folder: &Path) -> Vec<Alias> {
+    let mut all = Vec::new();
+    for number in 0.. {
+        let Some(endpoint) = open(folder, number).await else { break };
+        all.push(endpoint.identity().alias);
+    }
+    all
+}
+
+/// The device of a resident; `None`: there is no such resident.
+async fn open(folder: &Path, number: usize) -> Option<Endpoint> {
+    let store = folder.join(format!("residents/{number:06}/endpoint.db"));
+    if !store.is_file() {
+        return None;
+    }
+    let bundle = std::fs::read_to_string(folder.join("federation.toml")).unwrap();
+    let bundle = FederationBundle::from_toml(&bundle).unwrap();
+    let node = if number.is_multiple_of(2) { "federal" } else { "regional" };
+    let clock = Arc::new(SystemClock);
+    let anchors = bundle.anchors().clone();
+    let config = EndpointConfig {
+        store,
+        node: node.parse().unwrap(),
+        node_endpoint: "127.0.0.1:1".to_owned(),
+        federation: bundle,
+        credentials: Credentials::anonymous(anchors, Crls::default(), Arc::clone(&clock) as _),
+        stock: 0,
+        clock,
+        entropy: Arc::new(SystemEntropy),
+    };
+    let end = Instant::now() + DEADLINE;
+    loop {
+        match Endpoint::open(config.clone()).await {
+            Ok(endpoint) => return Some(endpoint),
+            // Who had it open a moment ago has not let go yet.
+            Err(refusal) => assert!(Instant::now() < end, "{refusal}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Everything in an endpoint's inbox, opened.

@@ -12,7 +12,6 @@ use crate::outbox::{self, Decided};
 use crate::peer::{self, Peer};
 use crate::request::{self, Compose};
 use crate::store::{EndpointStore, StoreError, Tx};
-use crate::thread::chain;
 use crate::thread::{self, Processed};
 use crate::{alarm, alarm::Alarm};
 use chancery_proto::federation::v1::{
@@ -96,7 +95,7 @@ impl Hub {
             return refused(submission, "STALE_EPOCH", Some(group.epoch));
         }
         group.sequence += 1;
-        group.chain = chain::next(&group.chain, group.sequence, &id, &digest);
+        group.chain = group.chain.next(group.sequence, &id, &digest);
         group.epoch += u64::from(commit.is_some());
         let accepted = Accepted {
             sequence: group.sequence,

@@ -48,15 +48,12 @@ enum Command {
     Events(letters::EventsArgs),
     /// The federation's certificate authority.
     Pki(PkiArgs),
-    /// Get a certificate against a join token.
     Enrol(enrol::EnrolArgs),
     /// The directory: serve it, decide and log what governs the federation.
     Directory(DirectoryArgs),
     /// An evaluator of handles.
     Evaluator(EvaluatorArgs),
-    /// An administration's node.
     Node(NodeArgs),
-    /// An organisation's agent.
     Agent(AgentArgs),
     /// Lists of recipients.
     #[command(subcommand)]

@@ -44,13 +44,7 @@ fn letter(address: &str, to: &Identifier, request_id: &str, more: &[&str]) -> Va
 
 /// What holds for every run of the script.
 fn check(seen: &Value, to: &Identifier) {
-    assert_eq!(
-        seen["services"],
-        json!([
-            "chancery.agent.v1.AgentService",
-            "grpc.health.v1.Health",
-        ])
-    );
+    assert_eq!(seen["services"], json!(["chancery.agent.v1.AgentService", "grpc.health.v1.Health",]));
     // SERVING, REACHABILITY_REACHABLE
     assert_eq!((&seen["health"], &seen["reachability"]), (&json!(1), &json!(1)));
     assert_eq!(seen["same_again"], json!(true));
@@ -110,9 +104,8 @@ async fn python_gets_the_answer_to_its_own_letter() {
     let person = Device::enrol(&mesh, "regional", &to, "person").await.live();
 
     let (address, id) = (federal.address.clone(), agent::request_id(7));
-    let script = tokio::task::spawn_blocking(move || {
-        (letter(&address, &to, &id, &["--wait-for-answer"]), to)
-    });
+    let script =
+        tokio::task::spawn_blocking(move || (letter(&address, &to, &id, &["--wait-for-answer"]), to));
     let item = person.inbox(1).await.remove(0);
     let identity = person.endpoint.identity();
     let sender = sender_uri(&identity.federation, &item.sender);

@@ -9,7 +9,6 @@ use chancery_interop_tests::mesh::{Mesh, id};
 use chancery_interop_tests::party::{Agent, Device, person_number, reason};
 use chancery_interop_tests::rogue::{HandLink, Rogue, answer, delivery};
 use chancery_kit::serve::REFUSALS;
-use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
 use chancery_pki::authority::Revoke;
 use chancery_pki_core::Party;
@@ -46,7 +45,11 @@ async fn administrations() -> (Mesh, Agent, Agent) {
     (mesh, federal, regional)
 }
 
-async fn send(client: &mut AgentServiceClient<Channel>, number: u128, to: &Identifier) -> Result<(), Refusal> {
+async fn send(
+    client: &mut AgentServiceClient<Channel>,
+    number: u128,
+    to: &Identifier,
+) -> Result<(), Refusal> {
     answer(client.send(agent::request(&agent::request_id(number), to, "A letter")).await).map(drop)
 }
 
@@ -203,16 +206,17 @@ async fn links_are_for_admitted_members_under_their_pinned_key() {
 /// Asks a node for its health; gives what became of the connection.
 async fn health(mesh: &Mesh, credentials: Arc<Credentials>) -> Result<(), String> {
     let address = &mesh.nodes["federal"].address;
-    let (channel, _) = connect(address, Party::Node(id("federal")), credentials)
-        .await
-        .map_err(|error| chain(&error))?;
+    let connected = connect(address, Party::Node(id("federal")), credentials).await;
+    let (channel, _) = connected.map_err(|error| chain(&error))?;
     let request = HealthCheckRequest { service: String::new() };
     HealthClient::new(channel).check(request).await.map(drop).map_err(|status| chain(&status))
 }
 
 fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(|error| format!("{error:?}")).collect::<Vec<_>>().join(" <- ")
+    match error.source() {
+        Some(cause) => format!("{error:?} <- {}", chain(cause)),
+        None => format!("{error:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -243,14 +247,16 @@ async fn a_stale_epoch_is_refused_with_the_current_one() {
     let Written { mesh, mut client, person, to, thread, _agents, .. } = written("federal").await;
     let store = person.close().await;
     let rogue = Rogue::from_store(&mesh, "federal", &store).await;
-    let outcome = async |rogue: &Rogue, submission: federation::Submission| {
-        match rogue.submit(submission).await.unwrap() {
-            submit_result::Result::Outcome(outcome) => match outcome.decision.unwrap() {
-                federation::outcome::Decision::Refused(refused) => (refused.reason, refused.current_epoch),
-                federation::outcome::Decision::Accepted(_) => panic!("accepted"),
-            },
-            submit_result::Result::Queued(_) => panic!("not decided"),
-        }
+    let outcome = async |rogue: &Rogue, submission: federation::Submission| match rogue
+        .submit(submission)
+        .await
+        .unwrap()
+    {
+        submit_result::Result::Outcome(outcome) => match outcome.decision.unwrap() {
+            federation::outcome::Decision::Refused(refused) => (refused.reason, refused.current_epoch),
+            federation::outcome::Decision::Accepted(_) => panic!("accepted"),
+        },
+        submit_result::Result::Queued(_) => panic!("not decided"),
     };
     for epoch in [0, 2, u64::MAX] {
         let counted = Counted::new(Reason::StaleEpoch);
@@ -279,8 +285,8 @@ async fn a_stale_epoch_is_refused_with_the_current_one() {
 async fn a_reused_request_id_and_a_wrong_identifier_have_their_reasons() {
     let Written { mut client, to, _agents, mesh: _mesh, person: _person, .. } = written("regional").await;
     let counted = Counted::new(Reason::RequestIdReused);
-    let other = client.send(agent::request(&agent::request_id(1), &to, "Another letter")).await;
-    assert_eq!(from_status(&other.unwrap_err()).reason, Reason::RequestIdReused);
+    let other = answer(client.send(agent::request(&agent::request_id(1), &to, "Another letter")).await);
+    assert_eq!(reason(other), Reason::RequestIdReused);
     counted.check();
     assert_eq!(reason(send(&mut client, 2, &person_number(2)).await), Reason::RecipientAbsent);
     send(&mut client, 1, &to).await.unwrap();

@@ -85,7 +85,7 @@ fn accept(mut group: Group, submission: &Submission, now: Timestamp) -> Result<(
 
     let made_in = group.epoch;
     group.sequence += 1;
-    group.chain = group.chain.next(group.sequence, submission.message_id, submission.message());
+    group.chain = group.chain.next(group.sequence, &submission.message_id, &submission.message_digest());
     let mut fan_out = FanOut { submission, group: &group, made_in, parts: BTreeMap::new(), out: Vec::new() };
     fan_out.to_members();
 

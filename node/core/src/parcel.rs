@@ -174,6 +174,11 @@ impl Submission {
         hash.finalize().into()
     }
 
+    /// SHA-256 of [`Submission::message`].
+    pub fn message_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.message()).into()
+    }
+
     /// The MLSMessage that goes into the group's chain.
     pub fn message(&self) -> &Bytes {
         match &self.body {

@@ -125,14 +125,14 @@ impl Chain {
 
     /// Value after the message at `sequence`: SHA-256("chancery chain v1" ‖
     /// previous ‖ u64 sequence ‖ message id ‖ SHA-256(MLSMessage)), integers
-    /// big-endian. `message` is the MLSMessage as the hub received it.
-    pub fn next(self, sequence: u64, id: MessageId, message: &[u8]) -> Self {
+    /// big-endian. `digest` is that of the MLSMessage as the hub received it.
+    pub fn next(self, sequence: u64, id: &MessageId, digest: &[u8; 32]) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"chancery chain v1");
         hash.update(self.0);
         hash.update(sequence.to_be_bytes());
         hash.update(id.0);
-        hash.update(Sha256::digest(message));
+        hash.update(digest);
         Self(hash.finalize().into())
     }
 }

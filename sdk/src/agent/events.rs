@@ -1,34 +1,28 @@
 //! What became of letters, as the API shows it.
 
-use super::Rooms;
+use super::{Answers, Rooms};
 use crate::event::Event;
-use chancery_kit::serve::refused;
 use chancery_proto::agent::v1 as wire;
-use chancery_types::{Reason, Refusal};
+use chancery_types::Refusal;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tonic::Status;
 
 /// Events read from the store at once.
 const READ: usize = 256;
 
-type Answers = mpsc::Sender<Result<wire::EventsResponse, Status>>;
-
 /// Streams events behind a position until the caller or the agent goes.
-pub(super) async fn stream(rooms: Arc<Rooms>, request: wire::EventsRequest, answers: Answers) {
-    let end = tokio::select! {
-        result = follow(&rooms, &request, &answers) => result,
-        () = rooms.shutdown.cancelled() => {
-            Err(Refusal::new(Reason::ShuttingDown, "the agent is restarting; call again"))
-        }
-        () = answers.closed() => Ok(()),
-    };
-    if let Err(refusal) = end {
-        let _ = answers.send(Err(refused(&refusal))).await;
-    }
+pub(super) async fn stream(
+    rooms: Arc<Rooms>,
+    request: wire::EventsRequest,
+    answers: Answers<wire::EventsResponse>,
+) {
+    rooms.stream(&answers, follow(&rooms, &request, &answers)).await;
 }
 
-async fn follow(rooms: &Rooms, request: &wire::EventsRequest, answers: &Answers) -> Result<(), Refusal> {
+async fn follow(
+    rooms: &Rooms,
+    request: &wire::EventsRequest,
+    answers: &Answers<wire::EventsResponse>,
+) -> Result<(), Refusal> {
     let mut after = request.after;
     let mut changes = rooms.endpoint.event_changes();
     loop {

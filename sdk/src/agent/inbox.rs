@@ -1,39 +1,33 @@
 //! Letters that came in, as the API shows them.
 
-use super::Rooms;
 use super::send::{message, thread_text};
+use super::{Answers, Rooms};
 use crate::attachment::{ExternalFile, Resume, download, open};
 use crate::content::{Body, Letter, room_uri, sender_uri};
 use crate::inbox::InboxItem;
-use chancery_kit::serve::refused;
 use chancery_proto::agent::v1 as wire;
 use chancery_types::{Reason, Refusal};
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tonic::Status;
 
 /// Letters read from the store at once.
 const READ: usize = 64;
 /// Bytes of one answer.
 const PIECE: usize = 64 * 1024;
 
-type Answers = mpsc::Sender<Result<wire::InboxResponse, Status>>;
-
 /// Streams letters behind a position until the caller or the agent goes.
-pub(super) async fn stream(rooms: Arc<Rooms>, request: wire::InboxRequest, answers: Answers) {
-    let end = tokio::select! {
-        result = follow(&rooms, &request, &answers) => result,
-        () = rooms.shutdown.cancelled() => {
-            Err(Refusal::new(Reason::ShuttingDown, "the agent is restarting; call again"))
-        }
-        () = answers.closed() => Ok(()),
-    };
-    if let Err(refusal) = end {
-        let _ = answers.send(Err(refused(&refusal))).await;
-    }
+pub(super) async fn stream(
+    rooms: Arc<Rooms>,
+    request: wire::InboxRequest,
+    answers: Answers<wire::InboxResponse>,
+) {
+    rooms.stream(&answers, follow(&rooms, &request, &answers)).await;
 }
 
-async fn follow(rooms: &Rooms, request: &wire::InboxRequest, answers: &Answers) -> Result<(), Refusal> {
+async fn follow(
+    rooms: &Rooms,
+    request: &wire::InboxRequest,
+    answers: &Answers<wire::InboxResponse>,
+) -> Result<(), Refusal> {
     let mut after = match request.after {
         0 => rooms.endpoint.inbox_position().await?,
         after => after,

@@ -15,16 +15,18 @@ pub use command::{AgentArgs, run};
 
 use crate::attachment::{AttachmentError, Spool};
 use crate::endpoint::Endpoint;
-use chancery_kit::serve::{ServeError, add_health, add_reflection};
+use chancery_kit::serve::{ServeError, add_health, add_reflection, refused};
 use chancery_proto::agent::v1::agent_service_server::{AgentServiceServer, SERVICE_NAME};
-use chancery_types::{Entropy, Refusal};
+use chancery_types::{Entropy, Reason, Refusal};
 use files::Files;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::RoutesBuilder;
 use uploads::Uploads;
 
@@ -61,6 +63,29 @@ struct Rooms {
     spool: Arc<Spool>,
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
+}
+
+/// What a streaming call answers with.
+type Answers<T> = mpsc::Sender<Result<T, Status>>;
+
+impl Rooms {
+    /// Lets a stream run until it ends, its caller hangs up or the agent stops.
+    async fn stream<T>(
+        &self,
+        answers: &Answers<T>,
+        follow: impl Future<Output = Result<(), Refusal>> + Send,
+    ) {
+        let end = tokio::select! {
+            result = follow => result,
+            () = self.shutdown.cancelled() => {
+                Err(Refusal::new(Reason::ShuttingDown, "the agent is restarting; call again"))
+            }
+            () = answers.closed() => Ok(()),
+        };
+        if let Err(refusal) = end {
+            let _ = answers.send(Err(refused(&refusal))).await;
+        }
+    }
 }
 
 /// Serves an endpoint as an agent until `shutdown`. `folder` holds attachments

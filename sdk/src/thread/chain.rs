@@ -9,7 +9,6 @@ use crate::outbox;
 use crate::store::Tx;
 use chancery_types::{Chain, GroupId, MessageId};
 use rusqlite::{OptionalExtension as _, Row, params};
-use sha2::{Digest as _, Sha256};
 
 /// How many links are kept behind the head, to compare with other members' heads.
 const KEPT: u64 = 4096;
@@ -31,17 +30,6 @@ pub(crate) enum Source {
     Delivered,
     /// Our own message was accepted.
     Accepted,
-}
-
-/// SHA-256("chancery chain v1" ‖ previous ‖ u64 sequence ‖ message id ‖ SHA-256(MLSMessage)).
-pub(crate) fn next(previous: &Chain, sequence: u64, message_id: &MessageId, digest: &[u8; 32]) -> Chain {
-    let hash = Sha256::new()
-        .chain_update(b"chancery chain v1")
-        .chain_update(previous.as_bytes())
-        .chain_update(sequence.to_be_bytes())
-        .chain_update(message_id.as_bytes())
-        .chain_update(digest);
-    Chain::from_bytes(hash.finalize().into())
 }
 
 /// The chain value at a sequence, if it was seen.
@@ -122,7 +110,7 @@ fn advance(tx: &Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
         };
         let link = statement.query_row(params![thread.id.as_bytes(), sequence], read).optional()?;
         let Some(link) = link else { return Ok(()) };
-        let expected = link.digest.map(|digest| next(&previous, sequence, &link.message_id, &digest));
+        let expected = link.digest.map(|digest| previous.next(sequence, &link.message_id, &digest));
         if expected != Some(link.chain) {
             alarm::raise(tx, Alarm::Forked, Some(&thread.id))?;
         }

@@ -141,7 +141,7 @@ proptest! {
     ) {
         let mut group = opened();
         let first = commit(1, 1, 0, &[(2, "b")], &[]);
-        let mut chain = Chain::START.next(1, first.message_id, first.message());
+        let mut chain = Chain::START.next(1, &first.message_id, &first.message_digest());
         let (mut sequence, mut epoch) = (1, 1);
         for (index, (sender, back, is_commit, from_home)) in ops.into_iter().enumerate() {
             let id = index as u8 + 2;
@@ -154,7 +154,7 @@ proptest! {
             if let Ok(ordered) = result {
                 sequence += 1;
                 epoch += u64::from(is_commit);
-                chain = chain.next(sequence, submission.message_id, submission.message());
+                chain = chain.next(sequence, &submission.message_id, &submission.message_digest());
                 prop_assert_eq!(ordered.accepted.sequence, sequence);
                 prop_assert_eq!(at, if is_commit { epoch - 1 } else { epoch });
             }
