@@ -36,7 +36,7 @@ class Server:
     def services(self):
         return sorted(self.database.get_services())
 
-    def call(self, service, name, **fields):
+    def call(self, service, name, /, **fields):
         """One request; the answer, or an iterator over the answers of a stream."""
         method = self.pool.FindServiceByName(service).FindMethodByName(name)
         request = message_factory.GetMessageClass(method.input_type)(**fields)

@@ -2,6 +2,7 @@
 //! behind real mutual TLS on a port of its own, put together by the same calls
 //! as `chancery up`. Endpoints that live in it are in [`crate::party`].
 
+use crate::wait::until;
 use chancery_directory::authority::AuthoritySigner;
 use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance};
 use chancery_directory_core::client::Trust;
@@ -282,10 +283,9 @@ impl Mesh {
         let folder = self.issue(&pki, party).await;
         let clock = Arc::new(ManualClock::new(then));
         let credentials = Credentials::open(folder, self.bundle.anchors().clone(), clock).unwrap();
-        let end = credentials.own().unwrap().not_after();
-        while self.clock.now() <= end {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        // Certificates end with a whole second.
+        let end = credentials.own().unwrap().not_after().seconds();
+        until("the certificate has expired", async || self.clock.now().seconds() > end).await;
         credentials
     }
 

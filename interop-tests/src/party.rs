@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for something to arrive.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Name of each administration's agent.
 const AGENT: &str = "letters";
 
@@ -182,8 +182,12 @@ async fn inbox(endpoint: &Endpoint, count: usize) -> Vec<InboxItem> {
         if letters.len() == count {
             return letters;
         }
-        let changed = timeout(DEADLINE, changes.changed()).await;
-        changed.unwrap_or_else(|_| panic!("{} letters instead of {count}", letters.len())).unwrap();
+        let Ok(changed) = timeout(DEADLINE, changes.changed()).await else {
+            let alarms = endpoint.alarms_after(0, 100).await.unwrap();
+            let alarms: Vec<_> = alarms.iter().map(|raised| raised.alarm).collect();
+            panic!("{} letters instead of {count}; alarms: {alarms:?}", letters.len());
+        };
+        changed.unwrap();
     }
 }
 

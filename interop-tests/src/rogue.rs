@@ -2,6 +2,7 @@
 //! and a peer that drives its link by hand.
 
 use crate::mesh::{Mesh, id};
+use crate::wait::until;
 use bytes::Bytes;
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
@@ -12,7 +13,7 @@ use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::account_service_client::AccountServiceClient;
 use chancery_proto::node::v1::key_package_service_client::KeyPackageServiceClient;
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
-use chancery_types::{Alias, DeviceId, GroupId, Incarnation, MessageId, Refusal};
+use chancery_types::{Alias, DeviceId, GroupId, Incarnation, MessageId, Reason, Refusal};
 use ed25519_dalek::{Signer as _, SigningKey};
 use rusqlite::OpenFlags;
 use std::path::Path;
@@ -165,6 +166,21 @@ pub struct HandLink {
 }
 
 impl HandLink {
+    /// As [`HandLink::open`], of a member that the node has still to hear of: it
+    /// asks the log about unknown callers once a second at most.
+    pub async fn of_new_member(mesh: &Mesh, node: &str, credentials: &Arc<Credentials>) -> Self {
+        let mut link = None;
+        until("the member is known", async || {
+            match Self::open(mesh, node, Arc::clone(credentials)).await {
+                Ok(open) => link = Some(open),
+                Err(refusal) => assert_eq!(refusal.reason, Reason::NotAMember),
+            }
+            link.is_some()
+        })
+        .await;
+        link.unwrap()
+    }
+
     /// Opens a link to a node with these credentials, and says Hello.
     ///
     /// # Errors

@@ -147,7 +147,7 @@ async fn a_letter_of_64_kib_arrives_whole_and_a_byte_more_is_refused() {
     let mut client = agent::connect(&federal.address).await;
     let to = person_number(1);
     let person = Device::enrol(&mesh, "regional", &to, "person").await.live();
-    let text = "Größe zählt: ".repeat(64 * 1024 / 15);
+    let text = "Größe zählt: ".repeat(64 * 1024 / 17);
     let text = format!("{text}{}", "x".repeat(64 * 1024 - text.len()));
     assert_eq!(text.len(), 64 * 1024);
     let more = agent::request(&agent::request_id(1), &to, &format!("{text}x"));

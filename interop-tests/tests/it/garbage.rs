@@ -252,5 +252,5 @@ async fn outer_services(mesh: &Mesh) {
     let channel = connect(&mesh.pki_address, Party::Pki, mesh.anonymous()).await.unwrap().0;
     let enrol = EnrolRequest { csr_der: vec![0x30; 8 * 1024 + 1].into(), join_token: "x".repeat(5000) };
     let refused = answer(EnrolmentServiceClient::new(channel).enrol(enrol).await);
-    assert_eq!(reason(refused), Reason::InvalidCsr);
+    assert_eq!(reason(refused), Reason::TooLarge);
 }

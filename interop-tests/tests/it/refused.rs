@@ -161,14 +161,14 @@ async fn an_envelope_from_a_peer_with_the_wrong_identity_goes_nowhere() {
 
     // A member, but not the hub of the group.
     let counted = Counted::new(Reason::WrongHub);
-    let mut link = HandLink::open(mesh, "regional", Arc::clone(&island)).await.unwrap();
+    let mut link = HandLink::of_new_member(mesh, "regional", &island).await;
     let parcel = federation::parcel::Parcel::Delivery(delivery(mesh, written.thread, written.alias));
     assert_eq!(link.hand_over(parcel).await.unwrap().as_deref(), Some("WRONG_HUB"));
     counted.check();
 
     // A member, but not the home of the alias that it submits for.
     let counted = Counted::new(Reason::NotInGroup);
-    let mut link = HandLink::open(mesh, "federal", island).await.unwrap();
+    let mut link = HandLink::of_new_member(mesh, "federal", &island).await;
     let stranger = Rogue::new(mesh, "regional").await;
     let forged = federation::Submission {
         sender: written.alias.to_wire(),

@@ -159,11 +159,15 @@ async fn bulk(
     let mut batches = requests.ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
         let (mut queued, mut names, mut orders) = (Vec::new(), Vec::new(), Vec::new());
+        let mut end = None;
         for request in batch {
             let send = match request {
                 Ok(request) => request.send.unwrap_or_default(),
-                // The caller went away: what it sent before is on its way.
-                Err(_) => return,
+                // The caller went away, or sent rubbish: what it sent before goes on its way.
+                Err(status) => {
+                    end = Some(status);
+                    break;
+                }
             };
             let name = send.request_id.clone();
             match Box::pin(prepare(&rooms, send)).await {
@@ -191,6 +195,10 @@ async fn bulk(
                 let _ = answers.send(Ok(answer)).await;
                 drop(place);
             });
+        }
+        if let Some(status) = end {
+            let _ = answers.send(Err(status)).await;
+            return;
         }
     }
 }
