@@ -3,7 +3,7 @@
     letter.py ADDRESS SCHEME VALUE REQUEST_ID [--wait-for-answer]
 
 Sends a letter with an attachment to whoever enrolled an identifier, follows
-its events until it is read (or answered), reads the inbox, and is refused
+its events until it is delivered and read (and answered), reads the inbox, and is refused
 twice on purpose. Prints one JSON object. Needs grpcio and grpcio-reflection;
 there is no generated code.
 """
@@ -124,13 +124,15 @@ def main():
     sent = server.call(AGENT, "Send", **request)
     again = server.call(AGENT, "Send", **request)
 
-    last = "EVENT_KIND_ANSWERED" if arguments.wait_for_answer else "EVENT_KIND_READ"
+    wanted = {"EVENT_KIND_DELIVERED", "EVENT_KIND_READ"}
+    if arguments.wait_for_answer:
+        wanted.add("EVENT_KIND_ANSWERED")
     kinds = []
     events = server.call(AGENT, "Events")
     for event in events:
         if event.request_id == arguments.request_id:
             kinds.append(server.name_of("chancery.agent.v1.EventKind", event.kind))
-            if kinds[-1] == last:
+            if wanted.issubset(kinds):
                 break
     events.cancel()
 

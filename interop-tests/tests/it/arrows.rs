@@ -117,7 +117,7 @@ fn workspace() -> Workspace {
     // The features that count are those of the build: `metadata` names packages that it leaves out.
     let tree = ["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}"];
     let tree = cargo(root, &[tree.as_slice(), &["--offline", "--locked"]].concat());
-    let used = tree.lines().map(|line| {
+    let used = tree.lines().filter(|line| !line.is_empty()).map(|line| {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap();
         (name.to_owned(), words.next().unwrap().trim_start_matches('v').to_owned())
