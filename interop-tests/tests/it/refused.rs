@@ -231,7 +231,11 @@ async fn expired_and_revoked_certificates_are_told_so() {
 
     let revoked = mesh.certify(&island).await;
     health(&mesh, Arc::clone(&revoked)).await.unwrap();
-    assert_eq!(mesh.pki.revoke(Revoke::Party(island)).await.unwrap(), 1, "the expired one needs no revocation");
+    assert_eq!(
+        mesh.pki.revoke(Revoke::Party(island)).await.unwrap(),
+        1,
+        "the expired one needs no revocation"
+    );
     mesh.fetch_revocations("federal").await;
     let counted = Counted::new(Reason::WrongCertificate);
     let told = health(&mesh, revoked).await.unwrap_err();

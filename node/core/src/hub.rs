@@ -87,11 +87,11 @@ fn accept(mut group: Group, submission: &Submission, now: Timestamp) -> Result<(
     group.sequence += 1;
     group.chain = group.chain.next(group.sequence, &submission.message_id, &submission.message_digest());
     let mut fan_out = FanOut { submission, group: &group, made_in, parts: BTreeMap::new(), out: Vec::new() };
-    fan_out.to_members();
+    fan_out.reach_members();
 
     let (mut joined, mut left) = (Vec::new(), Vec::new());
     if let Body::Commit(commit) = &submission.body {
-        fan_out.to_joiners(commit)?;
+        fan_out.reach_joiners(commit)?;
         joined = commit.joins.iter().map(|j| (j.alias, j.node.clone())).collect();
         left.clone_from(&commit.leaves);
     }
@@ -131,7 +131,7 @@ struct FanOut<'a> {
 impl FanOut<'_> {
     /// One copy for each member node: everyone but the sender, whose other
     /// devices get one when there are any.
-    fn to_members(&mut self) {
+    fn reach_members(&mut self) {
         let mut nodes: BTreeMap<&NodeId, BTreeSet<Alias>> = BTreeMap::new();
         for (alias, node) in &self.group.members {
             if *alias != self.submission.sender || self.submission.echo {
@@ -152,7 +152,7 @@ impl FanOut<'_> {
         }
     }
 
-    fn to_joiners(&mut self, commit: &Commit) -> Result<(), Refusal> {
+    fn reach_joiners(&mut self, commit: &Commit) -> Result<(), Refusal> {
         if commit.joins.is_empty() {
             return Ok(());
         }

@@ -45,7 +45,7 @@ impl AgentService for Service {
 
     async fn send(&self, request: Request<wire::SendRequest>) -> Answer<wire::SendResponse> {
         unary(async {
-            let sent = match prepare(&self.0, request.into_inner()).await? {
+            let sent = match Box::pin(prepare(&self.0, request.into_inner())).await? {
                 Prepared::Known(message) => self.0.endpoint.accepted(message).await?,
                 Prepared::New(order) => self.0.endpoint.send(order).await?,
             };
