@@ -5,6 +5,7 @@ use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, FederationBundle};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
+use chancery_sdk::inbox::InboxItem;
 use chancery_types::{Alias, SystemClock, SystemEntropy};
 use std::path::Path;
 use std::sync::Arc;
@@ -68,17 +69,17 @@ async fn open(folder: &Path, number: usize) -> Option<Endpoint> {
 
 /// Everything in an endpoint's inbox, opened.
 pub async fn read(endpoint: &Endpoint) -> Vec<Letter> {
-    let identity = endpoint.identity();
     let items = endpoint.inbox_after(0, 1000).await.unwrap();
-    items
-        .iter()
-        .map(|item| {
-            let sender = sender_uri(&identity.federation, &item.sender);
-            let room = room_uri(&identity.federation, &item.thread);
-            match Body::open(&item.body, &sender, &room).unwrap().body {
-                Body::Letter { letter, .. } => letter,
-                _ => panic!("no letter"),
-            }
-        })
-        .collect()
+    items.iter().map(|item| open_letter(endpoint, item)).collect()
+}
+
+/// The letter that an item of an endpoint's inbox holds.
+pub fn open_letter(endpoint: &Endpoint, item: &InboxItem) -> Letter {
+    let identity = endpoint.identity();
+    let sender = sender_uri(&identity.federation, &item.sender);
+    let room = room_uri(&identity.federation, &item.thread);
+    match Body::open(&item.body, &sender, &room).unwrap().body {
+        Body::Letter { letter, .. } => letter,
+        _ => panic!("no letter"),
+    }
 }

@@ -98,9 +98,7 @@ impl Place {
 impl Mesh {
     /// PKI, evaluator and directory, and in the log what governs them.
     pub async fn new() -> Self {
-        let mut folder = tempfile::tempdir().unwrap();
-        folder.disable_cleanup(true);
-        eprintln!("KEPT {}", folder.path().display());
+        let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let (name, passphrase) = (FEDERATION.parse().unwrap(), "passphrase of a test".into());

@@ -10,7 +10,7 @@ use chancery_sdk::content::Letter;
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
-use chancery_types::{Identifier, Reason, Refusal};
+use chancery_types::{Identifier, MessageId, Reason, Refusal};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -151,8 +151,8 @@ impl Device {
         inbox(&self.endpoint, count).await
     }
 
-    /// Answers a letter.
-    pub async fn answer(&self, item: &InboxItem, markdown: &str) {
+    /// Answers a letter; gives the answer's id once its hub has accepted it.
+    pub async fn answer(&self, item: &InboxItem, markdown: &str) -> MessageId {
         let letter =
             Letter { markdown: markdown.to_owned(), in_reply_to: item.content_id, ..Letter::default() };
         let order = Order {
@@ -162,7 +162,7 @@ impl Device {
             expires: self.endpoint.now().after(Duration::from_secs(86_400)),
             wants_events: true,
         };
-        self.endpoint.send(SendOrder { to: To::Thread(item.thread), order }).await.unwrap();
+        self.endpoint.send(SendOrder { to: To::Thread(item.thread), order }).await.unwrap().message_id
     }
 
     /// Fetches a letter's file into `spool` and opens it.

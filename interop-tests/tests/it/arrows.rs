@@ -74,10 +74,9 @@ const LICENCES: [&str; 10] = [
     "Zlib",
 ];
 /// Packages under another licence, and why that is good here.
-const EXCEPTIONS: [(&str, &str, &str); 6] = [
+const EXCEPTIONS: [(&str, &str, &str); 5] = [
     ("hpke-rs", "MPL-2.0", "copyleft by file; used as it was published"),
     ("hpke-rs-crypto", "MPL-2.0", "copyleft by file; used as it was published"),
-    ("hpke-rs-libcrux", "MPL-2.0", "copyleft by file; used as it was published"),
     ("hpke-rs-rust-crypto", "MPL-2.0", "copyleft by file; used as it was published"),
     ("minicbor", "BlueOak-1.0.0", "permissive, and asks for less than MIT"),
     ("webpki-roots", "CDLA-Permissive-2.0", "data, not code: roots that sqlx brings"),

@@ -82,10 +82,16 @@ async fn two_devices_of_one_account_see_the_same() {
     let on_second = second.inbox(1).await.remove(0);
     assert_eq!(on_first.message_id, on_second.message_id);
 
-    second.answer(&on_second, "From the second device").await;
-    let seen = first.inbox(3).await.remove(2);
+    let answer = second.answer(&on_second, "From the second device").await;
+    let mut seen = None;
+    until("the first device has the answer, too", async || {
+        seen = first.endpoint.letter(answer).await.unwrap();
+        seen.is_some()
+    })
+    .await;
+    let seen = seen.unwrap();
     assert_eq!(seen.sender, first.endpoint.identity().alias, "it comes from the account itself");
-    assert_eq!(letterbox::read(&first.endpoint).await[2].markdown, "From the second device");
+    assert_eq!(letterbox::open_letter(&first.endpoint, &seen).markdown, "From the second device");
     agent::reached(&mut client, &agent::request_id(2), EventKind::Answered).await;
     assert_eq!(agent::inbox(&mut client).await.len(), 1);
 }

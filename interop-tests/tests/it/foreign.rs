@@ -1,11 +1,10 @@
 //! Another language, without generated code: Python with grpcio and the
 //! agent's reflection alone (`foreign/letter.py`).
 
-use chancery_interop_tests::agent;
 use chancery_interop_tests::mesh::Mesh;
 use chancery_interop_tests::party::{Agent, Device, person_number};
 use chancery_interop_tests::program::{self, Program};
-use chancery_sdk::content::{Body, room_uri, sender_uri};
+use chancery_interop_tests::{agent, letterbox};
 use chancery_types::Identifier;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -111,10 +110,7 @@ async fn python_gets_the_answer_to_its_own_letter() {
     let script =
         tokio::task::spawn_blocking(move || (letter(&address, &to, &id, &["--wait-for-answer"]), to));
     let item = person.inbox(1).await.remove(0);
-    let identity = person.endpoint.identity();
-    let sender = sender_uri(&identity.federation, &item.sender);
-    let opened = Body::open(&item.body, &sender, &room_uri(&identity.federation, &item.thread)).unwrap();
-    let Body::Letter { letter, .. } = opened.body else { panic!("no letter") };
+    let letter = letterbox::open_letter(&person.endpoint, &item);
     assert!(letter.markdown.starts_with("# From a stranger"));
     assert_eq!(letter.attachments[0].media_type, "image/svg+xml");
     assert_eq!(letter.attachments[0].plaintext_size(), 6000);
