@@ -1,6 +1,6 @@
 //! The endpoint with its network: what applications and the agent call. The
 //! work inside the store belongs to the modules around this one; the tasks that
-//! keep queue and mailbox moving are in [`run`], sending in [`send`].
+//! keep queue and mailbox moving are in `run`, sending in `send`.
 
 mod run;
 mod send;
