@@ -19,7 +19,7 @@ use chancery_proto::directory::v1::directory_service_client::DirectoryServiceCli
 use chancery_types::clock::ManualClock;
 use chancery_types::{Clock, Entropy, NodeId, Scheme, SystemClock, SystemEntropy};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -322,11 +322,6 @@ impl Mesh {
     /// A file or folder of the mesh.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
-    }
-
-    /// Where everything lies.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 }
 
