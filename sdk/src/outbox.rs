@@ -13,7 +13,7 @@ use crate::thread::{self, Thread, admit, encrypt, receive};
 use chancery_proto::federation::v1::{Accepted, Commit, Outcome, Submission, outcome, submission};
 use chancery_types::{Chain, GroupId, MessageId, Reason, Timestamp};
 use prost::Message as _;
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, Params, Row, params};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
@@ -87,10 +87,10 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
     })
 }
 
-fn items(tx: &Tx<'_>, rest: &str, limit: usize) -> Result<Vec<Item>, EndpointError> {
-    let sql = format!("SELECT {COLUMNS} FROM outbox WHERE {rest} ORDER BY id LIMIT ?1");
+fn items(tx: &Tx<'_>, rest: &str, parameters: impl Params) -> Result<Vec<Item>, EndpointError> {
+    let sql = format!("SELECT {COLUMNS} FROM outbox WHERE {rest}");
     let mut statement = tx.sql().prepare_cached(&sql)?;
-    Ok(statement.query_map([limit], from_row)?.collect::<Result<_, _>>()?)
+    Ok(statement.query_map(parameters, from_row)?.collect::<Result<_, _>>()?)
 }
 
 /// Queues a letter and encrypts it at once if the thread allows.
@@ -116,7 +116,7 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, thread: &Thread, letter: &Letter<'_>) -> 
             letter.wants_events,
             content_id.map(|id| *id.as_bytes())
         ])?;
-    prepare(tx)
+    prepare(tx, &thread.id)
 }
 
 /// Queues a commit; see [`admit`].
@@ -131,7 +131,7 @@ pub(crate) fn enqueue_commit(
          needs_epoch) VALUES (?1, ?2, 1, 0, ?3, ?4, 0, 0)",
         params![message_id.as_bytes(), group.as_bytes(), plan, tx.now().after(COMMIT_EXPIRY).millis()],
     )?;
-    prepare(tx)?;
+    prepare(tx, group)?;
     Ok(message_id)
 }
 
@@ -194,32 +194,25 @@ fn submit(
     Ok(())
 }
 
-/// Encrypts whatever is queued and may go now.
-pub(crate) fn prepare(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
-    const BATCH: usize = 128;
-    // `state < 3` stands there for the sake of the partial index.
-    let ready = "state < 3 AND state = 0 AND EXISTS (SELECT 1 FROM threads WHERE threads.group_id = outbox.group_id \
-                 AND (threads.state = 1 OR (threads.pending_commit IS NULL \
-                 AND threads.epoch >= outbox.needs_epoch)))";
-    let identity = identity::identity(tx)?;
-    loop {
-        let ready = items(tx, ready, BATCH)?;
-        let full = ready.len() == BATCH;
-        for item in ready {
-            prepare_one(tx, &identity, &item)?;
-        }
-        if !full {
-            return Ok(());
-        }
+/// Encrypts what is queued in a thread, in order, as far as it may go now: to be
+/// called whenever the thread's epoch, its pending commit or its state has changed.
+pub(crate) fn prepare(tx: &mut Tx<'_>, group: &GroupId) -> Result<(), EndpointError> {
+    let queued = items(tx, "group_id = ?1 AND state = 0 ORDER BY id", [group.as_bytes()])?;
+    if queued.is_empty() {
+        return Ok(());
     }
+    let identity = identity::identity(tx)?;
+    for item in queued {
+        prepare_one(tx, &identity, &item)?;
+    }
+    Ok(())
 }
 
 fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), EndpointError> {
     let Some(thread) = thread::find(tx, &item.group)?.filter(|thread| thread.open) else {
         return fail(tx, item, Reason::ThreadUnknown.as_str()).map(drop);
     };
-    if thread.pending_commit.is_some() {
-        // One before it in this batch is a commit of the same thread.
+    if thread.pending_commit.is_some() || thread.epoch < item.needs_epoch {
         return Ok(());
     }
     if item.expires <= tx.now() {
@@ -234,17 +227,21 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
         expires: item.expires,
         wants_events: item.wants_events,
     };
-    if !item.commits {
-        let message = encrypt::encrypt(tx, &thread, item.message_id, item.expires, body)?;
-        return submit(tx, identity, &envelope, submission::Body::Application(message.into()));
-    }
-    match admit::stage(tx, &thread, body) {
-        Ok(Some(commit)) => {
-            tx.sql().execute(
-                "UPDATE threads SET pending_commit = ?2 WHERE group_id = ?1",
-                params![item.group.as_bytes(), item.message_id.as_bytes()],
-            )?;
-            submit(tx, identity, &envelope, submission::Body::Commit(commit))
+    let made = if item.commits {
+        admit::stage(tx, &thread, body).map(|commit| commit.map(submission::Body::Commit))
+    } else {
+        encrypt::encrypt(tx, &thread, item.message_id, item.expires, body)
+            .map(|message| Some(submission::Body::Application(message.into())))
+    };
+    match made {
+        Ok(Some(made)) => {
+            if item.commits {
+                tx.sql().execute(
+                    "UPDATE threads SET pending_commit = ?2 WHERE group_id = ?1",
+                    params![item.group.as_bytes(), item.message_id.as_bytes()],
+                )?;
+            }
+            submit(tx, identity, &envelope, made)
         }
         // Somebody else brought the devices in.
         Ok(None) => close(tx, item, state::ACCEPTED, None, None),
@@ -260,11 +257,13 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
 ///
 /// # Errors
 /// The store's.
-pub fn next(tx: &mut Tx<'_>, limit: usize) -> Result<Vec<Submission>, EndpointError> {
-    prepare(tx)?;
+pub fn next(tx: &Tx<'_>, limit: usize) -> Result<Vec<Submission>, EndpointError> {
+    for expired in items(tx, "state = 0 AND expires_at_ms <= ?1", [tx.now().millis()])? {
+        fail(tx, &expired, Reason::Expired.as_str())?;
+    }
     let mut bytes = 0;
     let mut next = Vec::new();
-    for item in items(tx, "state < 3 AND state = 1", limit)? {
+    for item in items(tx, "state = 1 ORDER BY id LIMIT ?1", [limit])? {
         let submission = item.submission.unwrap_or_default();
         bytes += submission.len();
         if bytes > CALL_BYTES && !next.is_empty() {
@@ -351,7 +350,7 @@ pub fn decide(tx: &mut Tx<'_>, outcome: &Outcome) -> Result<Vec<Decided>, Endpoi
     if let Some(mut thread) = thread::find(tx, &item.group)? {
         chain::settle(tx, &mut thread)?;
     }
-    prepare(tx)?;
+    prepare(tx, &item.group)?;
     Ok(decided)
 }
 
@@ -401,13 +400,7 @@ fn refuse(
         _ if first_commit => {
             // Without its first commit the group does not exist.
             thread::close(tx, &item.group)?;
-            let sql = "group_id = (SELECT group_id FROM outbox WHERE id = ?2) AND state < 3";
-            let sql = format!("SELECT {COLUMNS} FROM outbox WHERE {sql} ORDER BY id LIMIT ?1");
-            let undecided: Vec<Item> = tx
-                .sql()
-                .prepare_cached(&sql)?
-                .query_map(params![i64::MAX, item.id], from_row)?
-                .collect::<Result<_, _>>()?;
+            let undecided = items(tx, "group_id = ?1 AND state < 3 ORDER BY id", [item.group.as_bytes()])?;
             undecided.iter().map(|item| fail(tx, item, reason)).collect()
         }
         _ => {

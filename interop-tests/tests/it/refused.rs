@@ -34,8 +34,9 @@ impl Counted {
         Self(reason, REFUSALS.count(reason))
     }
 
-    fn check(self) {
-        assert!(REFUSALS.count(self.0) > self.1, "{} was not counted", self.0);
+    /// A refused handshake is counted only after its alert has left.
+    async fn check(self) {
+        until("the refusal is counted", async || REFUSALS.count(self.0) > self.1).await;
     }
 }
 
@@ -75,7 +76,7 @@ async fn a_false_key_package_is_caught_by_the_sender() {
 
     let counted = Counted::new(Reason::FalseKeyPackage);
     assert_eq!(reason(send(&mut client, 1, &to).await), Reason::FalseKeyPackage);
-    counted.check();
+    counted.check().await;
     // It is spent; what the node hands out next is the person's own again.
     send(&mut client, 2, &to).await.unwrap();
 }
@@ -127,7 +128,7 @@ async fn a_record_with_a_wrong_signature_is_not_logged() {
         ..record.clone()
     };
     assert_eq!(reason(publish(other).await), Reason::InvalidRecord);
-    counted.check();
+    counted.check().await;
     assert_eq!(publish(record).await.unwrap().index, 5, "the refused ones left nothing in the log");
 }
 
@@ -165,7 +166,7 @@ async fn an_envelope_from_a_peer_with_the_wrong_identity_goes_nowhere() {
     let mut link = HandLink::of_new_member(mesh, "regional", &island).await;
     let parcel = federation::parcel::Parcel::Delivery(delivery(mesh, written.thread, written.alias));
     assert_eq!(link.hand_over(parcel).await.unwrap().as_deref(), Some("WRONG_HUB"));
-    counted.check();
+    counted.check().await;
 
     // A member, but not the home of the alias that it submits for.
     let counted = Counted::new(Reason::NotInGroup);
@@ -176,7 +177,7 @@ async fn an_envelope_from_a_peer_with_the_wrong_identity_goes_nowhere() {
         ..stranger.submission(mesh, written.thread, 1)
     };
     assert_eq!(link.hand_over(federation::parcel::Parcel::Submission(forged)).await.unwrap(), None);
-    counted.check();
+    counted.check().await;
 
     // The thread is as it was.
     send(&mut written.client, 2, &written.to).await.unwrap();
@@ -196,7 +197,7 @@ async fn links_are_for_admitted_members_under_their_pinned_key() {
     ] {
         let counted = Counted::new(expected);
         assert_eq!(reason(HandLink::open(&mesh, "federal", credentials).await), expected);
-        counted.check();
+        counted.check().await;
     }
     let to = person_number(1);
     let person = Device::enrol(&mesh, "regional", &to, "person").await.live();
@@ -234,7 +235,7 @@ async fn expired_and_revoked_certificates_are_told_so() {
     let expired = mesh.certify_expired(&island).await;
     let counted = Counted::new(Reason::WrongCertificate);
     told(&mesh, &expired, "CertificateExpired").await;
-    counted.check();
+    counted.check().await;
 
     let revoked = mesh.certify(&island).await;
     health(&mesh, Arc::clone(&revoked)).await.unwrap();
@@ -246,7 +247,7 @@ async fn expired_and_revoked_certificates_are_told_so() {
     mesh.fetch_revocations("federal").await;
     let counted = Counted::new(Reason::WrongCertificate);
     told(&mesh, &revoked, "CertificateRevoked").await;
-    counted.check();
+    counted.check().await;
 
     health(&mesh, mesh.anonymous()).await.unwrap();
     health(&mesh, mesh.certify(&Party::Node(id("other"))).await).await.unwrap();
@@ -272,7 +273,7 @@ async fn a_stale_epoch_is_refused_with_the_current_one() {
         let counted = Counted::new(Reason::StaleEpoch);
         let refused = outcome(&rogue, rogue.submission(&mesh, thread, epoch)).await;
         assert_eq!(refused, ("STALE_EPOCH".to_owned(), Some(1)));
-        counted.check();
+        counted.check().await;
     }
     let unknown = rogue.submission(&mesh, GroupId::from_bytes([1; 32]), 1);
     assert_eq!(outcome(&rogue, unknown).await, ("GROUP_UNKNOWN".to_owned(), None));
@@ -297,7 +298,7 @@ async fn a_reused_request_id_and_a_wrong_identifier_have_their_reasons() {
     let counted = Counted::new(Reason::RequestIdReused);
     let other = answer(client.send(agent::request(&agent::request_id(1), &to, "Another letter")).await);
     assert_eq!(reason(other), Reason::RequestIdReused);
-    counted.check();
+    counted.check().await;
     assert_eq!(reason(send(&mut client, 2, &person_number(2)).await), Reason::RecipientAbsent);
     send(&mut client, 1, &to).await.unwrap();
 }

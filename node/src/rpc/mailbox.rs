@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 const MAX_SUBMISSIONS: usize = 128;
 const MAX_RECEIPTS: usize = 256;
 /// Items read from the store at once; also what waits for a slow device.
-const READ: i64 = 64;
+const READ: usize = 64;
 
 /// Open subscriptions: at most one for each device and alias.
 pub(crate) type Subscriptions = Mutex<HashMap<(DeviceId, Alias), CancellationToken>>;
@@ -193,7 +193,7 @@ impl Subscription {
             let found =
                 mailbox::read(&self.rooms.store, self.alias, self.session.device, self.after, READ).await;
             let found = found.map_err(internal)?;
-            let more = found.len() >= usize::try_from(READ).unwrap_or(usize::MAX);
+            let more = found.len() >= READ;
             for item in found {
                 self.after = item.position;
                 if items.send(Ok(item)).await.is_err() {

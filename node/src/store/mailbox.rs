@@ -7,7 +7,7 @@ use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
 use prost::Message as _;
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 use std::collections::HashMap;
 
 /// Something to put into a mailbox.
@@ -106,21 +106,21 @@ pub(crate) async fn read(
     alias: Alias,
     device: DeviceId,
     after: u64,
-    most: i64,
+    most: usize,
 ) -> Result<Vec<node::SubscribeResponse>, sqlx::Error> {
-    let rows = sqlx::query(
+    // SQLite prepares a statement with a bound LIMIT anew each time.
+    let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT position, item FROM mailbox
          WHERE alias = $1 AND position > $2 AND expires_at > $4 AND position > coalesce(
              (SELECT through FROM mailbox_cursor WHERE alias = $1 AND device_id = $3), 0)
            AND (only_device IS NULL OR only_device = $3)
            AND (except_device IS NULL OR except_device <> $3)
-         ORDER BY position LIMIT $5",
-    )
+         ORDER BY position LIMIT {most}"
+    )))
     .bind(alias.as_bytes().as_slice())
     .bind(sql::signed(after))
     .bind(device.as_bytes().as_slice())
     .bind(store.now().millis())
-    .bind(most)
     .fetch_all(store.readers())
     .await?;
     rows.into_iter()

@@ -8,7 +8,7 @@ use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, Incarnation, MessageId, NodeId, Timestamp};
 use prost::Message as _;
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _};
 
 /// What kind of parcel; numbers as in the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,14 +70,14 @@ pub(crate) async fn next(
     after: i64,
     most: usize,
 ) -> Result<Vec<Waiting>, sqlx::Error> {
-    let rows = sqlx::query(
+    // SQLite prepares a statement with a bound LIMIT anew each time.
+    let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT id, parcel FROM outbox
-         WHERE peer = $1 AND state = 0 AND id > $2 AND expires_at > $3 ORDER BY id LIMIT $4",
-    )
+         WHERE peer = $1 AND state = 0 AND id > $2 AND expires_at > $3 ORDER BY id LIMIT {most}"
+    )))
     .bind(peer.as_str())
     .bind(after)
     .bind(store.now().millis())
-    .bind(i64::try_from(most).unwrap_or(i64::MAX))
     .fetch_all(store.readers())
     .await?;
     rows.into_iter()

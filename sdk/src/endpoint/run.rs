@@ -24,8 +24,11 @@ use tokio_util::sync::CancellationToken;
 const ITEMS: usize = 64;
 /// Submissions in one call.
 const SUBMISSIONS: usize = 128;
-/// How long an acknowledgement may wait for more to come.
+/// How long a delivery receipt may wait for more to come.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
+/// How long the acknowledgement of anything else may wait for a receipt: nobody
+/// but the node's disk waits for it.
+const ACKNOWLEDGE_OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// How often the outbox is looked at without a reason: letters expire.
 const OUTBOX_TICK: Duration = Duration::from_secs(30);
 /// How often the stock is looked at without a reason.
@@ -122,6 +125,8 @@ struct Taken {
     letters: bool,
     events: bool,
     joined: bool,
+    /// A sender waits for a delivery receipt.
+    receipt_due: bool,
     /// The next item is from an agent that this endpoint has not seen in the log.
     unknown_agent: bool,
 }
@@ -144,7 +149,8 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
         if taken.joined {
             inner.key_packages.notify_one();
         }
-        inner.acknowledge.notify_one();
+        let acknowledge = if taken.receipt_due { &inner.acknowledge } else { &inner.acknowledge_later };
+        acknowledge.notify_one();
         // A commit or an outcome may have set queued letters free.
         inner.outbox.notify_one();
         if taken.unknown_agent {
@@ -170,6 +176,7 @@ fn take_some(
                         taken.joined |= processed == Processed::Joined;
                         // An answer or a read receipt is an event, too.
                         taken.events |= matches!(processed, Processed::Letter { .. } | Processed::Noted);
+                        taken.receipt_due |= matches!(processed, Processed::Letter { .. });
                     }
                     Err(EndpointError::FalseCredential(CredentialError::UnknownAgent)) => {
                         taken.unknown_agent = true;
@@ -198,11 +205,8 @@ fn take_some(
 
 /// Submits what is due, then waits for more.
 async fn submit(inner: &Inner) -> Result<(), Refusal> {
-    loop {
-        let submissions = inner.call(|tx| outbox::next(tx, SUBMISSIONS)).await?;
-        if submissions.is_empty() {
-            break;
-        }
+    let mut submissions = inner.call(|tx| outbox::next(tx, SUBMISSIONS)).await?;
+    while !submissions.is_empty() {
         let ids: Vec<MessageId> = submissions
             .iter()
             .map(|submission| MessageId::try_from(&submission.message_id))
@@ -227,9 +231,10 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
                     }
                 }
             }
-            Ok(decided)
+            Ok((decided, outbox::next(tx, SUBMISSIONS)?))
         };
-        let decided = inner.call(record).await?;
+        let (decided, next) = inner.call(record).await?;
+        submissions = next;
         inner.settle(decided);
         inner.inbox.send_modify(|count| *count += 1);
     }
@@ -239,13 +244,24 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
 
 /// Acknowledges what was committed, a little later so that it is more at once.
 async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
-    while let Some(ready) = inner.call(|tx| inbox::acknowledgement(tx)).await? {
-        inner.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
-        let through = ready.through;
-        inner.call(move |tx| inbox::acknowledged(tx, through)).await?;
+    let mut ready = inner.call(|tx| inbox::acknowledgement(tx)).await?;
+    while let Some(next) = ready {
+        inner.client.acknowledge(inner.identity.alias, next.through, next.receipts).await?;
+        let done = move |tx: &mut Tx<'_>| {
+            inbox::acknowledged(tx, next.through)?;
+            inbox::acknowledgement(tx)
+        };
+        ready = inner.call(done).await?;
     }
-    inner.acknowledge.notified().await;
-    tokio::time::sleep(ACKNOWLEDGE_AFTER).await;
+    let receipts = inner.acknowledge.notified();
+    let others = async {
+        inner.acknowledge_later.notified().await;
+        tokio::time::sleep(ACKNOWLEDGE_OTHERS_AFTER).await;
+    };
+    tokio::select! {
+        () = receipts => tokio::time::sleep(ACKNOWLEDGE_AFTER).await,
+        () = others => {}
+    }
     Ok(())
 }
 

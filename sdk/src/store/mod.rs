@@ -12,6 +12,7 @@ pub use cache::Tx;
 use cache::{Groups, Services};
 use chancery_types::{Clock, Entropy};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -169,6 +170,9 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.execute_batch("BEGIN EXCLUSIVE; COMMIT;")?;
     schema::migrate(&mut connection)?;
     connection.set_prepared_statement_cache_capacity(128);
+    // Plans do not depend on bound values: without this a statement with a
+    // bound LIMIT is prepared anew each time it runs.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     Ok(connection)
 }
 
@@ -245,7 +249,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder.path().join("endpoint.db")).unwrap();
         for (query, index) in [
-            ("SELECT id FROM outbox WHERE state < 3 AND state = 1 ORDER BY id", "outbox_open"),
+            ("SELECT id FROM outbox WHERE state = 1 ORDER BY id LIMIT ?1", "outbox_submitted"),
+            ("SELECT id FROM outbox WHERE state = 0 AND group_id = x'00' ORDER BY id", "outbox_queued"),
+            ("SELECT id FROM outbox WHERE state = 0 AND expires_at_ms <= ?1", "outbox_queued_expiry"),
             ("SELECT 1 FROM outbox WHERE group_id = x'00' AND state < 3 AND state > 0", "outbox_open_group"),
             (
                 "SELECT 1 FROM threads WHERE peer = x'00' AND state = 0 ORDER BY opened_at_ms",

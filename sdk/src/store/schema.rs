@@ -194,6 +194,12 @@ CREATE TABLE keepsakes (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+", "
+-- One index for each way in which the outbox is read.
+DROP INDEX outbox_open;
+CREATE INDEX outbox_queued ON outbox (group_id, id) WHERE state = 0;
+CREATE INDEX outbox_queued_expiry ON outbox (expires_at_ms) WHERE state = 0;
+CREATE INDEX outbox_submitted ON outbox (id) WHERE state = 1;
 "];
 
 /// Brings a store to the schema of this build.

@@ -8,6 +8,7 @@ use crate::alarm::{self, Alarm};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::inbox;
+use crate::outbox;
 use crate::store::Tx;
 use chancery_proto::content::v1::AuthenticatedData;
 use chancery_proto::federation::v1::{Delivery, delivery};
@@ -65,14 +66,19 @@ pub fn receive(
             alarm::raise(tx, Alarm::InvalidMessage, None)?;
             return Ok(Processed::Rejected(Alarm::InvalidMessage));
         };
-        match tx.part(|tx| take(tx, &envelope)) {
-            Ok(processed) => Ok(processed),
-            Err(error @ EndpointError::Store(_)) => Err(error),
+        let processed = match tx.part(|tx| take(tx, &envelope)) {
+            Ok(processed) => processed,
+            Err(error @ EndpointError::Store(_)) => return Err(error),
             Err(error @ EndpointError::FalseCredential(CredentialError::UnknownAgent)) if !last_try => {
-                Err(error)
+                return Err(error);
             }
-            Err(error) => reject(tx, &envelope, &error),
+            Err(error) => reject(tx, &envelope, &error)?,
+        };
+        if matches!(processed, Processed::Committed | Processed::Rejected(Alarm::ForbiddenCommit)) {
+            // The epoch that queued letters waited for, or the end of the thread.
+            outbox::prepare(tx, &envelope.group)?;
         }
+        Ok(processed)
     })
 }
 
