@@ -9,6 +9,7 @@ mod blobs;
 pub mod command;
 pub mod config;
 mod job;
+mod lane;
 mod link;
 mod mesh;
 mod quota;
@@ -114,6 +115,7 @@ async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> 
         arrivals: link::Arrivals::default(),
         sessions: rpc::Sessions::default(),
         subscriptions: rpc::Subscriptions::default(),
+        lanes: rpc::Lanes::start(&store),
         store,
         shutdown,
     })

@@ -263,15 +263,21 @@ impl Device {
         .await
     }
 
+    /// What is undecided.
+    pub(crate) async fn due(&self) -> Vec<Submission> {
+        let batch = self.run(|tx| outbox::next(tx, 0, 128)).await;
+        batch.submissions.into_iter().map(|due| due.submission).collect()
+    }
+
     /// Submits whatever is due; gives what the hub decided.
     pub(crate) async fn flush(&self, hub: &mut Hub) -> Vec<Decided> {
         let mut decided = Vec::new();
         loop {
-            let submissions = self.run(|tx| outbox::next(tx, 128)).await;
-            if submissions.is_empty() {
+            let due = self.due().await;
+            if due.is_empty() {
                 return decided;
             }
-            for submission in submissions {
+            for submission in due {
                 let outcome = hub.submit(&submission);
                 decided.extend(self.run(move |tx| outbox::decide(tx, &outcome)).await);
             }
@@ -311,13 +317,13 @@ impl Device {
         use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
         use prost::Message as _;
         let identity = self.run(|tx| identity::identity(tx)).await;
-        let Some(acknowledgement) = self.run(|tx| inbox::acknowledgement(tx)).await else { return };
+        let Some(acknowledgement) = self.run(|tx| inbox::acknowledgement(tx, 0)).await else { return };
         for receipt in acknowledgement.receipts {
             let signed = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
             let message = DeliveryReceipt::decode(signed.receipt).unwrap().message_id;
             hub.report(&MessageId::try_from(&message).unwrap(), identity.alias, receipt);
         }
-        self.run(move |tx| inbox::acknowledged(tx, acknowledgement.through)).await;
+        self.run(move |tx| inbox::forget_receipts(tx, acknowledgement.through)).await;
     }
 
     pub(crate) async fn inbox(&self) -> Vec<InboxItem> {

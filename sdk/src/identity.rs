@@ -223,7 +223,7 @@ pub(crate) fn leaf(tx: &Tx<'_>, suite: Suite) -> Result<Leaf, EndpointError> {
     let Some((seed, Some(credential))) = row else {
         return Err(EndpointError::NotPossible("this device has no credential yet"));
     };
-    Ok(Leaf { key: SigningKey::from_bytes(&Zeroizing::new(seed)), credential })
+    Ok(Leaf { key: tx.signing_key(&Zeroizing::new(seed)), credential })
 }
 
 /// Other devices of the account that this one knows of.

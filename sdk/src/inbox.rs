@@ -19,7 +19,6 @@ pub(crate) const RECEIPT_CONTEXT: &[u8] = b"chancery delivery receipt v1\0";
 const RECEIPTS: usize = 256;
 
 const MAILBOX: &str = "mailbox";
-const ACKNOWLEDGED: &str = "mailbox acknowledged";
 const CALLER: &str = "inbox acknowledged";
 
 /// An application message that was decrypted and checked.
@@ -61,6 +60,8 @@ pub struct Acknowledgement {
     pub through: u64,
     /// SignedDeliveryReceipts, serialised.
     pub receipts: Vec<Bytes>,
+    /// Whether there is more behind it.
+    pub more: bool,
 }
 
 /// Keeps a letter and its receipt, and notes what it says about earlier ones.
@@ -139,6 +140,17 @@ pub(crate) fn raise_mark(tx: &Tx<'_>, name: &str, value: u64) -> Result<(), Endp
     Ok(())
 }
 
+/// The next of growing numbers.
+pub(crate) fn count_up(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached(
+            "INSERT INTO marks (name, value) VALUES (?1, 1) \
+             ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+        )?
+        .query_row([name], |row| row.get(0))?)
+}
+
 /// Position of the mailbox up to which everything was taken.
 ///
 /// # Errors
@@ -155,41 +167,43 @@ pub fn set_mailbox_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointEr
     raise_mark(tx, MAILBOX, position)
 }
 
-/// What may be acknowledged now; `None`: nothing new. Items that wait for the
-/// outcome of our own commit, and all behind them, are not.
+/// What may be acknowledged now, when everything up to `acknowledged` was; `None`:
+/// nothing new. Items that wait for the outcome of our own commit, and all behind
+/// them, are not.
 ///
 /// # Errors
 /// The store's.
-pub fn acknowledgement(tx: &Tx<'_>) -> Result<Option<Acknowledgement>, EndpointError> {
+pub fn acknowledgement(tx: &Tx<'_>, acknowledged: u64) -> Result<Option<Acknowledgement>, EndpointError> {
     let parked: Option<u64> =
         tx.sql().prepare_cached("SELECT min(position) FROM parked")?.query_row([], |row| row.get(0))?;
     let mut through = mark(tx, MAILBOX)?.min(parked.map_or(u64::MAX, |position| position.saturating_sub(1)));
+    if through <= acknowledged {
+        return Ok(None);
+    }
     let rows: Vec<(u64, Vec<u8>)> = tx
         .sql()
         .prepare_cached(
-            "SELECT position, receipt FROM receipts WHERE position <= ?1 ORDER BY position LIMIT ?2",
+            "SELECT position, receipt FROM receipts WHERE position > ?1 AND position <= ?2 \
+             ORDER BY position LIMIT ?3",
         )?
-        .query_map(params![through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![acknowledged, through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
-    if rows.len() == RECEIPTS
-        && let Some((last, _)) = rows.last()
-    {
+    let more = rows.len() == RECEIPTS;
+    if more && let Some((last, _)) = rows.last() {
         through = *last;
     }
-    if through <= mark(tx, ACKNOWLEDGED)? && rows.is_empty() {
-        return Ok(None);
-    }
     let receipts = rows.into_iter().map(|(_, receipt)| receipt.into()).collect();
-    Ok(Some(Acknowledgement { through, receipts }))
+    Ok(Some(Acknowledgement { through, receipts, more }))
 }
 
-/// The home node has an acknowledgement.
+/// The home node has what was acknowledged: the receipts may go. That nobody
+/// writes this down at once only means that they may be sent again.
 ///
 /// # Errors
 /// The store's.
-pub fn acknowledged(tx: &Tx<'_>, through: u64) -> Result<(), EndpointError> {
+pub fn forget_receipts(tx: &Tx<'_>, through: u64) -> Result<(), EndpointError> {
     tx.sql().prepare_cached("DELETE FROM receipts WHERE position <= ?1")?.execute([through])?;
-    raise_mark(tx, ACKNOWLEDGED, through)
+    Ok(())
 }
 
 /// Position of the inbox that the caller says it has.

@@ -7,6 +7,7 @@ use crate::content_view;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
 use crate::identity::{self, Identity};
+use crate::inbox;
 use crate::store::{StoreError, Tx};
 use crate::thread::chain::{self, Link, Source};
 use crate::thread::{self, Thread, admit, encrypt, receive};
@@ -30,7 +31,6 @@ const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
 /// As in the column `state`; 0 is queued.
 mod state {
     pub(super) const SUBMITTED: u8 = 1;
-    pub(super) const HANDED: u8 = 2;
     pub(super) const ACCEPTED: u8 = 3;
     pub(super) const FAILED: u8 = 4;
 }
@@ -52,6 +52,22 @@ pub(crate) struct Letter<'a> {
     pub(crate) body: &'a [u8],
     pub(crate) expires: Timestamp,
     pub(crate) wants_events: bool,
+}
+
+/// What to submit in one call.
+pub struct Batch {
+    /// In order.
+    pub submissions: Vec<Due>,
+    /// Whether there is more behind it.
+    pub more: bool,
+}
+
+/// Something to submit.
+pub struct Due {
+    /// Growing: what is encrypted anew goes to the end.
+    pub position: u64,
+    /// What the home node gets.
+    pub submission: Submission,
 }
 
 struct Item {
@@ -188,9 +204,12 @@ fn submit(
         // The home node knows whether there are other devices.
         echo: false,
     };
+    let position = inbox::count_up(tx, "submitted")?;
     tx.sql()
-        .prepare_cached("UPDATE outbox SET state = 1, submission = ?2, digest = ?3 WHERE id = ?1")?
-        .execute(params![envelope.id, submission.encode_to_vec(), digest.as_slice()])?;
+        .prepare_cached(
+            "UPDATE outbox SET state = 1, submission = ?2, digest = ?3, submitted = ?4 WHERE id = ?1",
+        )?
+        .execute(params![envelope.id, submission.encode_to_vec(), digest.as_slice(), position])?;
     Ok(())
 }
 
@@ -253,40 +272,36 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
     }
 }
 
-/// What to submit now, in order: at most `limit` and 3 MiB, unless there is only one.
+/// What is undecided behind a position, in order: at most `limit` and 3 MiB,
+/// unless there is only one. Beginning at 0 submits everything undecided again,
+/// which the home node knows by its message id.
 ///
 /// # Errors
 /// The store's.
-pub fn next(tx: &Tx<'_>, limit: usize) -> Result<Vec<Submission>, EndpointError> {
+pub fn next(tx: &Tx<'_>, after: u64, limit: usize) -> Result<Batch, EndpointError> {
     for expired in items(tx, "state = 0 AND expires_at_ms <= ?1", [tx.now().millis()])? {
         fail(tx, &expired, Reason::Expired.as_str())?;
     }
     let mut bytes = 0;
-    let mut next = Vec::new();
-    for item in items(tx, "state = 1 ORDER BY id LIMIT ?1", [limit])? {
-        let submission = item.submission.unwrap_or_default();
+    let mut submissions: Vec<Due> = Vec::new();
+    let mut more = false;
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT submitted, submission FROM outbox WHERE state = 1 AND submitted > ?1 \
+         ORDER BY submitted LIMIT ?2",
+    )?;
+    let mut rows = statement.query(params![after, limit + 1])?;
+    while let Some(row) = rows.next()? {
+        let submission = row.get_ref(1)?.as_blob().unwrap_or_default();
         bytes += submission.len();
-        if bytes > CALL_BYTES && !next.is_empty() {
+        if submissions.len() == limit || (bytes > CALL_BYTES && !submissions.is_empty()) {
+            more = true;
             break;
         }
-        next.push(
-            Submission::decode(&*submission)
-                .map_err(|_| StoreError::Row { table: "outbox", column: "submission" })?,
-        );
+        let submission = Submission::decode(submission)
+            .map_err(|_| StoreError::Row { table: "outbox", column: "submission" })?;
+        submissions.push(Due { position: row.get(0)?, submission });
     }
-    Ok(next)
-}
-
-/// The home node has a submission in its own durable outbox; the outcome will
-/// come through the mailbox.
-///
-/// # Errors
-/// The store's.
-pub fn handed(tx: &Tx<'_>, message_id: &MessageId) -> Result<(), EndpointError> {
-    tx.sql()
-        .prepare_cached("UPDATE outbox SET state = ?2 WHERE message_id = ?1 AND state = 1")?
-        .execute(params![message_id.as_bytes(), state::HANDED])?;
-    Ok(())
+    Ok(Batch { submissions, more })
 }
 
 /// Whether the hub has yet to decide about something of ours in a thread.
@@ -336,7 +351,7 @@ pub fn decide(tx: &mut Tx<'_>, outcome: &Outcome) -> Result<Vec<Decided>, Endpoi
     else {
         return Ok(Vec::new());
     };
-    let Some(item) = item.filter(|item| item.state == state::SUBMITTED || item.state == state::HANDED) else {
+    let Some(item) = item.filter(|item| item.state == state::SUBMITTED) else {
         return Ok(Vec::new());
     };
     let decided = match &outcome.decision {

@@ -3,7 +3,9 @@
 use super::Rooms;
 use super::account::internal;
 use super::session::{self, Session};
-use crate::store::{mailbox, submit};
+use crate::lane::Lane;
+use crate::store::mailbox::Acknowledgement;
+use crate::store::{NodeStore, mailbox, submit};
 use chancery_kit::serve::{refused, unary};
 use chancery_node_core::parcel::{MAX_RECEIPT, Submission, limit};
 use chancery_proto::content::v1 as content;
@@ -67,14 +69,9 @@ impl MailboxService for Mailboxes {
             let alias = Alias::try_from(&message.alias)?;
             session.own(&alias)?;
             let (device, through) = (session.device, message.through);
-            let receipts = Arc::new(receipts(message.receipts)?);
-            self.0
-                .store
-                .change("node.mailbox.acknowledge", move |tx| {
-                    let receipts = Arc::clone(&receipts);
-                    Box::pin(async move { mailbox::acknowledge(tx, alias, device, through, &receipts).await })
-                })
-                .await?;
+            let receipts = receipts(message.receipts)?;
+            let acknowledgement = || Acknowledgement { alias, device, through, receipts: receipts.clone() };
+            while self.0.lanes.acknowledge.call(acknowledgement()).await? < through {}
             Ok(wire::AcknowledgeResponse {})
         })
         .await
@@ -95,6 +92,25 @@ fn receipts(receipts: Vec<bytes::Bytes>) -> Result<HashMap<MessageId, bytes::Byt
     Ok(by_message)
 }
 
+/// Calls of devices that are worked on together.
+pub(crate) struct Lanes {
+    submit: Lane<Vec<Submission>, Vec<submit::Submitted>>,
+    acknowledge: Lane<Acknowledgement, u64>,
+}
+
+impl Lanes {
+    pub(crate) fn start(store: &NodeStore) -> Self {
+        Self {
+            submit: Lane::start(store.clone(), "node.submission.submit", |tx, calls| {
+                Box::pin(async move { submit::submit_calls(tx, &calls).await })
+            }),
+            acknowledge: Lane::start(store.clone(), "node.mailbox.acknowledge", |tx, calls| {
+                Box::pin(async move { mailbox::acknowledge(tx, &calls).await })
+            }),
+        }
+    }
+}
+
 impl Mailboxes {
     async fn submit_all(
         &self,
@@ -111,18 +127,7 @@ impl Mailboxes {
             .into_iter()
             .map(|message| permitted(&session, Submission::from_wire(message, now)?))
             .collect::<Result<Vec<_>, Refusal>>()?;
-        let submissions = Arc::new(submissions);
-        let results = self
-            .0
-            .store
-            .change("node.submission.submit", move |tx| {
-                let submissions = Arc::clone(&submissions);
-                Box::pin(async move {
-                    let from = tx.here.clone();
-                    submit::submit(tx, &from, &submissions).await
-                })
-            })
-            .await?;
+        let results = self.0.lanes.submit.call(submissions).await?;
         let result = |result| wire::SubmitResult {
             result: Some(match result {
                 submit::Submitted::Decided(outcome) => wire::submit_result::Result::Outcome(outcome),

@@ -30,13 +30,14 @@ pub(crate) struct Rooms {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) blobs: Blobs,
     pub(crate) quotas: Quotas,
+    pub(crate) lanes: mailbox::Lanes,
     pub(crate) arrivals: Arrivals,
     pub(crate) sessions: session::Sessions,
     pub(crate) subscriptions: mailbox::Subscriptions,
     pub(crate) shutdown: CancellationToken,
 }
 
-pub(crate) use mailbox::Subscriptions;
+pub(crate) use mailbox::{Lanes, Subscriptions};
 pub(crate) use session::Sessions;
 
 /// All services of a node.

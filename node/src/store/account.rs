@@ -3,6 +3,7 @@
 use super::{NodeStore, Tx, mailbox, sql};
 use chancery_types::{AccountId, Alias, DeviceId, Reason, Refusal};
 use sqlx::Row as _;
+use std::collections::HashSet;
 
 /// Most aliases of an account.
 const MAX_ALIASES: i64 = 16;
@@ -132,7 +133,7 @@ pub(crate) async fn remove_device(
         sqlx::query(text).bind(device.as_bytes().as_slice()).execute(&mut *tx.connection).await?;
     }
     for alias in aliases_of(tx, account).await? {
-        mailbox::forget(tx, alias).await?;
+        mailbox::forget(tx, &HashSet::from([alias])).await?;
     }
     Ok(Ok(()))
 }

@@ -2,13 +2,18 @@
 //! come, and the terminal outcome of each delivery.
 
 use super::{NodeStore, Tx, report, sql};
+use bytes::Bytes;
 use chancery_node_core::parcel::MAX_LIFE;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
 use prost::Message as _;
+use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+/// Deliveries of one acknowledgement that are settled in one transaction.
+pub(crate) const TAKEN_AT_ONCE: usize = 1024;
 
 /// Something to put into a mailbox.
 pub(crate) struct Item {
@@ -132,68 +137,112 @@ pub(crate) async fn read(
         .collect()
 }
 
-/// A device has committed everything up to `through`. The first device that
-/// gives a receipt decides the terminal outcome of an application message;
-/// what all devices have is forgotten.
+/// A device has committed everything up to `through`.
+pub(crate) struct Acknowledgement {
+    pub(crate) alias: Alias,
+    pub(crate) device: DeviceId,
+    pub(crate) through: u64,
+    /// Delivery receipts by message.
+    pub(crate) receipts: HashMap<MessageId, Bytes>,
+}
+
+/// Takes acknowledgements; says of each how far it was taken, which is less than
+/// all when a device acknowledges more than [`TAKEN_AT_ONCE`] deliveries. The
+/// first device that gives a receipt decides the terminal outcome of an
+/// application message; what all devices have is forgotten.
 pub(crate) async fn acknowledge(
+    tx: &mut Tx<'_>,
+    acknowledgements: &[Acknowledgement],
+) -> Result<Vec<u64>, sqlx::Error> {
+    let (mut settled, mut taken) = (Vec::new(), HashSet::new());
+    let mut reached = Vec::with_capacity(acknowledgements.len());
+    for acknowledgement in acknowledgements {
+        let Acknowledgement { alias, device, through, receipts } = acknowledgement;
+        let rows = unsettled(tx, *alias, *device, *through).await?;
+        let full = rows.len() == TAKEN_AT_ONCE;
+        let last = rows.last().filter(|_| full).map(|row| row.try_get::<i64, _>("position")).transpose()?;
+        reached.push(last.map_or(*through, sql::unsigned));
+        for row in &rows {
+            let delivered = delivered(row)?;
+            let receipt = receipts.get(&delivered.message_id).cloned();
+            if delivered.wants_receipt && receipt.is_none() {
+                continue;
+            }
+            // Another device of the account may be a call earlier.
+            if !taken.insert(row.try_get::<i64, _>("position")?) {
+                continue;
+            }
+            let receipt = receipt.filter(|_| delivered.wants_receipt).unwrap_or_default();
+            let outcome = wire::report::Outcome::Delivered(wire::Delivered { receipt });
+            settled.push(report::Settled { delivered, recipient: *alias, at: tx.now, outcome });
+        }
+    }
+    // One row for each device: a statement may not change a row twice.
+    let mut cursors = HashMap::new();
+    for (acknowledgement, reached) in acknowledgements.iter().zip(&reached) {
+        let cursor: &mut u64 = cursors.entry((acknowledgement.alias, acknowledgement.device)).or_default();
+        *cursor = (*cursor).max(*reached);
+    }
+    let cursors: Vec<_> = cursors.into_iter().collect();
+    let head = "INSERT INTO mailbox_cursor (alias, device_id, through)";
+    let tail = "ON CONFLICT (alias, device_id) DO UPDATE SET through = excluded.through
+                WHERE excluded.through > mailbox_cursor.through";
+    sql::insert(tx.connection, head, 3, tail, &cursors, |statement, ((alias, device), through)| {
+        statement.bind(alias.as_bytes().to_vec()).bind(device.as_bytes().to_vec()).bind(sql::signed(*through))
+    })
+    .await?;
+    sql::select_in(tx.connection, "UPDATE mailbox SET taken = TRUE WHERE position", "", taken).await?;
+    report::settle(tx, settled).await?;
+    let aliases: HashSet<Alias> = acknowledgements.iter().map(|a| a.alias).collect();
+    forget(tx, &aliases).await?;
+    Ok(reached)
+}
+
+/// Deliveries that a device acknowledges and that no device has taken, oldest first.
+async fn unsettled(
     tx: &mut Tx<'_>,
     alias: Alias,
     device: DeviceId,
     through: u64,
-    receipts: &HashMap<MessageId, bytes::Bytes>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO mailbox_cursor (alias, device_id, through) VALUES ($1, $2, $3)
-         ON CONFLICT (alias, device_id) DO UPDATE SET through = excluded.through
-         WHERE excluded.through > mailbox_cursor.through",
-    )
-    .bind(alias.as_bytes().as_slice())
-    .bind(device.as_bytes().as_slice())
-    .bind(sql::signed(through))
-    .execute(&mut *tx.connection)
-    .await?;
-
-    let waiting = sqlx::query(
+) -> Result<Vec<SqliteRow>, sqlx::Error> {
+    sqlx::query(AssertSqlSafe(format!(
         "SELECT position, message_id, part, hub, sender, sender_node, wants_events, wants_receipt FROM mailbox
          WHERE alias = $1 AND position <= $2 AND NOT taken AND message_id IS NOT NULL
-           AND (except_device IS NULL OR except_device <> $3)",
-    )
+           AND position > coalesce(
+             (SELECT through FROM mailbox_cursor WHERE alias = $1 AND device_id = $3), 0)
+           AND (except_device IS NULL OR except_device <> $3)
+         ORDER BY position LIMIT {TAKEN_AT_ONCE}"
+    )))
     .bind(alias.as_bytes().as_slice())
     .bind(sql::signed(through))
     .bind(device.as_bytes().as_slice())
     .fetch_all(&mut *tx.connection)
-    .await?;
-    let (mut settled, mut taken) = (Vec::with_capacity(waiting.len()), Vec::with_capacity(waiting.len()));
-    for row in &waiting {
-        let delivered = delivered(row)?;
-        let receipt = receipts.get(&delivered.message_id).cloned();
-        if delivered.wants_receipt && receipt.is_none() {
-            continue;
-        }
-        taken.push(row.try_get::<i64, _>("position")?);
-        let receipt = receipt.filter(|_| delivered.wants_receipt).unwrap_or_default();
-        let outcome = wire::report::Outcome::Delivered(wire::Delivered { receipt });
-        settled.push(report::Settled { delivered, recipient: alias, at: tx.now, outcome });
-    }
-    sql::select_in(tx.connection, "UPDATE mailbox SET taken = TRUE WHERE position", "", taken).await?;
-    report::settle(tx, settled).await?;
-    forget(tx, alias).await
+    .await
 }
 
-/// Deletes what every device of the alias has. A message that none of them
+/// Deletes what every device of these aliases has. A message that none of them
 /// could read has come to its end, too.
-pub(crate) async fn forget(tx: &mut Tx<'_>, alias: Alias) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query(
-        "DELETE FROM mailbox WHERE alias = $1 AND position <= (
-           SELECT min(coalesce(c.through, 0)) FROM alias a
-           JOIN device d ON d.account_id = a.account_id
-           LEFT JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id
-           WHERE a.alias = $1)
-         RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken",
-    )
-    .bind(alias.as_bytes().as_slice())
-    .fetch_all(&mut *tx.connection)
-    .await?;
+pub(crate) async fn forget(tx: &mut Tx<'_>, aliases: &HashSet<Alias>) -> Result<(), sqlx::Error> {
+    let head = "SELECT a.alias, min(coalesce(c.through, 0)) FROM alias a
+                JOIN device d ON d.account_id = a.account_id
+                LEFT JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id
+                WHERE a.alias";
+    let keys = aliases.iter().map(|alias| alias.as_bytes().as_slice());
+    let through: Vec<(Vec<u8>, i64)> = sql::select_in(tx.connection, head, "GROUP BY a.alias", keys)
+        .await?
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Result<_, sqlx::Error>>()?;
+    let head = "WITH done (alias, through) AS (";
+    let tail = ") DELETE FROM mailbox WHERE position IN (
+                  SELECT m.position FROM done
+                  JOIN mailbox m ON m.alias = done.alias AND m.position <= done.through)
+                RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken";
+    let rows =
+        sql::insert_returning(tx.connection, head, 2, tail, &through, |statement, (alias, through)| {
+            statement.bind(alias.clone()).bind(*through)
+        })
+        .await?;
     ended(tx, &rows, || wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())).await
 }
 
@@ -229,7 +278,7 @@ pub(crate) async fn expire(tx: &mut Tx<'_>, most: i64) -> Result<u64, sqlx::Erro
 /// Settles deleted deliveries that no device has taken.
 async fn ended(
     tx: &mut Tx<'_>,
-    rows: &[sqlx::sqlite::SqliteRow],
+    rows: &[SqliteRow],
     outcome: impl Fn() -> wire::report::Outcome,
 ) -> Result<(), sqlx::Error> {
     let mut settled = Vec::new();
@@ -248,7 +297,7 @@ async fn ended(
     report::settle(tx, settled).await
 }
 
-fn delivered(row: &sqlx::sqlite::SqliteRow) -> Result<Delivered, sqlx::Error> {
+fn delivered(row: &SqliteRow) -> Result<Delivered, sqlx::Error> {
     let origin = match row.try_get::<Option<String>, _>("hub")? {
         Some(hub) => Origin::Hub(sql::column(hub, "mailbox.hub")?),
         None => Origin::Here {

@@ -24,7 +24,8 @@ pub(crate) async fn insert<T>(
     insert_returning(connection, head, columns, tail, rows, bind).await.map(drop)
 }
 
-/// As [`insert`], with the rows of a RETURNING clause.
+/// As [`insert`], with the rows of a RETURNING clause; `head` may be any that a
+/// VALUES list can follow.
 pub(crate) async fn insert_returning<T>(
     connection: &mut SqliteConnection,
     head: &str,

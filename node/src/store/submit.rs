@@ -52,6 +52,17 @@ pub(crate) async fn submit(
     Ok(results)
 }
 
+/// Takes the submissions of several calls by devices of this node.
+pub(crate) async fn submit_calls(
+    tx: &mut Tx<'_>,
+    calls: &[Vec<Submission>],
+) -> Result<Vec<Vec<Submitted>>, sqlx::Error> {
+    let from = tx.here.clone();
+    let all = calls.concat();
+    let mut results = submit(tx, &from, &all).await?.into_iter();
+    Ok(calls.iter().map(|call| results.by_ref().take(call.len()).collect()).collect())
+}
+
 struct Batch {
     known: HashMap<Key, Known>,
     groups: HashMap<GroupId, Group>,

@@ -1,6 +1,7 @@
 //! Two nodes' stores with a wire of function calls between them.
 
 use super::account::NewDevice;
+use super::mailbox::Acknowledgement;
 use super::*;
 use chancery_node_core::parcel::{Body, Commit, Join, Submission};
 use chancery_proto::federation::v1 as wire;
@@ -109,14 +110,20 @@ impl Side {
     async fn acknowledge(&self, alias: Alias, by: u8) {
         let through = self.read(alias, by).await.last().map_or(0, |item| item.position);
         let receipt = |message| (id(message), bytes::Bytes::from_static(b"receipt"));
-        let receipts = Arc::new(HashMap::from([3, 4].map(receipt)));
+        let receipts = HashMap::from([3, 4].map(receipt));
+        self.acknowledge_all(vec![Acknowledgement { alias, device: device(by), through, receipts }]).await;
+    }
+
+    /// In one transaction.
+    async fn acknowledge_all(&self, acknowledgements: Vec<Acknowledgement>) -> Vec<u64> {
+        let acknowledgements = Arc::new(acknowledgements);
         self.store
             .change("acknowledge", move |tx| {
-                let receipts = Arc::clone(&receipts);
-                Box::pin(async move { mailbox::acknowledge(tx, alias, device(by), through, &receipts).await })
+                let acknowledgements = Arc::clone(&acknowledgements);
+                Box::pin(async move { mailbox::acknowledge(tx, &acknowledgements).await })
             })
             .await
-            .unwrap();
+            .unwrap()
     }
 
     async fn events(&self, alias: Alias, by: u8) -> Vec<&'static str> {
@@ -287,6 +294,59 @@ async fn the_second_device_reads_too_and_the_first_one_counts() {
     b.hand_over(&a, false).await;
     assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"]);
     assert_eq!(b.count("mailbox").await, 0);
+}
+
+#[tokio::test]
+async fn devices_that_acknowledge_together_settle_a_letter_once() {
+    let (a, b) = (side("a", ANNA, &[10]).await, side("b", BERT, &[20, 21]).await);
+    a.submit("a", vec![opening(), letter(3, ANNA, 10)]).await;
+    a.hand_over(&b, false).await;
+    let of = |by, through| Acknowledgement {
+        alias: BERT,
+        device: device(by),
+        through,
+        receipts: HashMap::from([(id(3), bytes::Bytes::from_static(b"receipt"))]),
+    };
+    assert_eq!(b.acknowledge_all(vec![of(20, 1), of(20, 2), of(21, 2)]).await, [1, 2, 2]);
+    assert_eq!(b.count("outbox").await, 2, "one report for the Welcome, one for the letter");
+    assert_eq!(b.count("mailbox").await, 0);
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"]);
+}
+
+#[tokio::test]
+async fn a_long_acknowledgement_is_taken_in_slices() {
+    let b = side("b", BERT, &[20]).await;
+    b.store
+        .change("arrive", |tx| {
+            Box::pin(async move {
+                let origin = mailbox::Origin::Hub(name("a"));
+                let item = |part| mailbox::Item {
+                    alias: BERT,
+                    item: node::subscribe_response::Item::Event(node::Event::default()),
+                    delivery: Some(mailbox::Delivered {
+                        message_id: id(9),
+                        part,
+                        origin: origin.clone(),
+                        wants_receipt: false,
+                    }),
+                    only_device: None,
+                    except_device: None,
+                    expires_at: Timestamp::from_millis(2_000_000),
+                };
+                let items: Vec<_> = (0..mailbox::TAKEN_AT_ONCE as u32 + 10).map(item).collect();
+                mailbox::put(tx, &items).await
+            })
+        })
+        .await
+        .unwrap();
+    let all = mailbox::TAKEN_AT_ONCE as u64 + 10;
+    let of =
+        || vec![Acknowledgement { alias: BERT, device: device(20), through: all, receipts: HashMap::new() }];
+    assert_eq!(b.acknowledge_all(of()).await, [all - 10]);
+    assert_eq!(b.count("mailbox").await, 10);
+    assert_eq!(b.acknowledge_all(of()).await, [all]);
+    assert_eq!((b.count("mailbox").await, b.count("outbox").await), (0, all as i64));
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ use chancery_types::{
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
@@ -80,6 +81,10 @@ struct Inner {
     outbox: Notify,
     acknowledge: Notify,
     acknowledge_later: Notify,
+    /// Position of the outbox up to which the node has everything, since this start.
+    submitted: AtomicU64,
+    /// Position of the mailbox that the node knows to be safe here, since this start.
+    acknowledged: AtomicU64,
     key_packages: Notify,
     inbox: watch::Sender<u64>,
     events: watch::Sender<u64>,
@@ -154,6 +159,8 @@ impl Endpoint {
             outbox: Notify::new(),
             acknowledge: Notify::new(),
             acknowledge_later: Notify::new(),
+            submitted: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
             key_packages: Notify::new(),
             inbox: watch::Sender::new(0),
             events: watch::Sender::new(0),

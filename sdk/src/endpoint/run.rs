@@ -10,13 +10,15 @@ use crate::outbox::{self, Decided};
 use crate::store::Tx;
 use crate::thread::{self, Processed};
 use crate::{event, inbox};
+use chancery_proto::federation::v1::Submission;
 use chancery_proto::node::v1::{
     PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
 };
-use chancery_types::{Entropy, MessageId, Reason, Refusal, Retry};
+use chancery_types::{Entropy, Reason, Refusal, Retry};
 use futures::StreamExt as _;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -125,6 +127,8 @@ struct Taken {
     letters: bool,
     events: bool,
     joined: bool,
+    /// A commit or an outcome set queued letters free.
+    due: bool,
     /// A sender waits for a delivery receipt.
     receipt_due: bool,
     /// The next item is from an agent that this endpoint has not seen in the log.
@@ -137,7 +141,12 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
     let mut refreshed = false;
     while done < items.len() {
         let rest = Arc::clone(&items);
-        let taken = inner.call(move |tx| take_some(tx, &rest[done..], refreshed)).await?;
+        let acknowledged = inner.acknowledged.load(Ordering::Relaxed);
+        let take = move |tx: &mut Tx<'_>| {
+            inbox::forget_receipts(tx, acknowledged)?;
+            take_some(tx, &rest[done..], refreshed)
+        };
+        let taken = inner.call(take).await?;
         done += taken.done;
         inner.settle(taken.decided);
         if taken.letters {
@@ -151,8 +160,9 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
         }
         let acknowledge = if taken.receipt_due { &inner.acknowledge } else { &inner.acknowledge_later };
         acknowledge.notify_one();
-        // A commit or an outcome may have set queued letters free.
-        inner.outbox.notify_one();
+        if taken.due {
+            inner.outbox.notify_one();
+        }
         if taken.unknown_agent {
             inner.view.refresh().await?;
         }
@@ -177,6 +187,7 @@ fn take_some(
                         // An answer or a read receipt is an event, too.
                         taken.events |= matches!(processed, Processed::Letter { .. } | Processed::Noted);
                         taken.receipt_due |= matches!(processed, Processed::Letter { .. });
+                        taken.due |= processed == Processed::Committed;
                     }
                     Err(EndpointError::FalseCredential(CredentialError::UnknownAgent)) => {
                         taken.unknown_agent = true;
@@ -187,6 +198,7 @@ fn take_some(
             }
             Some(subscribe_response::Item::Outcome(outcome)) => {
                 taken.decided.extend(outbox::decide(tx, outcome)?);
+                taken.due = true;
                 // Merging our own commit may let in what waited for it.
                 taken.letters = true;
             }
@@ -205,53 +217,62 @@ fn take_some(
 
 /// Submits what is due, then waits for more.
 async fn submit(inner: &Inner) -> Result<(), Refusal> {
-    let mut submissions = inner.call(|tx| outbox::next(tx, SUBMISSIONS)).await?;
-    while !submissions.is_empty() {
-        let ids: Vec<MessageId> = submissions
-            .iter()
-            .map(|submission| MessageId::try_from(&submission.message_id))
-            .collect::<Result<_, _>>()?;
-        let results = inner.client.submit(submissions).await?;
-        let record = move |tx: &mut Tx<'_>| {
-            let mut decided = Vec::new();
-            for (id, result) in ids.iter().zip(&results) {
-                match &result.result {
-                    Some(submit_result::Result::Outcome(outcome))
-                        if outcome.message_id == id.as_bytes().as_slice() =>
-                    {
-                        decided.extend(outbox::decide(tx, outcome)?);
-                    }
-                    Some(submit_result::Result::Queued(_)) => outbox::handed(tx, id)?,
-                    _ => {
-                        return Err(Refusal::new(
-                            Reason::PeerMisbehaved,
-                            "a result is not for its submission",
-                        )
-                        .into());
-                    }
-                }
-            }
-            Ok((decided, outbox::next(tx, SUBMISSIONS)?))
-        };
-        let (decided, next) = inner.call(record).await?;
-        submissions = next;
-        inner.settle(decided);
-        inner.inbox.send_modify(|count| *count += 1);
+    let mut more = true;
+    while more {
+        let after = inner.submitted.load(Ordering::Relaxed);
+        let batch = inner.call(move |tx| outbox::next(tx, after, SUBMISSIONS)).await?;
+        let Some(last) = batch.submissions.last().map(|due| due.position) else { break };
+        let submissions = batch.submissions.into_iter().map(|due| due.submission).collect();
+        // An outcome may have set queued letters free.
+        more = submit_all(inner, submissions).await? || batch.more;
+        inner.submitted.store(last, Ordering::Relaxed);
     }
     let _ = tokio::time::timeout(OUTBOX_TICK, inner.outbox.notified()).await;
     Ok(())
 }
 
+/// One call; whether any of it was decided at once.
+async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool, Refusal> {
+    let ids: Vec<_> = submissions.iter().map(|submission| submission.message_id.clone()).collect();
+    let results = inner.client.submit(submissions).await?;
+    let mut outcomes = Vec::with_capacity(results.len());
+    for (id, result) in ids.iter().zip(results) {
+        match result.result {
+            Some(submit_result::Result::Outcome(outcome)) if outcome.message_id == id => {
+                outcomes.push(outcome)
+            }
+            // The outcome will come through the mailbox.
+            Some(submit_result::Result::Queued(_)) => {}
+            _ => return Err(Refusal::new(Reason::PeerMisbehaved, "a result is not for its submission")),
+        }
+    }
+    if outcomes.is_empty() {
+        return Ok(false);
+    }
+    let decide = move |tx: &mut Tx<'_>| {
+        let mut decided = Vec::new();
+        for outcome in &outcomes {
+            decided.extend(outbox::decide(tx, outcome)?);
+        }
+        Ok(decided)
+    };
+    let decided = inner.call(decide).await?;
+    inner.settle(decided);
+    // Merging our own commit may have let in what waited for it.
+    inner.inbox.send_modify(|count| *count += 1);
+    Ok(true)
+}
+
 /// Acknowledges what was committed, a little later so that it is more at once.
 async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
-    let mut ready = inner.call(|tx| inbox::acknowledgement(tx)).await?;
-    while let Some(next) = ready {
-        inner.client.acknowledge(inner.identity.alias, next.through, next.receipts).await?;
-        let done = move |tx: &mut Tx<'_>| {
-            inbox::acknowledged(tx, next.through)?;
-            inbox::acknowledgement(tx)
-        };
-        ready = inner.call(done).await?;
+    let mut more = true;
+    while more {
+        let acknowledged = inner.acknowledged.load(Ordering::Relaxed);
+        let ready = inner.call(move |tx| inbox::acknowledgement(tx, acknowledged)).await?;
+        let Some(ready) = ready else { break };
+        more = ready.more;
+        inner.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
+        inner.acknowledged.store(ready.through, Ordering::Relaxed);
     }
     let receipts = inner.acknowledge.notified();
     let others = async {

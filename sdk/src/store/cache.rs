@@ -8,11 +8,14 @@ use super::StoreError;
 use crate::error::EndpointError;
 use crate::mls::provider::{EntropyRand, Provider};
 use chancery_types::{Clock, Entropy, GroupId, Timestamp};
+use ed25519_dalek::SigningKey;
 use openmls::group::MlsGroup;
 use openmls_rust_crypto::RustCrypto;
 use rusqlite::Connection;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use subtle::ConstantTimeEq as _;
 
 /// How many loaded groups are kept (some 50 KB each in the hybrid suite).
 const KEPT: usize = 512;
@@ -22,11 +25,13 @@ pub(crate) struct Services {
     clock: Arc<dyn Clock>,
     rand: EntropyRand,
     crypto: RustCrypto,
+    /// The signing key used last: expanding a seed takes a scalar multiplication.
+    key: RefCell<Option<SigningKey>>,
 }
 
 impl Services {
     pub(super) fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { clock, rand: EntropyRand(entropy), crypto: RustCrypto::default() }
+        Self { clock, rand: EntropyRand(entropy), crypto: RustCrypto::default(), key: RefCell::default() }
     }
 }
 
@@ -71,6 +76,15 @@ impl<'a> Tx<'a> {
     /// Where random bytes come from.
     pub fn entropy(&self) -> &'a dyn Entropy {
         &*self.services.rand.0
+    }
+
+    /// The signing key of a seed.
+    pub(crate) fn signing_key(&self, seed: &[u8; 32]) -> SigningKey {
+        let mut last = self.services.key.borrow_mut();
+        match &*last {
+            Some(key) if bool::from(key.as_bytes().ct_eq(seed)) => key.clone(),
+            _ => last.insert(SigningKey::from_bytes(seed)).clone(),
+        }
     }
 
     /// The MLS provider on this transaction's connection.

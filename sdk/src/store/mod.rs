@@ -249,9 +249,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = open(&folder.path().join("endpoint.db")).unwrap();
         for (query, index) in [
-            ("SELECT id FROM outbox WHERE state = 1 ORDER BY id LIMIT ?1", "outbox_submitted"),
+            (
+                "SELECT id FROM outbox WHERE state = 1 AND submitted > 9 ORDER BY submitted LIMIT 3",
+                "outbox_submitted",
+            ),
             ("SELECT id FROM outbox WHERE state = 0 AND group_id = x'00' ORDER BY id", "outbox_queued"),
-            ("SELECT id FROM outbox WHERE state = 0 AND expires_at_ms <= ?1", "outbox_queued_expiry"),
+            ("SELECT id FROM outbox WHERE state = 0 AND expires_at_ms <= 9", "outbox_queued_expiry"),
             ("SELECT 1 FROM outbox WHERE group_id = x'00' AND state < 3 AND state > 0", "outbox_open_group"),
             (
                 "SELECT 1 FROM threads WHERE peer = x'00' AND state = 0 ORDER BY opened_at_ms",

@@ -8,7 +8,8 @@ use rusqlite::Connection;
 
 /// Times are milliseconds since the Unix epoch. "Never changes" holds for a
 /// row's life.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 -- Who this endpoint is. One row, made once.
 CREATE TABLE identity (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -194,13 +195,23 @@ CREATE TABLE keepsakes (
     name TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
-", "
+",
+    "
 -- One index for each way in which the outbox is read.
 DROP INDEX outbox_open;
 CREATE INDEX outbox_queued ON outbox (group_id, id) WHERE state = 0;
 CREATE INDEX outbox_queued_expiry ON outbox (expires_at_ms) WHERE state = 0;
-CREATE INDEX outbox_submitted ON outbox (id) WHERE state = 1;
-"];
+-- Growing, by when it was last encrypted: the order of submission.
+ALTER TABLE outbox ADD COLUMN submitted INTEGER;
+-- That the home node has a submission is not kept (it was state 2): a device
+-- that starts again submits what is undecided again.
+UPDATE outbox SET state = 1 WHERE state = 2;
+UPDATE outbox SET submitted = id WHERE state = 1;
+INSERT INTO marks (name, value) SELECT 'submitted', max(id) FROM outbox HAVING count(*) > 0;
+CREATE INDEX outbox_submitted ON outbox (submitted) WHERE state = 1;
+DELETE FROM marks WHERE name = 'mailbox acknowledged';
+",
+];
 
 /// Brings a store to the schema of this build.
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), StoreError> {

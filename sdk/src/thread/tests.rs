@@ -160,7 +160,7 @@ async fn a_lost_commit_is_given_up_and_what_waits_is_read_later() {
     admit(&person, thread, third.key_package(Suite::Classical).await).await;
     let waiting = second.write(thread, "after my commit").await;
     let outcomes: Vec<_> = {
-        let submissions = person.run(|tx| outbox::next(tx, 9)).await;
+        let submissions = person.due().await;
         submissions.iter().map(|submission| hub.submit(submission)).collect()
     };
     assert_eq!(outcomes.len(), 1);
@@ -398,7 +398,7 @@ async fn forged_receipts_do_not_count() {
     let mailbox = hub.mailboxes[&person_identity.alias].clone();
     let position = u64::try_from(mailbox.len()).unwrap();
     person.take(position, mailbox.last().unwrap().clone(), person_identity.device).await;
-    let receipt = person.run(|tx| inbox::acknowledgement(tx)).await.unwrap().receipts.remove(0);
+    let receipt = person.run(|tx| inbox::acknowledgement(tx, 0)).await.unwrap().receipts.remove(0);
     let mut wrong = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
     wrong.signature = vec![1; 64].into();
     let first = agent.inbox().await.len();
@@ -461,7 +461,7 @@ async fn a_crash_anywhere_loses_nothing_and_sends_nothing_twice() {
     agent.write(thread, "one").await;
     agent.reopen();
     // Submitted, but the answer is lost; then again.
-    for submission in agent.run(|tx| outbox::next(tx, 9)).await {
+    for submission in agent.due().await {
         hub.submit(&submission);
     }
     agent.reopen();
@@ -483,7 +483,9 @@ async fn a_crash_anywhere_loses_nothing_and_sends_nothing_twice() {
     }
     person.acknowledge(&mut hub).await;
     person.reopen();
-    assert!(person.run(|tx| inbox::acknowledgement(tx)).await.is_none());
+    let again = person.run(|tx| inbox::acknowledgement(tx, 0)).await.unwrap();
+    assert_eq!((again.through, again.receipts.len()), (2, 0));
+    assert!(person.run(move |tx| inbox::acknowledgement(tx, again.through)).await.is_none());
     assert_eq!(person.texts().await, ["one"]);
 
     for round in 0..3 {
@@ -510,7 +512,7 @@ async fn a_refused_first_commit_fails_its_letters() {
     let theirs = vec![person.key_package(Suite::Classical).await];
     let thread = agent.open_thread(peer_of(&person_identity), theirs, Vec::new()).await.unwrap();
     let sent = agent.write(thread, "never").await;
-    let commit = agent.run(|tx| outbox::next(tx, 1)).await.remove(0);
+    let commit = agent.due().await.remove(0);
     let outcome = chancery_proto::federation::v1::Outcome {
         message_id: commit.message_id,
         group_id: commit.group_id,
