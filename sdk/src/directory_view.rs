@@ -15,7 +15,9 @@ use chancery_proto::directory::v1::ListStatementsResponse;
 use chancery_types::{Reason, Refusal};
 use prost::Message as _;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 const STATEMENTS: &str = "statements";
 const CHECKPOINT: &str = "checkpoint";
@@ -32,6 +34,7 @@ pub(crate) struct DirectoryView {
 struct Known {
     checkpoint: Option<VerifiedCheckpoint>,
     state: Option<Arc<FederationState>>,
+    fetched_at: Option<Instant>,
 }
 
 impl DirectoryView {
@@ -65,6 +68,15 @@ impl DirectoryView {
         self.fetch(&mut *self.known.lock().await).await
     }
 
+    /// Fetches the statements anew unless that was done not longer than `age` ago.
+    pub(crate) async fn refresh_after(&self, age: Duration) -> Result<(), Refusal> {
+        let mut known = self.known.lock().await;
+        match known.fetched_at {
+            Some(at) if at.elapsed() <= age => Ok(()),
+            _ => self.fetch(&mut known).await.map(drop),
+        }
+    }
+
     async fn fetch(&self, known: &mut Known) -> Result<Arc<FederationState>, Refusal> {
         let response = self.client.list_statements().await?;
         let bytes = response.encode_to_vec();
@@ -78,6 +90,7 @@ impl DirectoryView {
         .await?;
         let state = Arc::new(state);
         known.state = Some(Arc::clone(&state));
+        known.fetched_at = Some(Instant::now());
         Ok(state)
     }
 

@@ -3,6 +3,7 @@
 //! whoever can reach it may send in the organisation's name, so the host is
 //! the boundary.
 
+mod bulk;
 pub mod command;
 mod events;
 mod files;

@@ -1,23 +1,20 @@
 //! `chancery.agent.v1.AgentService`.
 
+use super::bulk::{BATCH, bulk};
 use super::send::{Prepared, identifier, prepare, response};
 use super::uploads::UploadId;
 use super::{Rooms, events, inbox};
 use chancery_kit::serve::{refused, unary};
-use chancery_kit::status::{from_status, to_status};
+use chancery_kit::status::from_status;
 use chancery_proto::agent::v1 as wire;
 use chancery_proto::agent::v1::agent_service_server::AgentService;
 use chancery_types::{Reason, Refusal};
 use futures::StreamExt as _;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Letters of a SendBulk call that are resolved and queued together.
-const BATCH: usize = 64;
-/// Letters of a SendBulk call that wait for their hub.
-const ON_THE_WAY: usize = 1024;
 /// Most bytes of a message of PutAttachment.
 const PIECE: usize = 64 * 1024;
 
@@ -147,91 +144,4 @@ impl Service {
 
 fn upload_id(text: &str) -> Result<UploadId, Refusal> {
     text.parse().map_err(|_| Refusal::field("attachment_id is no UUID"))
-}
-
-/// Sends letters as they come: those that have come together go together.
-async fn bulk(
-    rooms: Arc<Rooms>,
-    requests: Streaming<wire::SendBulkRequest>,
-    answers: mpsc::Sender<Result<wire::SendBulkResponse, Status>>,
-) {
-    let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
-    let mut batches = requests.ready_chunks(BATCH);
-    while let Some(batch) = batches.next().await {
-        let (mut queued, mut names, mut orders) = (Vec::new(), Vec::new(), Vec::new());
-        let mut end = None;
-        for request in batch {
-            let send = match request {
-                Ok(request) => request.send.unwrap_or_default(),
-                // The caller went away, or sent rubbish: what it sent before goes on its way.
-                Err(status) => {
-                    end = Some(status);
-                    break;
-                }
-            };
-            let name = send.request_id.clone();
-            match Box::pin(prepare(&rooms, send)).await {
-                Ok(Prepared::New(order)) => {
-                    names.push(name);
-                    orders.push(order);
-                }
-                Ok(Prepared::Known(message)) => queued.push((name, Ok(message))),
-                Err(refusal) => queued.push((name, Err(refusal))),
-            }
-        }
-        queued.extend(names.into_iter().zip(rooms.endpoint.queue_many(orders).await));
-        for (name, queued) in queued {
-            let Ok(place) = Arc::clone(&on_the_way).acquire_owned().await else { return };
-            let (rooms, answers) = (Arc::clone(&rooms), answers.clone());
-            tokio::spawn(async move {
-                let sent = async { rooms.endpoint.accepted(queued?).await };
-                let answer = match sent.await {
-                    Ok(sent) => wire::SendBulkResponse {
-                        request_id: name,
-                        result: Some(wire::send_bulk_response::Result::Accepted(response(&sent))),
-                    },
-                    Err(refusal) => failure(name, &refusal),
-                };
-                let _ = answers.send(Ok(answer)).await;
-                drop(place);
-            });
-        }
-        if let Some(status) = end {
-            let _ = answers.send(Err(status)).await;
-            return;
-        }
-    }
-}
-
-fn failure(request_id: String, refusal: &Refusal) -> wire::SendBulkResponse {
-    chancery_kit::serve::REFUSALS.add(refusal.reason);
-    let failure = wire::Failure {
-        code: code_name(to_status(refusal).code()).to_owned(),
-        reason: refusal.reason.as_str().to_owned(),
-        message: refusal.message.to_string(),
-    };
-    wire::SendBulkResponse { request_id, result: Some(wire::send_bulk_response::Result::Failure(failure)) }
-}
-
-/// Name of a gRPC code, as in the gRPC specification.
-const fn code_name(code: tonic::Code) -> &'static str {
-    match code {
-        tonic::Code::Ok => "OK",
-        tonic::Code::Cancelled => "CANCELLED",
-        tonic::Code::Unknown => "UNKNOWN",
-        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
-        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        tonic::Code::NotFound => "NOT_FOUND",
-        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
-        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
-        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
-        tonic::Code::Aborted => "ABORTED",
-        tonic::Code::OutOfRange => "OUT_OF_RANGE",
-        tonic::Code::Unimplemented => "UNIMPLEMENTED",
-        tonic::Code::Internal => "INTERNAL",
-        tonic::Code::Unavailable => "UNAVAILABLE",
-        tonic::Code::DataLoss => "DATA_LOSS",
-        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }

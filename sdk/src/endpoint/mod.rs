@@ -5,7 +5,7 @@
 mod run;
 mod send;
 
-pub use send::{SendOrder, Sent, To};
+pub use send::{Addressed, SendOrder, Sent, To};
 
 use crate::alarm::{self, Raised};
 use crate::content::{MimiId, ReadReceipt, room_uri, sender_uri};

@@ -239,7 +239,7 @@ async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool,
     for (id, result) in ids.iter().zip(results) {
         match result.result {
             Some(submit_result::Result::Outcome(outcome)) if outcome.message_id == id => {
-                outcomes.push(outcome)
+                outcomes.push(outcome);
             }
             // The outcome will come through the mailbox.
             Some(submit_result::Result::Queued(_)) => {}
@@ -294,7 +294,7 @@ async fn stock(inner: &Inner) -> Result<(), Refusal> {
 
 /// Looks at the log now and then: agents, authorities and evaluators come and go.
 async fn follow_directory(inner: &Inner) -> Result<(), Refusal> {
-    inner.view.refresh().await?;
+    inner.view.refresh_after(DIRECTORY_TICK / 2).await?;
     let jitter = jittered(&*inner.resolver.entropy, DIRECTORY_TICK);
     tokio::time::sleep(DIRECTORY_TICK / 2 + jitter).await;
     Ok(())

@@ -48,8 +48,22 @@ pub struct Sent {
     pub accepted_at: Timestamp,
 }
 
-/// An order on its way through [`Endpoint::queue_many`].
+/// Orders whose recipients are resolved.
+#[derive(Default)]
+pub struct Addressed {
+    /// One for each order; those that are decided already.
+    slots: Vec<Slot>,
+    in_threads: Vec<(usize, GroupId, Order)>,
+    to_peers: Vec<ToPeer>,
+}
+
 type Slot = Option<Result<MessageId, Refusal>>;
+
+struct ToPeer {
+    at: usize,
+    peer: Peer,
+    order: Order,
+}
 
 impl Endpoint {
     /// Sends a letter; answers when the hub has accepted it. Needs
@@ -63,14 +77,6 @@ impl Endpoint {
         let message_id =
             queued.unwrap_or_else(|| Err(Refusal::new(Reason::Internal, "an order has no result")))?;
         self.accepted(message_id).await
-    }
-
-    /// Sends many letters; answers when the hub has decided about each, in
-    /// order. For answers as they come: [`Endpoint::queue_many`], then
-    /// [`Endpoint::accepted`] for each.
-    pub async fn send_many(&self, orders: Vec<SendOrder>) -> Vec<Result<Sent, Refusal>> {
-        let queued = Box::pin(self.queue_many(orders)).await;
-        join_all(queued.into_iter().map(async |message_id| self.accepted(message_id?).await)).await
     }
 
     /// Answers when the hub has decided about a letter sent from here.
@@ -97,19 +103,31 @@ impl Endpoint {
         }
     }
 
-    /// Queues many letters: resolves, opens threads, encrypts; one result for
-    /// each order, in order. A refused one does not stop the others.
+    /// Queues many letters, then [`Endpoint::accepted`] waits for each: one result
+    /// for each order, in order. A refused one does not stop the others.
     pub async fn queue_many(&self, orders: Vec<SendOrder>) -> Vec<Result<MessageId, Refusal>> {
-        let inner = &self.0;
+        self.queue(self.address(orders).await).await
+    }
+
+    /// The first half of [`Endpoint::queue_many`], which mostly waits for others:
+    /// resolves the recipients.
+    pub async fn address(&self, orders: Vec<SendOrder>) -> Addressed {
         let mut slots: Vec<Slot> = (0..orders.len()).map(|_| None).collect();
-        let mut by_identifier = Vec::new();
-        let mut in_threads = Vec::new();
+        let (mut in_threads, mut by_identifier) = (Vec::new(), Vec::new());
         for (at, SendOrder { to, order }) in orders.into_iter().enumerate() {
             match to {
                 To::Thread(thread) => in_threads.push((at, thread, order)),
                 To::Identifier(identifier) => by_identifier.push((at, identifier, order)),
             }
         }
+        let to_peers = self.0.resolve_orders(by_identifier, &mut slots).await;
+        Addressed { slots, in_threads, to_peers }
+    }
+
+    /// The second half: opens threads, encrypts and queues.
+    pub async fn queue(&self, addressed: Addressed) -> Vec<Result<MessageId, Refusal>> {
+        let inner = &self.0;
+        let Addressed { mut slots, in_threads, to_peers } = addressed;
         let queued = in_threads.into_iter().map(async |(at, thread, order)| {
             let queue = move |tx: &mut Tx<'_>| {
                 let thread = thread::find(tx, &thread)?.ok_or(EndpointError::ThreadUnknown)?;
@@ -118,7 +136,7 @@ impl Endpoint {
             (at, inner.call(queue).await)
         });
         fill(&mut slots, join_all(queued).await);
-        inner.queue_by_identifier(by_identifier, &mut slots).await;
+        inner.queue_addressed(to_peers, &mut slots).await;
         inner.outbox.notify_one();
         slots
             .into_iter()
@@ -144,15 +162,12 @@ struct Stranger {
     orders: Vec<(usize, Order)>,
 }
 
-/// An order whose recipient is resolved.
-struct Addressed {
-    at: usize,
-    peer: Peer,
-    order: Order,
-}
-
 impl Inner {
-    async fn queue_by_identifier(&self, orders: Vec<(usize, Identifier, Order)>, slots: &mut [Slot]) {
+    async fn resolve_orders(
+        &self,
+        orders: Vec<(usize, Identifier, Order)>,
+        slots: &mut [Slot],
+    ) -> Vec<ToPeer> {
         // Repetitions need no resolving.
         let asked: Vec<_> = orders.iter().map(|(_, _, order)| (order.request_id, order.digest)).collect();
         let known = self
@@ -162,7 +177,10 @@ impl Inner {
             .await;
         let known = match known {
             Ok(known) => known,
-            Err(refusal) => return refuse_all(slots, orders.iter().map(|(at, ..)| *at), &refusal),
+            Err(refusal) => {
+                refuse_all(slots, orders.iter().map(|(at, ..)| *at), &refusal);
+                return Vec::new();
+            }
         };
         let mut new = Vec::new();
         for (order, known) in orders.into_iter().zip(known) {
@@ -173,26 +191,29 @@ impl Inner {
             }
         }
         if new.is_empty() {
-            return;
+            return Vec::new();
         }
         let identifiers: Vec<_> = new.iter().map(|(_, identifier, _)| identifier.clone()).collect();
         let resolved = match self.resolver.resolve(&identifiers).await {
             Ok(resolved) => resolved,
-            Err(refusal) => return refuse_all(slots, new.iter().map(|(at, ..)| *at), &refusal),
+            Err(refusal) => {
+                refuse_all(slots, new.iter().map(|(at, ..)| *at), &refusal);
+                return Vec::new();
+            }
         };
         let mut addressed = Vec::new();
         for ((at, _, order), resolved) in new.into_iter().zip(resolved) {
             match resolved {
-                Ok(peer) => addressed.push(Addressed { at, peer, order }),
+                Ok(peer) => addressed.push(ToPeer { at, peer, order }),
                 Err(refusal) => slots[at] = Some(Err(refusal)),
             }
         }
-        self.queue_addressed(addressed, slots).await;
+        addressed
     }
 
-    async fn queue_addressed(&self, orders: Vec<Addressed>, slots: &mut [Slot]) {
+    async fn queue_addressed(&self, orders: Vec<ToPeer>, slots: &mut [Slot]) {
         // Where a thread is open, only the letter is to be made.
-        let attempts = orders.into_iter().map(async |Addressed { at, peer, order }| {
+        let attempts = orders.into_iter().map(async |ToPeer { at, peer, order }| {
             let alias = peer.alias;
             let queue = move |tx: &mut Tx<'_>| match thread::find_by_peer(tx, alias)? {
                 Some(thread) => request::queue(tx, &thread, order, true).map(Ok),
