@@ -279,7 +279,7 @@ impl Device {
             }
             for submission in due {
                 let outcome = hub.submit(&submission);
-                decided.extend(self.run(move |tx| outbox::decide(tx, &outcome)).await);
+                decided.extend(self.run(move |tx| outbox::decide(tx, [&outcome])).await.decided);
             }
         }
     }

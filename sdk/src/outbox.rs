@@ -341,32 +341,57 @@ pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, E
         .flatten())
 }
 
-/// Takes the hub's decision about a submission of this device. Gives what is
-/// final by it; nothing for a repetition, or when the message is made anew.
+/// What an outcome came to.
+#[derive(Default)]
+pub struct Decision {
+    /// What is final by it; nothing for a repetition, or when the message is made anew.
+    pub decided: Vec<Decided>,
+    /// Whether it may have set queued letters free, or let in what waited for it.
+    pub released: bool,
+}
+
+impl Decision {
+    fn add(&mut self, other: Self) {
+        self.decided.extend(other.decided);
+        self.released |= other.released;
+    }
+}
+
+/// Takes the hub's decisions about submissions of this device.
 ///
 /// # Errors
 /// The store's.
-pub fn decide(tx: &mut Tx<'_>, outcome: &Outcome) -> Result<Vec<Decided>, EndpointError> {
-    let Some(item) = MessageId::try_from(&outcome.message_id).ok().map(|id| find(tx, &id)).transpose()?
-    else {
-        return Ok(Vec::new());
-    };
-    let Some(item) = item.filter(|item| item.state == state::SUBMITTED) else {
-        return Ok(Vec::new());
-    };
-    let decided = match &outcome.decision {
-        Some(outcome::Decision::Accepted(accepted)) => accept(tx, &item, accepted)?,
-        Some(outcome::Decision::Refused(refused)) => {
-            refuse(tx, &item, &refused.reason, refused.current_epoch)?
+pub fn decide<'a>(
+    tx: &mut Tx<'_>,
+    outcomes: impl IntoIterator<Item = &'a Outcome>,
+) -> Result<Decision, EndpointError> {
+    let mut all = Decision::default();
+    for outcome in outcomes {
+        let id = MessageId::try_from(&outcome.message_id).ok();
+        let item = id.map(|id| find(tx, &id)).transpose()?.flatten();
+        if let Some(item) = item.filter(|item| item.state == state::SUBMITTED) {
+            all.add(decide_one(tx, &item, outcome)?);
         }
-        None => return Ok(Vec::new()),
+    }
+    Ok(all)
+}
+
+fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<Decision, EndpointError> {
+    let (decided, released) = match &outcome.decision {
+        Some(outcome::Decision::Accepted(accepted)) => (accept(tx, item, accepted)?, item.commits),
+        Some(outcome::Decision::Refused(refused)) => {
+            (refuse(tx, item, &refused.reason, refused.current_epoch)?, true)
+        }
+        None => return Ok(Decision::default()),
     };
     // Our message may have been the gap, or was the last that could be.
     if let Some(mut thread) = thread::find(tx, &item.group)? {
         chain::settle(tx, &mut thread)?;
     }
-    prepare(tx, &item.group)?;
-    Ok(decided)
+    if released {
+        prepare(tx, &item.group)?;
+    }
+    Ok(Decision { decided, released })
 }
 
 fn accept(tx: &mut Tx<'_>, item: &Item, accepted: &Accepted) -> Result<Vec<Decided>, EndpointError> {

@@ -197,10 +197,10 @@ fn take_some(
                 }
             }
             Some(subscribe_response::Item::Outcome(outcome)) => {
-                taken.decided.extend(outbox::decide(tx, outcome)?);
-                taken.due = true;
-                // Merging our own commit may let in what waited for it.
-                taken.letters = true;
+                let decision = outbox::decide(tx, [outcome])?;
+                taken.decided.extend(decision.decided);
+                taken.due |= decision.released;
+                taken.letters |= decision.released;
             }
             Some(subscribe_response::Item::Event(told)) => {
                 event::observe(tx, told)?;
@@ -223,7 +223,6 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
         let batch = inner.call(move |tx| outbox::next(tx, after, SUBMISSIONS)).await?;
         let Some(last) = batch.submissions.last().map(|due| due.position) else { break };
         let submissions = batch.submissions.into_iter().map(|due| due.submission).collect();
-        // An outcome may have set queued letters free.
         more = submit_all(inner, submissions).await? || batch.more;
         inner.submitted.store(last, Ordering::Relaxed);
     }
@@ -231,7 +230,7 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// One call; whether any of it was decided at once.
+/// One call; whether it set anything free.
 async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool, Refusal> {
     let ids: Vec<_> = submissions.iter().map(|submission| submission.message_id.clone()).collect();
     let results = inner.client.submit(submissions).await?;
@@ -249,18 +248,12 @@ async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool,
     if outcomes.is_empty() {
         return Ok(false);
     }
-    let decide = move |tx: &mut Tx<'_>| {
-        let mut decided = Vec::new();
-        for outcome in &outcomes {
-            decided.extend(outbox::decide(tx, outcome)?);
-        }
-        Ok(decided)
-    };
-    let decided = inner.call(decide).await?;
-    inner.settle(decided);
-    // Merging our own commit may have let in what waited for it.
-    inner.inbox.send_modify(|count| *count += 1);
-    Ok(true)
+    let decision = inner.call(move |tx| outbox::decide(tx, &outcomes)).await?;
+    inner.settle(decision.decided);
+    if decision.released {
+        inner.inbox.send_modify(|count| *count += 1);
+    }
+    Ok(decision.released)
 }
 
 /// Acknowledges what was committed, a little later so that it is more at once.

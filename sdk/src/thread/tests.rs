@@ -171,7 +171,7 @@ async fn a_lost_commit_is_given_up_and_what_waits_is_read_later() {
     assert_eq!(person.fetch(&mut hub).await.last(), Some(&Processed::Parked));
     assert_eq!(person.texts().await, ["first"]);
     for outcome in outcomes {
-        person.run(move |tx| outbox::decide(tx, &outcome)).await;
+        person.run(move |tx| outbox::decide(tx, [&outcome])).await;
     }
     assert_eq!(person.texts().await, ["first", "in the new epoch"]);
     person.acknowledge(&mut hub).await;
@@ -522,7 +522,7 @@ async fn a_refused_first_commit_fails_its_letters() {
             chancery_proto::federation::v1::Refused { reason: "ALIAS_UNKNOWN".into(), current_epoch: None },
         )),
     };
-    let decided = agent.run(move |tx| outbox::decide(tx, &outcome)).await;
+    let decided = agent.run(move |tx| outbox::decide(tx, [&outcome])).await.decided;
     let letter = decided.iter().find(|decided| decided.message_id == sent).unwrap();
     assert_eq!(letter.result, Err("ALIAS_UNKNOWN".into()));
     assert_eq!(agent.events().await, [EventKind::Failed]);

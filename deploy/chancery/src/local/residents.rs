@@ -122,15 +122,16 @@ impl Resident {
         loop {
             changes.mark_unchanged();
             let letters = self.endpoint.inbox_after(after, READ).await?;
-            if letters.is_empty() {
+            let more = letters.len() == READ;
+            for item in letters {
+                after = item.position;
+                self.receive(&item, &mut seen).await?;
+            }
+            if !more {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return Ok(()) },
                     () = shutdown.cancelled() => return std::future::pending().await,
                 }
-            }
-            for item in letters {
-                after = item.position;
-                self.receive(&item, &mut seen).await?;
             }
         }
     }
