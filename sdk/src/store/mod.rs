@@ -167,6 +167,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "secure_delete", "ON")?;
+    // What a savepoint may have to undo would go to a file under /var/tmp otherwise.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.execute_batch("BEGIN EXCLUSIVE; COMMIT;")?;
     schema::migrate(&mut connection)?;
     connection.set_prepared_statement_cache_capacity(128);
