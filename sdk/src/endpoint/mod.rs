@@ -27,6 +27,8 @@ use chancery_directory_core::Trust;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{FederationBundle, Party};
 use chancery_proto::directory::v1::SignedAttestation;
+use chancery_proto::federation::v1::outcome;
+use chancery_proto::node::v1::{SubscribeResponse, subscribe_response};
 use chancery_types::{
     Clock, Entropy, GroupId, Handle, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp,
 };
@@ -449,6 +451,18 @@ impl Inner {
         }
         drop(waiting);
         self.events.send_modify(|count| *count += 1);
+    }
+
+    /// Whether items of the mailbox are nothing but good news that nobody waits for.
+    fn may_wait(&self, items: &[SubscribeResponse]) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        items.iter().all(|item| match &item.item {
+            Some(subscribe_response::Item::Outcome(outcome)) => {
+                matches!(outcome.decision, Some(outcome::Decision::Accepted(_)))
+                    && MessageId::try_from(&outcome.message_id).is_ok_and(|id| !waiting.contains_key(&id))
+            }
+            _ => false,
+        })
     }
 
     fn wait_for(&self, message_id: MessageId) -> oneshot::Receiver<Decided> {

@@ -28,9 +28,9 @@ const ITEMS: usize = 64;
 const SUBMISSIONS: usize = 128;
 /// How long a delivery receipt may wait for more to come.
 const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
-/// How long the acknowledgement of anything else may wait for a receipt: nobody
-/// but the node's disk waits for it.
-const ACKNOWLEDGE_OTHERS_AFTER: Duration = Duration::from_secs(1);
+/// How long what nobody waits for may wait for company: outcomes of one's own
+/// messages to be noted, and the acknowledgement of all that needs no receipt.
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// How often the outbox is looked at without a reason: letters expire.
 const OUTBOX_TICK: Duration = Duration::from_secs(30);
 /// How often the stock is looked at without a reason.
@@ -97,17 +97,27 @@ async fn subscribe(inner: &Inner) -> Result<(), Refusal> {
     let stream = inner.client.subscribe(inner.identity.alias, after).await?;
     let mut chunks = stream.ready_chunks(ITEMS);
     let mut progress = false;
-    while let Some(chunk) = chunks.next().await {
-        let mut items = Vec::with_capacity(chunk.len());
+    let mut items = Vec::new();
+    loop {
+        let next = if items.is_empty() {
+            chunks.next().await
+        } else {
+            tokio::time::timeout(OTHERS_AFTER, chunks.next()).await.unwrap_or_else(|_| Some(Vec::new()))
+        };
+        let Some(chunk) = next else { break };
         let mut end = None;
+        let waited = chunk.is_empty();
         for item in chunk {
             match item {
                 Ok(item) => items.push(item),
                 Err(status) => end = Some(chancery_kit::status::from_status(&status)),
             }
         }
+        if !waited && end.is_none() && items.len() < ITEMS && inner.may_wait(&items) {
+            continue;
+        }
         progress |= !items.is_empty();
-        take(inner, items).await?;
+        take(inner, std::mem::take(&mut items)).await?;
         match end {
             Some(refusal) if !progress => return Err(refusal),
             Some(_) => return Ok(()),
@@ -270,7 +280,7 @@ async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
     let receipts = inner.acknowledge.notified();
     let others = async {
         inner.acknowledge_later.notified().await;
-        tokio::time::sleep(ACKNOWLEDGE_OTHERS_AFTER).await;
+        tokio::time::sleep(OTHERS_AFTER).await;
     };
     tokio::select! {
         () = receipts => tokio::time::sleep(ACKNOWLEDGE_AFTER).await,
