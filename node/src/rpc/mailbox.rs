@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 const MAX_SUBMISSIONS: usize = 128;
 const MAX_RECEIPTS: usize = 256;
 /// Items read from the store at once; also what waits for a slow device.
-const READ: usize = 64;
+const READ: usize = 128;
 
 /// Open subscriptions: at most one for each device and alias.
 pub(crate) type Subscriptions = Mutex<HashMap<(DeviceId, Alias), CancellationToken>>;
@@ -52,7 +52,7 @@ impl MailboxService for Mailboxes {
             Ok::<_, Refusal>((session, alias))
         };
         let (session, alias) = open().map_err(|refusal| refused(&refusal))?;
-        let (items, stream) = mpsc::channel(usize::try_from(READ).unwrap_or(1));
+        let (items, stream) = mpsc::channel(READ);
         let subscription =
             Subscription { rooms: Arc::clone(&self.0), session, alias, after: request.get_ref().after };
         tokio::spawn(subscription.run(items));

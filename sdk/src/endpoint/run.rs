@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Items of the mailbox in one transaction.
-const ITEMS: usize = 64;
+const ITEMS: usize = 128;
 /// Submissions in one call.
 const SUBMISSIONS: usize = 128;
 /// How long a delivery receipt may wait for more to come.

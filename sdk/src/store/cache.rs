@@ -145,10 +145,22 @@ impl<'a> Tx<'a> {
     }
 
     pub(super) fn undo(&mut self) -> Result<(), StoreError> {
+        self.drop_touched();
+        self.connection.prepare_cached("ROLLBACK TO operation")?.execute([])?;
+        self.release()
+    }
+
+    /// Undoes the whole transaction and begins another.
+    pub(super) fn restart(&mut self) -> Result<(), StoreError> {
+        self.drop_touched();
+        self.connection.prepare_cached("ROLLBACK")?.execute([])?;
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(())
+    }
+
+    fn drop_touched(&mut self) {
         for id in self.touched.drain(..) {
             self.groups.0.remove(&id);
         }
-        self.connection.prepare_cached("ROLLBACK TO operation")?.execute([])?;
-        self.release()
     }
 }

@@ -205,15 +205,21 @@ fn batch(
     // A job that never ran still owes its caller an answer: its channel closes.
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut next = Some(first);
+    let mut kept = false;
     while let Some(job) = next {
         let mut tx = Tx::new(connection, services, groups);
-        tx.savepoint()?;
+        // Most jobs are alone: the first one needs no savepoint, which costs a
+        // copy of every page that it changes.
+        if kept {
+            tx.savepoint()?;
+        }
         let (keep, finish) = job(&mut tx);
         finishes.push(finish);
-        if keep {
-            tx.release()?;
-        } else {
-            tx.undo()?;
+        match (keep, kept) {
+            (true, true) => tx.release()?,
+            (true, false) => kept = true,
+            (false, true) => tx.undo()?,
+            (false, false) => tx.restart()?,
         }
         next = (finishes.len() < BATCH && started.elapsed() < BATCH_TIME)
             .then(|| waiting.try_recv().ok())

@@ -54,32 +54,30 @@ pub enum Processed {
 ///
 /// # Errors
 /// The store's; [`CredentialError::UnknownAgent`] unless `last_try`: refresh
-/// the statements and call again. An error leaves nothing behind.
+/// the statements and call again; it leaves nothing behind.
 pub fn receive(
     tx: &mut Tx<'_>,
     position: u64,
     delivery: &Delivery,
     last_try: bool,
 ) -> Result<Processed, EndpointError> {
-    tx.part(|tx| {
-        let Some(envelope) = Envelope::parse(position, delivery) else {
-            alarm::raise(tx, Alarm::InvalidMessage, None)?;
-            return Ok(Processed::Rejected(Alarm::InvalidMessage));
-        };
-        let processed = match tx.part(|tx| take(tx, &envelope)) {
-            Ok(processed) => processed,
-            Err(error @ EndpointError::Store(_)) => return Err(error),
-            Err(error @ EndpointError::FalseCredential(CredentialError::UnknownAgent)) if !last_try => {
-                return Err(error);
-            }
-            Err(error) => reject(tx, &envelope, &error)?,
-        };
-        if matches!(processed, Processed::Committed | Processed::Rejected(Alarm::ForbiddenCommit)) {
-            // The epoch that queued letters waited for, or the end of the thread.
-            outbox::prepare(tx, &envelope.group)?;
+    let Some(envelope) = Envelope::parse(position, delivery) else {
+        alarm::raise(tx, Alarm::InvalidMessage, None)?;
+        return Ok(Processed::Rejected(Alarm::InvalidMessage));
+    };
+    let processed = match tx.part(|tx| take(tx, &envelope)) {
+        Ok(processed) => processed,
+        Err(error @ EndpointError::Store(_)) => return Err(error),
+        Err(error @ EndpointError::FalseCredential(CredentialError::UnknownAgent)) if !last_try => {
+            return Err(error);
         }
-        Ok(processed)
-    })
+        Err(error) => reject(tx, &envelope, &error)?,
+    };
+    if matches!(processed, Processed::Committed | Processed::Rejected(Alarm::ForbiddenCommit)) {
+        // The epoch that queued letters waited for, or the end of the thread.
+        outbox::prepare(tx, &envelope.group)?;
+    }
+    Ok(processed)
 }
 
 /// Takes again what waited for the outcome of our own commit.
