@@ -19,12 +19,13 @@ use chancery_proto::directory::v1::directory_service_client::DirectoryServiceCli
 use chancery_types::clock::ManualClock;
 use chancery_types::{Clock, Entropy, NodeId, Scheme, SystemClock, SystemEntropy};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
@@ -62,6 +63,7 @@ pub struct Mesh {
     governance: SigningKey,
     identities: AtomicU64,
     shutdown: CancellationToken,
+    directory: Option<(CancellationToken, JoinHandle<()>)>,
     _stop: DropGuard,
     folder: TempDir,
 }
@@ -129,6 +131,7 @@ impl Mesh {
             identities: AtomicU64::new(0),
             _stop: shutdown.clone().drop_guard(),
             shutdown,
+            directory: None,
             folder,
         };
         mesh.serve_pki().await;
@@ -176,17 +179,34 @@ impl Mesh {
     async fn serve_directory(&mut self) {
         let place = Place::free().await;
         self.directory_address.clone_from(&place.address);
+        self.serve_directory_at(place.listener).await;
+    }
+
+    /// Stops the directory, lets `change` do what it likes with its folder, and
+    /// starts it again where it was.
+    pub async fn restart_directory(&mut self, change: impl FnOnce(&Path)) {
+        let (stop, ended) = self.directory.take().unwrap();
+        stop.cancel();
+        ended.await.unwrap();
+        change(&self.path("directory"));
+        let listener = TcpListener::bind(&self.directory_address).await.unwrap();
+        self.serve_directory_at(listener).await;
+    }
+
+    async fn serve_directory_at(&mut self, listener: TcpListener) {
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),
             governance: GovernanceKeys::from_bundle(&self.bundle).unwrap(),
             folder: self.path("directory"),
         };
         let credentials = self.certify(&Party::Directory).await;
-        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
-        tokio::spawn(async move {
-            let serving = chancery_directory::serve(config, place.listener, credentials, entropy, stop);
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
+        let stopped = stop.clone();
+        let ended = tokio::spawn(async move {
+            let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
             serving.await.unwrap();
         });
+        self.directory = Some((stop, ended));
     }
 
     async fn govern(&self, hpke_public_key: [u8; 32]) {

@@ -36,6 +36,14 @@ pub fn answer<T>(result: Result<Response<T>, Status>) -> Result<T, Refusal> {
     result.map(Response::into_inner).map_err(|status| from_status(&status))
 }
 
+/// A connection, and the proof that a device holds its key, good for it alone.
+pub struct Proof {
+    /// The connection.
+    pub channel: Channel,
+    /// The proof.
+    pub request: wire::AuthenticateRequest,
+}
+
 /// A device on an authenticated connection, in nobody's hands.
 pub struct Rogue {
     /// The connection, bound to the device.
@@ -67,6 +75,15 @@ impl Rogue {
     /// Takes over the keys of a device from its store, which nobody has open
     /// any more.
     pub async fn from_store(mesh: &Mesh, node: &str, store: &Path) -> Self {
+        let (alias, proof) = Self::proof(mesh, node, store).await;
+        let device = DeviceId::try_from(&proof.request.device_id).unwrap();
+        AccountServiceClient::new(proof.channel.clone()).authenticate(proof.request).await.unwrap();
+        Self { channel: proof.channel, alias, device }
+    }
+
+    /// As [`Rogue::from_store`], but only makes the proof, for a connection that
+    /// is not bound yet.
+    pub async fn proof(mesh: &Mesh, node: &str, store: &Path) -> (Alias, Proof) {
         let end = Instant::now() + DEADLINE;
         let (alias, device, seed) = loop {
             match keys(store) {
@@ -78,8 +95,7 @@ impl Rogue {
         let device = DeviceId::from_bytes(device);
         let (channel, signature) = Self::connect(mesh, node, device, &SigningKey::from_bytes(&seed)).await;
         let request = wire::AuthenticateRequest { device_id: device.to_wire(), signature };
-        AccountServiceClient::new(channel.clone()).authenticate(request).await.unwrap();
-        Self { channel, alias: Alias::from_bytes(alias), device }
+        (Alias::from_bytes(alias), Proof { channel, request })
     }
 
     async fn connect(mesh: &Mesh, node: &str, device: DeviceId, key: &SigningKey) -> (Channel, Bytes) {

@@ -8,4 +8,5 @@ mod foreign;
 mod garbage;
 mod refused;
 mod secrets;
+mod sessions;
 mod up;

@@ -198,6 +198,16 @@ async fn another_party_than_expected_is_refused() {
 }
 
 #[tokio::test]
+async fn whoever_answers_must_hold_the_pinned_key() {
+    let world = World::new();
+    let (server, ours, caller, ..) = pair(&world, Limits::default()).await;
+    let pinned = |pin| connect_pinned(&server.endpoint, node("federal"), pin, Arc::clone(&caller)).unwrap();
+    check(&pinned(*ours.own().unwrap().key_pin())).await.unwrap();
+    let status = check(&pinned([7; 32])).await.unwrap_err();
+    assert!(matches!(cause(&status), Some(TlsError::WrongKey)));
+}
+
+#[tokio::test]
 async fn a_lazy_channel_tells_its_cause() {
     let world = World::new();
     let (server, _, caller, ..) = pair(&world, Limits::default()).await;

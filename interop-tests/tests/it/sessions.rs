@@ -1,0 +1,124 @@
+//! What an open connection and a known log are worth: a proof counts on its own
+//! connection, a removed device is out at once, and a log never goes back.
+
+use chancery_interop_tests::mesh::{Mesh, id};
+use chancery_interop_tests::party::{Device, person_number};
+use chancery_interop_tests::rogue::{HandLink, Rogue, answer};
+use chancery_interop_tests::wait::until;
+use chancery_kit::status::from_status;
+use chancery_kit::tls::Credentials;
+use chancery_pki_core::Party;
+use chancery_proto::node::v1 as wire;
+use chancery_proto::node::v1::account_service_client::AccountServiceClient;
+use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
+use chancery_sdk::alarm::Alarm;
+use chancery_types::Reason;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+
+async fn authenticate(channel: &Channel, request: wire::AuthenticateRequest) -> Result<(), Reason> {
+    let mut client = AccountServiceClient::new(channel.clone());
+    answer(client.authenticate(request).await).map(drop).map_err(|refusal| refusal.reason)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captured_proof_is_worth_nothing_on_another_connection() {
+    let mesh = Mesh::with_nodes().await;
+    let person = Device::enrol(&mesh, "regional", &person_number(1), "person").await;
+    let store = person.close().await;
+    let (_, captured) = Rogue::proof(&mesh, "regional", &store).await;
+    let (_, other) = Rogue::proof(&mesh, "regional", &store).await;
+    let replayed = authenticate(&other.channel, captured.request.clone()).await;
+    assert_eq!(replayed, Err(Reason::WrongSignature));
+    // Nor at another node over its own connection.
+    let (_, elsewhere) = Rogue::proof(&mesh, "federal", &store).await;
+    assert!(authenticate(&elsewhere.channel, captured.request.clone()).await.is_err());
+    authenticate(&captured.channel, captured.request).await.unwrap();
+    authenticate(&other.channel, other.request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_device_is_out_at_once() {
+    let mesh = Mesh::with_nodes().await;
+    let first = Device::enrol(&mesh, "regional", &person_number(1), "first").await.live();
+    let lost = first.link(&mesh, "lost").await;
+    let lost_store = lost.close().await;
+    let lost = Rogue::from_store(&mesh, "regional", &lost_store).await;
+    let mut mailbox = MailboxServiceClient::new(lost.channel.clone());
+    let subscribe = wire::SubscribeRequest { alias: lost.alias.to_wire(), after: 0 };
+    let mut items = mailbox.subscribe(subscribe.clone()).await.unwrap().into_inner();
+
+    let first = Rogue::from_store(&mesh, "regional", &first.close().await).await;
+    let remove = wire::RemoveDeviceRequest { device_id: lost.device.to_wire() };
+    AccountServiceClient::new(first.channel.clone()).remove_device(remove).await.unwrap();
+
+    let end = loop {
+        match items.message().await {
+            Ok(item) => assert!(item.is_some(), "the end has a reason"),
+            Err(status) => break from_status(&status).reason,
+        }
+    };
+    assert_eq!(end, Reason::NotAuthenticated);
+    // Neither the open connection nor a new one is of any use.
+    let again = answer(mailbox.subscribe(subscribe).await).map(drop).unwrap_err();
+    assert_eq!(again.reason, Reason::NotAuthenticated);
+    let (_, proof) = Rogue::proof(&mesh, "regional", &lost_store).await;
+    assert!(authenticate(&proof.channel, proof.request).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_follows_a_log_that_went_back_or_forked() {
+    let mut mesh = Mesh::with_nodes().await;
+    let person = Device::enrol(&mesh, "federal", &person_number(1), "person").await;
+    let backup = mesh.path("directory.backup");
+    mesh.restart_directory(|folder| copy(folder, &backup)).await;
+    let island = mesh.certify(&Party::Node(id("island"))).await;
+    mesh.admit("island", "127.0.0.1:1", &island, [].into()).await;
+    drop(HandLink::of_new_member(&mesh, "federal", &island).await);
+    person.endpoint.refresh_directory().await.unwrap();
+
+    mesh.restart_directory(|folder| {
+        std::fs::remove_dir_all(folder).unwrap();
+        copy(&backup, folder);
+    })
+    .await;
+    a_stranger_changes_nothing(&mesh, &island).await;
+    person.endpoint.refresh_directory().await.unwrap_err();
+
+    // It grows beyond what was seen, on another branch.
+    for name in ["other", "another"] {
+        let member = mesh.certify(&Party::Node(id(name))).await;
+        mesh.admit(name, "127.0.0.1:1", &member, [].into()).await;
+    }
+    a_stranger_changes_nothing(&mesh, &island).await;
+    let refused = person.endpoint.refresh_directory().await.unwrap_err();
+    assert_eq!(refused.reason, Reason::DirectoryMisbehaved);
+    let raised = person.endpoint.alarms_after(0, 9).await.unwrap();
+    assert!(raised.iter().any(|raised| raised.alarm == Alarm::DirectoryForked));
+}
+
+/// A stranger makes the node ask the directory, at most once a second; by what
+/// the directory says now, the island would be a stranger, too.
+async fn a_stranger_changes_nothing(mesh: &Mesh, island: &Arc<Credentials>) {
+    let asked = mesh.clock.now();
+    until("the node may ask again", async || mesh.clock.now() > asked.after(Duration::from_secs(1))).await;
+    let stranger = mesh.certify(&Party::Node(id("stranger"))).await;
+    let refused = HandLink::open(mesh, "federal", stranger).await.map(drop).unwrap_err();
+    assert_eq!(refused.reason, Reason::NotAMember);
+    HandLink::open(mesh, "federal", Arc::clone(island)).await.map(drop).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
