@@ -124,6 +124,11 @@ impl PresentedDevice {
         self.alias
     }
 
+    /// The device it claims.
+    pub fn device(&self) -> DeviceId {
+        self.device
+    }
+
     /// The agent it claims to be; `None`: a person's device.
     pub fn agent(&self) -> Option<&AgentName> {
         self.agent.as_ref()

@@ -269,6 +269,15 @@ impl Device {
         batch.submissions.into_iter().map(|due| due.submission).collect()
     }
 
+    /// Takes an outcome; gives what is decided by it.
+    pub(crate) async fn decide(&self, outcome: Outcome) -> Vec<Decided> {
+        let decide = move |tx: &mut Tx<'_>| {
+            outbox::decide(tx, [&outcome])?;
+            Ok(tx.take_decided())
+        };
+        self.run(decide).await
+    }
+
     /// Submits whatever is due; gives what the hub decided.
     pub(crate) async fn flush(&self, hub: &mut Hub) -> Vec<Decided> {
         let mut decided = Vec::new();
@@ -279,7 +288,7 @@ impl Device {
             }
             for submission in due {
                 let outcome = hub.submit(&submission);
-                decided.extend(self.run(move |tx| outbox::decide(tx, [&outcome])).await.decided);
+                decided.extend(self.decide(outcome).await);
             }
         }
     }

@@ -25,6 +25,9 @@ pub const BODY_LIMIT: usize = 250 * 1024;
 pub const LONGEST_EXPIRY: Duration = Duration::from_hours(90 * 24);
 /// How long the hub may take to bring a commit to its joiners.
 const COMMIT_EXPIRY: Duration = Duration::from_hours(89 * 24);
+/// How long after a message's expiry its outcome may still come: nodes answer for
+/// it 72 hours long.
+const OUTCOME_GRACE: Duration = Duration::from_hours(96);
 /// Bytes of submissions in one call.
 const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
 
@@ -229,13 +232,13 @@ pub(crate) fn prepare(tx: &mut Tx<'_>, group: &GroupId) -> Result<(), EndpointEr
 
 fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), EndpointError> {
     let Some(thread) = thread::find(tx, &item.group)?.filter(|thread| thread.open) else {
-        return fail(tx, item, Reason::ThreadUnknown.as_str()).map(drop);
+        return fail(tx, item, Reason::ThreadUnknown.as_str());
     };
     if thread.pending_commit.is_some() || thread.epoch < item.needs_epoch {
         return Ok(());
     }
     if item.expires <= tx.now() {
-        return fail(tx, item, Reason::Expired.as_str()).map(drop);
+        return fail(tx, item, Reason::Expired.as_str());
     }
     let body = item.body.as_deref().ok_or(StoreError::Row { table: "outbox", column: "body" })?;
     let envelope = Envelope {
@@ -267,7 +270,7 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
         Err(error @ EndpointError::Store(_)) => Err(error),
         Err(error) => {
             let refusal = chancery_types::Refusal::from(error);
-            fail(tx, item, refusal.reason.as_str()).map(drop)
+            fail(tx, item, refusal.reason.as_str())
         }
     }
 }
@@ -278,10 +281,8 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
 ///
 /// # Errors
 /// The store's.
-pub fn next(tx: &Tx<'_>, after: u64, limit: usize) -> Result<Batch, EndpointError> {
-    for expired in items(tx, "state = 0 AND expires_at_ms <= ?1", [tx.now().millis()])? {
-        fail(tx, &expired, Reason::Expired.as_str())?;
-    }
+pub fn next(tx: &mut Tx<'_>, after: u64, limit: usize) -> Result<Batch, EndpointError> {
+    give_up(tx)?;
     let mut bytes = 0;
     let mut submissions: Vec<Due> = Vec::new();
     let mut more = false;
@@ -302,6 +303,21 @@ pub fn next(tx: &Tx<'_>, after: u64, limit: usize) -> Result<Batch, EndpointErro
         submissions.push(Due { position: row.get(0)?, submission });
     }
     Ok(Batch { submissions, more })
+}
+
+/// Ends what has expired: at once while it is queued, and once no outcome can
+/// come any more when it was submitted.
+fn give_up(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
+    let now = tx.now();
+    let due = "state < 2 AND expires_at_ms <= ?1 AND (state = 0 OR expires_at_ms <= ?2) LIMIT 128";
+    for item in items(tx, due, [now.millis(), now.before(OUTCOME_GRACE).millis()])? {
+        if let Some(mut thread) = thread::find(tx, &item.group)? {
+            withdraw(tx, &item, &mut thread)?;
+        }
+        let reason = if item.state == state::SUBMITTED { Reason::PeerUnreachable } else { Reason::Expired };
+        fail(tx, &item, reason.as_str())?;
+    }
+    Ok(())
 }
 
 /// Whether the hub has yet to decide about something of ours in a thread.
@@ -341,48 +357,37 @@ pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, E
         .flatten())
 }
 
-/// What an outcome came to.
-#[derive(Default)]
-pub struct Decision {
-    /// What is final by it; nothing for a repetition, or when the message is made anew.
-    pub decided: Vec<Decided>,
-    /// Whether it may have set queued letters free, or let in what waited for it.
-    pub released: bool,
-}
-
-impl Decision {
-    fn add(&mut self, other: Self) {
-        self.decided.extend(other.decided);
-        self.released |= other.released;
-    }
-}
-
-/// Takes the hub's decisions about submissions of this device.
+/// Takes the hub's decisions about submissions of this device. Whether they may
+/// have set queued letters free, or let in what waited for them.
 ///
 /// # Errors
 /// The store's.
 pub fn decide<'a>(
     tx: &mut Tx<'_>,
     outcomes: impl IntoIterator<Item = &'a Outcome>,
-) -> Result<Decision, EndpointError> {
-    let mut all = Decision::default();
+) -> Result<bool, EndpointError> {
+    let mut released = false;
     for outcome in outcomes {
         let id = MessageId::try_from(&outcome.message_id).ok();
         let item = id.map(|id| find(tx, &id)).transpose()?.flatten();
         if let Some(item) = item.filter(|item| item.state == state::SUBMITTED) {
-            all.add(decide_one(tx, &item, outcome)?);
+            released |= decide_one(tx, &item, outcome)?;
         }
     }
-    Ok(all)
+    Ok(released)
 }
 
-fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<Decision, EndpointError> {
-    let (decided, released) = match &outcome.decision {
-        Some(outcome::Decision::Accepted(accepted)) => (accept(tx, item, accepted)?, item.commits),
-        Some(outcome::Decision::Refused(refused)) => {
-            (refuse(tx, item, &refused.reason, refused.current_epoch)?, true)
+fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<bool, EndpointError> {
+    let released = match &outcome.decision {
+        Some(outcome::Decision::Accepted(accepted)) => {
+            accept(tx, item, accepted)?;
+            item.commits
         }
-        None => return Ok(Decision::default()),
+        Some(outcome::Decision::Refused(refused)) => {
+            refuse(tx, item, &refused.reason, refused.current_epoch)?;
+            true
+        }
+        None => return Ok(false),
     };
     // Our message may have been the gap, or was the last that could be.
     if let Some(mut thread) = thread::find(tx, &item.group)? {
@@ -391,27 +396,33 @@ fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<Decisio
     if released {
         prepare(tx, &item.group)?;
     }
-    Ok(Decision { decided, released })
+    Ok(released)
 }
 
-fn accept(tx: &mut Tx<'_>, item: &Item, accepted: &Accepted) -> Result<Vec<Decided>, EndpointError> {
+fn accept(tx: &mut Tx<'_>, item: &Item, accepted: &Accepted) -> Result<(), EndpointError> {
     let accepted_at = Timestamp::from_millis(accepted.accepted_at_ms);
     close(tx, item, state::ACCEPTED, Some(accepted_at), None)?;
+    tx.decided(decision(item, Ok(accepted_at)));
+    if !item.commits && item.wants_events {
+        event::note(tx, &item.message_id, EventKind::Accepted, accepted_at, None)?;
+    }
     let mut thread = thread::find(tx, &item.group)?.ok_or(EndpointError::ThreadUnknown)?;
-    let (Ok(chain), true) = (Chain::try_from(&accepted.chain), accepted.sequence > 0) else {
+    let (Ok(chain), 1..=Chain::LAST) = (Chain::try_from(&accepted.chain), accepted.sequence) else {
         crate::alarm::raise(tx, crate::alarm::Alarm::Forked, Some(&item.group))?;
-        return Ok(vec![decision(item, Ok(accepted_at))]);
+        if item.commits {
+            // Where the group stands now, nobody can tell.
+            withdraw(tx, item, &mut thread)?;
+            thread::close(tx, &item.group)?;
+        }
+        return Ok(());
     };
     let link = Link { sequence: accepted.sequence, message_id: item.message_id, digest: item.digest, chain };
     chain::record(tx, &mut thread, &link, Source::Accepted)?;
     if item.commits && thread.pending_commit == Some(item.message_id) {
-        admit::merge(tx, &mut thread, item.body.as_deref().unwrap_or_default())?;
+        admit::merge(tx, &mut thread)?;
         receive::unpark(tx, &item.group)?;
     }
-    if !item.commits && item.wants_events {
-        event::note(tx, &item.message_id, EventKind::Accepted, accepted_at, None)?;
-    }
-    Ok(vec![decision(item, Ok(accepted_at))])
+    Ok(())
 }
 
 fn refuse(
@@ -419,60 +430,63 @@ fn refuse(
     item: &Item,
     reason: &str,
     current_epoch: Option<u64>,
-) -> Result<Vec<Decided>, EndpointError> {
+) -> Result<(), EndpointError> {
     let made_in = item
         .submission
         .as_deref()
         .and_then(|bytes| Submission::decode(bytes).ok())
         .map(|submission| submission.epoch)
         .unwrap_or_default();
-    let thread = thread::find(tx, &item.group)?.ok_or(EndpointError::ThreadUnknown)?;
+    let mut thread = thread::find(tx, &item.group)?.ok_or(EndpointError::ThreadUnknown)?;
     let first_commit = item.commits && made_in == 0;
     match Reason::from_wire(reason) {
         Some(Reason::StaleEpoch) if !first_commit => {
             let needs = current_epoch.unwrap_or(made_in + 1);
             // A second answer to bytes that were made anew in the meantime says nothing.
-            if needs > made_in {
+            if needs > made_in && needs <= Chain::LAST {
                 requeue(tx, item, thread, needs)?;
             }
-            Ok(Vec::new())
+            Ok(())
         }
         _ if first_commit => {
             // Without its first commit the group does not exist.
             thread::close(tx, &item.group)?;
             let undecided = items(tx, "group_id = ?1 AND state < 3 ORDER BY id", [item.group.as_bytes()])?;
-            undecided.iter().map(|item| fail(tx, item, reason)).collect()
+            undecided.iter().try_for_each(|item| fail(tx, item, reason))
         }
         _ => {
-            if thread.pending_commit == Some(item.message_id) {
-                let mut thread = thread;
-                admit::abandon(tx, &mut thread)?;
-                receive::unpark(tx, &item.group)?;
-            }
-            Ok(vec![fail(tx, item, reason)?])
+            withdraw(tx, item, &mut thread)?;
+            fail(tx, item, reason)
         }
     }
 }
 
+/// Gives a commit of ours up, and lets in what waited for it.
+fn withdraw(tx: &mut Tx<'_>, item: &Item, thread: &mut Thread) -> Result<(), EndpointError> {
+    if thread.pending_commit == Some(item.message_id) {
+        admit::abandon(tx, thread)?;
+        receive::unpark(tx, &item.group)?;
+    }
+    Ok(())
+}
+
 /// Makes a message anew once the thread has reached an epoch.
 fn requeue(tx: &mut Tx<'_>, item: &Item, mut thread: Thread, needs: u64) -> Result<(), EndpointError> {
-    if thread.pending_commit == Some(item.message_id) {
-        admit::abandon(tx, &mut thread)?;
-    }
     tx.sql()
         .prepare_cached(
             "UPDATE outbox SET state = 0, submission = NULL, digest = NULL, needs_epoch = ?2 WHERE id = ?1",
         )?
         .execute(params![item.id, needs.max(item.needs_epoch)])?;
-    Ok(())
+    withdraw(tx, item, &mut thread)
 }
 
-fn fail(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<Decided, EndpointError> {
+fn fail(tx: &Tx<'_>, item: &Item, reason: &str) -> Result<(), EndpointError> {
     close(tx, item, state::FAILED, None, Some(reason))?;
+    tx.decided(decision(item, Err(reason.to_owned())));
     if !item.commits && item.wants_events {
         event::note(tx, &item.message_id, EventKind::Failed, tx.now(), Some(reason))?;
     }
-    Ok(decision(item, Err(reason.to_owned())))
+    Ok(())
 }
 
 fn decision(item: &Item, result: Result<Timestamp, String>) -> Decided {

@@ -89,15 +89,13 @@ pub struct Join {
 }
 
 impl Submission {
-    /// From the wire.
+    /// From the wire. That it has expired is for the hub to say, and only when it
+    /// has not decided before.
     ///
     /// # Errors
-    /// INVALID_FIELD, TOO_LARGE or EXPIRED: the caller's fault.
+    /// INVALID_FIELD or TOO_LARGE: the caller's fault.
     pub fn from_wire(message: wire::Submission, now: Timestamp) -> Result<Self, Refusal> {
         let expires_at = Timestamp::from_millis(message.expires_at_ms);
-        if expires_at <= now {
-            return Err(Refusal::new(Reason::Expired, "expires_at_ms has passed"));
-        }
         if expires_at > now.after(MAX_LIFE).after(MAX_SKEW) {
             return Err(Refusal::field("expires_at_ms is more than 90 days ahead"));
         }
@@ -290,6 +288,8 @@ impl Delivery {
         };
         limit("body", size, most)?;
         Chain::try_from(&message.chain)?;
+        counted("sequence", message.sequence)?;
+        counted("epoch", message.epoch)?;
         let recipients = message.recipients.iter().map(Alias::try_from).collect::<Result<Vec<_>, _>>()?;
         if recipients.is_empty() || recipients.iter().collect::<HashSet<_>>().len() != recipients.len() {
             return Err(Refusal::field("recipients are none or stand twice"));
@@ -305,6 +305,14 @@ impl Delivery {
             message,
         })
     }
+}
+
+/// Refuses a sequence or epoch that nobody reaches by counting.
+fn counted(field: &'static str, value: u64) -> Result<(), Refusal> {
+    if value > Chain::LAST {
+        return Err(Refusal::field(format!("{field} is above 2^53")));
+    }
+    Ok(())
 }
 
 /// A well-formed outcome.
@@ -328,9 +336,12 @@ impl TryFrom<wire::Outcome> for Outcome {
         match &message.decision {
             Some(wire::outcome::Decision::Accepted(accepted)) => {
                 Chain::try_from(&accepted.chain)?;
+                counted("sequence", accepted.sequence)?;
+                counted("epoch", accepted.epoch)?;
             }
             Some(wire::outcome::Decision::Refused(refused)) => {
                 limit("reason", refused.reason.len(), 63)?;
+                counted("current_epoch", refused.current_epoch.unwrap_or(0))?;
             }
             None => return Err(Refusal::field("decision is not set")),
         }
@@ -424,8 +435,6 @@ mod tests {
         assert_eq!(reason(submission()), None);
         let short = wire::Submission { sender: Bytes::from_static(&[3; 15]), ..submission() };
         assert_eq!(reason(short), Some(Reason::InvalidField));
-        let late = wire::Submission { expires_at_ms: NOW.millis(), ..submission() };
-        assert_eq!(reason(late), Some(Reason::Expired));
         let forever = wire::Submission { expires_at_ms: i64::MAX, ..submission() };
         assert_eq!(reason(forever), Some(Reason::InvalidField));
         let big = Bytes::from(vec![0; MAX_APPLICATION + 1]);

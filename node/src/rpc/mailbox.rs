@@ -22,8 +22,10 @@ use tonic::{Request, Response, Status};
 
 const MAX_SUBMISSIONS: usize = 128;
 const MAX_RECEIPTS: usize = 256;
-/// Items read from the store at once; also what waits for a slow device.
+/// Items read from the store at once.
 const READ: usize = 128;
+/// Items that wait for a slow device.
+const READY: usize = 8;
 
 /// Open subscriptions: at most one for each device and alias.
 pub(crate) type Subscriptions = Mutex<HashMap<(DeviceId, Alias), CancellationToken>>;
@@ -52,7 +54,7 @@ impl MailboxService for Mailboxes {
             Ok::<_, Refusal>((session, alias))
         };
         let (session, alias) = open().map_err(|refusal| refused(&refusal))?;
-        let (items, stream) = mpsc::channel(READ);
+        let (items, stream) = mpsc::channel(READY);
         let subscription =
             Subscription { rooms: Arc::clone(&self.0), session, alias, after: request.get_ref().after };
         tokio::spawn(subscription.run(items));
@@ -197,8 +199,7 @@ impl Subscription {
         loop {
             let found =
                 mailbox::read(&self.rooms.store, self.alias, self.session.device, self.after, READ).await;
-            let found = found.map_err(internal)?;
-            let more = found.len() >= READ;
+            let (found, more) = found.map_err(internal)?;
             for item in found {
                 self.after = item.position;
                 if items.send(Ok(item)).await.is_err() {

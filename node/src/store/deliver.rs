@@ -15,6 +15,14 @@ pub(crate) struct Incoming {
     pub(crate) origin: Origin,
 }
 
+/// What comes into local mailboxes, in order.
+pub(crate) enum Arrival {
+    /// A delivery.
+    Delivery(Incoming),
+    /// Something for a sender.
+    Item(Item),
+}
+
 /// How many devices each alias has; an alias that is not here is left out.
 pub(crate) async fn devices(
     tx: &mut Tx<'_>,
@@ -31,15 +39,26 @@ pub(crate) async fn devices(
     Ok(counts)
 }
 
-/// Puts deliveries into the mailboxes of their recipients.
-pub(crate) async fn deliver(tx: &mut Tx<'_>, incoming: Vec<Incoming>) -> Result<(), sqlx::Error> {
-    if incoming.is_empty() {
+/// Puts deliveries into the mailboxes of their recipients, and items where they belong.
+pub(crate) async fn deliver(tx: &mut Tx<'_>, arrivals: Vec<Arrival>) -> Result<(), sqlx::Error> {
+    if arrivals.is_empty() {
         return Ok(());
     }
-    let aliases = incoming.iter().flat_map(|i| i.delivery.recipients.iter().copied()).collect();
+    let recipients = |arrival: &Arrival| match arrival {
+        Arrival::Delivery(incoming) => incoming.delivery.recipients.clone(),
+        Arrival::Item(_) => Vec::new(),
+    };
+    let aliases = arrivals.iter().flat_map(recipients).collect();
     let devices = devices(tx, &aliases).await?;
     let (mut items, mut settled) = (Vec::new(), Vec::new());
-    for Incoming { delivery, origin } in incoming {
+    for arrival in arrivals {
+        let Incoming { delivery, origin } = match arrival {
+            Arrival::Delivery(incoming) => incoming,
+            Arrival::Item(item) => {
+                items.push(item);
+                continue;
+            }
+        };
         let wants_receipt = matches!(delivery.message.body, Some(wire::delivery::Body::Application(_)));
         let (message_id, part) = (delivery.message_id, delivery.part);
         let delivered = Delivered { message_id, part, origin, wants_receipt };
@@ -117,7 +136,7 @@ pub(crate) async fn receive(
     let incoming = allowed
         .into_iter()
         .filter(|delivery| fresh.contains(&(delivery.message_id, delivery.part)))
-        .map(|delivery| Incoming { delivery, origin: Origin::Hub(peer.clone()) })
+        .map(|delivery| Arrival::Delivery(Incoming { delivery, origin: Origin::Hub(peer.clone()) }))
         .collect();
     deliver(tx, incoming).await?;
     Ok(verdicts)

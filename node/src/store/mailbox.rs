@@ -7,11 +7,14 @@ use chancery_node_core::parcel::MAX_LIFE;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
+use futures::TryStreamExt as _;
 use prost::Message as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use std::collections::{HashMap, HashSet};
 
+/// Bytes of items that are read for a device at once, about.
+const READ_BYTES: usize = 1024 * 1024;
 /// Deliveries of one acknowledgement that are settled in one transaction.
 pub(crate) const TAKEN_AT_ONCE: usize = 1024;
 
@@ -105,16 +108,17 @@ pub(crate) async fn put(tx: &mut Tx<'_>, items: &[Item]) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// What waits for a device behind a position, oldest first. Nothing expired.
+/// What waits for a device behind a position, oldest first, up to some bytes;
+/// and whether there may be more. Nothing expired.
 pub(crate) async fn read(
     store: &NodeStore,
     alias: Alias,
     device: DeviceId,
     after: u64,
     most: usize,
-) -> Result<Vec<node::SubscribeResponse>, sqlx::Error> {
+) -> Result<(Vec<node::SubscribeResponse>, bool), sqlx::Error> {
     // SQLite prepares a statement with a bound LIMIT anew each time.
-    let rows = sqlx::query(AssertSqlSafe(format!(
+    let mut rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT position, item FROM mailbox
          WHERE alias = $1 AND position > $2 AND expires_at > $4 AND position > coalesce(
              (SELECT through FROM mailbox_cursor WHERE alias = $1 AND device_id = $3), 0)
@@ -126,15 +130,20 @@ pub(crate) async fn read(
     .bind(sql::signed(after))
     .bind(device.as_bytes().as_slice())
     .bind(store.now().millis())
-    .fetch_all(store.readers())
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            let mut response: node::SubscribeResponse = sql::message(row.try_get(1)?, "mailbox.item")?;
-            response.position = sql::unsigned(row.try_get(0)?);
-            Ok(response)
-        })
-        .collect()
+    .fetch(store.readers());
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let item: Vec<u8> = row.try_get(1)?;
+        bytes += item.len();
+        let mut response: node::SubscribeResponse = sql::message(item, "mailbox.item")?;
+        response.position = sql::unsigned(row.try_get(0)?);
+        items.push(response);
+        if bytes >= READ_BYTES {
+            return Ok((items, true));
+        }
+    }
+    let full = items.len() >= most;
+    Ok((items, full))
 }
 
 /// A device has committed everything up to `through`.

@@ -77,7 +77,7 @@ pub(crate) async fn receive(tx: &mut Tx<'_>, peer: &NodeId, reports: &[Report]) 
             let message = report.message.clone();
             pass_on(tx, sender, sender_node, wants_events, message, &mut parcels, &mut events);
         } else if let Some(sender) = submitted(tx, peer, report).await?
-            && first_time(tx, peer, report).await?
+            && first_time(tx, peer, &key(report), report.part).await?
         {
             events.push(Item::event(sender, event(report.message.clone()), tx.now));
         }
@@ -140,20 +140,25 @@ async fn submitted(tx: &mut Tx<'_>, hub: &NodeId, report: &Report) -> Result<Opt
     sender.map(|alias| sql::column(alias, "submission.sender")).transpose()
 }
 
-/// Whether a report comes for the first time.
-async fn first_time(tx: &mut Tx<'_>, peer: &NodeId, report: &Report) -> Result<bool, sqlx::Error> {
-    let mut hash = Sha256::new();
-    hash.update(b"report");
-    hash.update(report.message_id.as_bytes());
-    hash.update(report.recipient.as_bytes());
-    let key = hash.finalize();
+fn key(report: &Report) -> [&[u8]; 3] {
+    [b"report", report.message_id.as_bytes(), report.recipient.as_bytes()]
+}
+
+/// Whether something comes from a peer for the first time.
+pub(crate) async fn first_time(
+    tx: &mut Tx<'_>,
+    peer: &NodeId,
+    what: &[&[u8]],
+    part: u32,
+) -> Result<bool, sqlx::Error> {
+    let key = what.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize();
     let done = sqlx::query(
         "INSERT INTO received (message_id, peer, part, expires_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING",
     )
     .bind(key.as_slice())
     .bind(peer.as_str())
-    .bind(i64::from(report.part))
+    .bind(i64::from(part))
     .bind(tx.now.after(MAX_LIFE).after(MAX_SKEW).millis())
     .execute(&mut *tx.connection)
     .await?;

@@ -1,10 +1,11 @@
 //! Submissions: decided here when this node is the hub, handed to the outbox
 //! otherwise. A whole batch takes a handful of statements.
 
+use super::deliver::Arrival;
 use super::expire::GRACE;
 use super::mailbox::{self, Item, Origin};
 use super::outbox::{self, Kind, Outgoing};
-use super::{Tx, deliver, group, sql};
+use super::{Tx, deliver, group, report, sql};
 use chancery_node_core::hub::{self, Group, Ordered};
 use chancery_node_core::parcel::{Body, Delivery, MAX_SKEW, Outcome, Submission};
 use chancery_proto::federation::v1 as wire;
@@ -78,13 +79,18 @@ impl Batch {
         let digest = submission.digest();
         if let Some(known) = self.known.get(&key) {
             if known.digest == digest {
-                return known.outcome.clone().map_or(Submitted::Queued, Submitted::Decided);
+                let outcome = known.outcome.clone().filter(|_| !by_mailbox(tx, from, submission));
+                return outcome.map_or(Submitted::Queued, Submitted::Decided);
             }
             // What was refused may come again, encrypted anew.
             if !known.outcome.as_ref().is_some_and(is_refused) {
                 let reused = Refusal::new(Reason::RequestIdReused, "the message id was used before");
                 return Submitted::Decided(refused(submission, &reused, None));
             }
+        }
+        if submission.expires_at <= tx.now {
+            let expired = Refusal::new(Reason::Expired, "expires_at_ms has passed");
+            return self.conclude(tx, from, submission, digest, refused(submission, &expired, None));
         }
         match self.route(tx, submission) {
             Route::Here => self.decide(tx, from, submission, digest),
@@ -123,12 +129,35 @@ impl Batch {
             }
             Err(refusal) => refused(submission, &refusal, epoch),
         };
+        self.conclude(tx, from, submission, digest, outcome)
+    }
+
+    fn conclude(
+        &mut self,
+        tx: &Tx<'_>,
+        from: &NodeId,
+        submission: &Submission,
+        digest: [u8; 32],
+        outcome: wire::Outcome,
+    ) -> Submitted {
         // Refusals, too: a batch that a peer repeats must get the answers of before.
         self.effects.note(submission, digest, &tx.here, Some(&outcome));
         let key = (submission.message_id, submission.sender);
         self.known.insert(key, Known { digest: digest.to_vec(), outcome: Some(outcome.clone()) });
+        if by_mailbox(tx, from, submission) {
+            let item = Item::outcome(submission.sender, submission.sender_device, outcome, tx.now);
+            self.effects.local.push(Arrival::Item(item));
+            return Submitted::Queued;
+        }
         Submitted::Decided(outcome)
     }
+}
+
+/// Whether the outcome stands in the mailbox of a device of this node, behind all
+/// that was ordered before: merging its commit earlier, the device could not
+/// read that any more. The commit that opens a group has nothing before it.
+fn by_mailbox(tx: &Tx<'_>, from: &NodeId, submission: &Submission) -> bool {
+    *from == tx.here && submission.epoch > 0 && matches!(submission.body, Body::Commit(_))
 }
 
 enum Route {
@@ -142,7 +171,7 @@ struct Effects {
     moved: HashSet<GroupId>,
     joined: Vec<(GroupId, Alias, NodeId)>,
     left: Vec<(GroupId, Alias)>,
-    local: Vec<deliver::Incoming>,
+    local: Vec<Arrival>,
     events: Vec<Item>,
     parcels: Vec<Outgoing>,
     notes: Vec<Note>,
@@ -175,7 +204,7 @@ impl Effects {
                 }
                 let origin =
                     Origin::Here { sender: submission.sender, sender_node: from.clone(), wants_events };
-                self.local.push(deliver::Incoming { delivery, origin });
+                self.local.push(Arrival::Delivery(deliver::Incoming { delivery, origin }));
                 continue;
             }
             self.parcels.push(Outgoing {
@@ -331,6 +360,12 @@ pub(crate) async fn decided(
 ) -> Result<(), sqlx::Error> {
     let mut items = Vec::new();
     for outcome in outcomes {
+        // A repeated refusal is none of what was submitted anew in the meantime.
+        let bytes = outcome.message.encode_to_vec();
+        let part = 0;
+        if !report::first_time(tx, peer, &[b"outcome", bytes.as_slice()], part).await? {
+            continue;
+        }
         let done = sqlx::query(
             "UPDATE submission SET outcome = $4
              WHERE message_id = $1 AND sender = $2 AND hub = $3 AND outcome IS NULL",
@@ -338,7 +373,7 @@ pub(crate) async fn decided(
         .bind(outcome.message_id.as_bytes().as_slice())
         .bind(outcome.sender.as_bytes().as_slice())
         .bind(peer.as_str())
-        .bind(outcome.message.encode_to_vec())
+        .bind(bytes)
         .execute(&mut *tx.connection)
         .await?;
         if done.rows_affected() == 0 {

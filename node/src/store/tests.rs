@@ -104,7 +104,7 @@ impl Side {
     }
 
     async fn read(&self, alias: Alias, by: u8) -> Vec<node::SubscribeResponse> {
-        mailbox::read(&self.store, alias, device(by), 0, 100).await.unwrap()
+        mailbox::read(&self.store, alias, device(by), 0, 100).await.unwrap().0
     }
 
     async fn acknowledge(&self, alias: Alias, by: u8) {
@@ -270,6 +270,77 @@ async fn a_stale_answer_is_refused_and_its_id_may_come_again() {
     let last = b.read(BERT, 20).await.pop().unwrap().item;
     let Some(node::subscribe_response::Item::Outcome(outcome)) = last else { panic!("an outcome") };
     assert!(matches!(outcome.decision, Some(wire::outcome::Decision::Accepted(_))));
+}
+
+#[tokio::test]
+async fn an_expired_submission_is_refused_alone_and_a_known_one_keeps_its_answer() {
+    let (a, _b) = thread().await;
+    a.clock.advance(Duration::from_secs(2000));
+    let fresh = Submission { expires_at: Timestamp::from_millis(9_000_000), ..letter(7, ANNA, 10) };
+    let decisions = a.submit("a", vec![letter(3, ANNA, 10), letter(6, ANNA, 10), fresh]).await;
+    let reasons: Vec<_> = decisions
+        .into_iter()
+        .map(|decision| match decision.unwrap() {
+            wire::outcome::Decision::Accepted(_) => "accepted".to_owned(),
+            wire::outcome::Decision::Refused(refused) => refused.reason,
+        })
+        .collect();
+    assert_eq!(reasons, ["accepted", "EXPIRED", "accepted"]);
+}
+
+#[tokio::test]
+async fn the_outcome_of_a_later_commit_stands_behind_what_was_ordered_before() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    b.submit("b", vec![letter(4, BERT, 20)]).await;
+    b.hand_over(&a, false).await;
+    let commit =
+        Commit { mls_commit: private(1, 3, 1), welcome: Default::default(), joins: vec![], leaves: vec![] };
+    let commit = || submission(5, ANNA, 10, 1, Body::Commit(commit.clone()));
+    for _ in 0..2 {
+        assert!(a.submit("a", vec![commit()]).await[0].is_none(), "not by the call, not even repeated");
+    }
+    let kinds: Vec<_> = a
+        .read(ANNA, 10)
+        .await
+        .into_iter()
+        .map(|item| match item.item.unwrap() {
+            node::subscribe_response::Item::Delivery(_) => "letter",
+            node::subscribe_response::Item::Outcome(_) => "outcome",
+            node::subscribe_response::Item::Event(_) => "event",
+        })
+        .filter(|kind| *kind != "event")
+        .collect();
+    assert_eq!(kinds, ["letter", "outcome"]);
+}
+
+#[tokio::test]
+async fn a_repeated_refusal_does_not_undo_what_was_submitted_anew() {
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    let commit =
+        Commit { mls_commit: private(1, 3, 1), welcome: Default::default(), joins: vec![], leaves: vec![] };
+    a.submit("a", vec![submission(5, ANNA, 10, 1, Body::Commit(commit))]).await;
+    b.submit("b", vec![letter(4, BERT, 20)]).await;
+    b.hand_over(&a, false).await;
+    // The refusal arrives; its acknowledgement does not.
+    let refusal: Vec<_> = outbox::next(&a.store, &name("b"), 0, 256).await.unwrap();
+    a.hand_over(&b, false).await;
+    let mut again = letter(4, BERT, 20);
+    (again.epoch, again.body) = (2, Body::Application(private(2, 1, 4)));
+    assert!(b.submit("b", vec![again.clone()]).await[0].is_none());
+    let repeated: Vec<_> =
+        refusal.iter().map(|waiting| wire::Parcel::decode(waiting.parcel.clone()).unwrap()).collect();
+    let input = Arc::new((name("a"), repeated));
+    b.store
+        .change("repeat", move |tx| {
+            let input = Arc::clone(&input);
+            Box::pin(async move { link::receive(tx, &input.0, &input.1).await.map(drop) })
+        })
+        .await
+        .unwrap();
+    assert!(b.submit("b", vec![again]).await[0].is_none(), "still waiting for its own outcome");
+    assert_eq!(b.count("outbox WHERE kind = 0").await, 1);
 }
 
 #[tokio::test]

@@ -120,6 +120,10 @@ impl MessageId {
 }
 
 impl Chain {
+    /// Largest sequence or epoch that is taken from others: nobody gets there by
+    /// counting, and what is larger does not fit every database.
+    pub const LAST: u64 = 1 << 53;
+
     /// Value before the first message of a group.
     pub const START: Self = Self([0; 32]);
 

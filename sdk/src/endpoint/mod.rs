@@ -434,10 +434,14 @@ impl Inner {
         &self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        self.store.call(operation).await.map_err(Refusal::from)
+        let deciding = move |tx: &mut Tx<'_>| Ok((operation(tx)?, tx.take_decided()));
+        let decided: Result<_, EndpointError> = self.store.call(deciding).await;
+        let (result, decided) = decided?;
+        self.settle(decided);
+        Ok(result)
     }
 
-    /// Tells whoever waits what the hub decided.
+    /// Tells whoever waits what became of their messages.
     fn settle(&self, decided: Vec<Decided>) {
         if decided.is_empty() {
             return;

@@ -6,7 +6,7 @@ use super::{Endpoint, Inner};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::mls::{Suite, key_package};
-use crate::outbox::{self, Decided};
+use crate::outbox;
 use crate::store::Tx;
 use crate::thread::{self, Processed};
 use crate::{event, inbox};
@@ -133,7 +133,6 @@ async fn subscribe(inner: &Inner) -> Result<(), Refusal> {
 #[derive(Default)]
 struct Taken {
     done: usize,
-    decided: Vec<Decided>,
     letters: bool,
     events: bool,
     joined: bool,
@@ -158,7 +157,6 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
         };
         let taken = inner.call(take).await?;
         done += taken.done;
-        inner.settle(taken.decided);
         if taken.letters {
             inner.inbox.send_modify(|count| *count += 1);
         }
@@ -207,10 +205,10 @@ fn take_some(
                 }
             }
             Some(subscribe_response::Item::Outcome(outcome)) => {
-                let decision = outbox::decide(tx, [outcome])?;
-                taken.decided.extend(decision.decided);
-                taken.due |= decision.released;
-                taken.letters |= decision.released;
+                let released = outbox::decide(tx, [outcome])?;
+                taken.due |= released;
+                taken.letters |= released;
+                taken.receipt_due |= released;
             }
             Some(subscribe_response::Item::Event(told)) => {
                 event::observe(tx, told)?;
@@ -258,12 +256,12 @@ async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool,
     if outcomes.is_empty() {
         return Ok(false);
     }
-    let decision = inner.call(move |tx| outbox::decide(tx, &outcomes)).await?;
-    inner.settle(decision.decided);
-    if decision.released {
+    let released = inner.call(move |tx| outbox::decide(tx, &outcomes)).await?;
+    if released {
         inner.inbox.send_modify(|count| *count += 1);
+        inner.acknowledge.notify_one();
     }
-    Ok(decision.released)
+    Ok(released)
 }
 
 /// Acknowledges what was committed, a little later so that it is more at once.

@@ -7,6 +7,7 @@
 use super::StoreError;
 use crate::error::EndpointError;
 use crate::mls::provider::{EntropyRand, Provider};
+use crate::outbox::Decided;
 use chancery_types::{Clock, Entropy, GroupId, Timestamp};
 use ed25519_dalek::SigningKey;
 use openmls::group::MlsGroup;
@@ -51,11 +52,12 @@ pub struct Tx<'a> {
     services: &'a Services,
     groups: &'a mut Groups,
     touched: Vec<GroupId>,
+    decided: RefCell<Vec<Decided>>,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn new(connection: &'a Connection, services: &'a Services, groups: &'a mut Groups) -> Self {
-        Self { connection, services, groups, touched: Vec::new() }
+        Self { connection, services, groups, touched: Vec::new(), decided: RefCell::default() }
     }
 
     /// The connection, inside the transaction.
@@ -90,6 +92,16 @@ impl<'a> Tx<'a> {
     /// The MLS provider on this transaction's connection.
     pub(crate) fn provider(&self) -> Provider<'a> {
         Provider::new(self.connection, &self.services.crypto, &self.services.rand)
+    }
+
+    /// Notes a decision, for whoever waits for it once it is committed.
+    pub(crate) fn decided(&self, decided: Decided) {
+        self.decided.borrow_mut().push(decided);
+    }
+
+    /// The decisions so far.
+    pub(crate) fn take_decided(&self) -> Vec<Decided> {
+        self.decided.take()
     }
 
     /// Takes a group out: loaded before, or from its tables.
@@ -129,8 +141,11 @@ impl<'a> Tx<'a> {
         } else {
             inner.undo()?;
         }
-        let touched = std::mem::take(&mut inner.touched);
+        let (touched, decided) = (std::mem::take(&mut inner.touched), inner.take_decided());
         self.touched.extend(touched);
+        if result.is_ok() {
+            self.decided.borrow_mut().extend(decided);
+        }
         result
     }
 

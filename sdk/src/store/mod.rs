@@ -59,6 +59,9 @@ pub enum StoreError {
         /// Column.
         column: &'static str,
     },
+    /// SQLite gave the transaction up: the disk is full, or fails.
+    #[error("the endpoint's store gave a transaction up")]
+    RolledBack,
     /// The store's thread has ended.
     #[error("the endpoint's store is closed")]
     Closed,
@@ -215,6 +218,9 @@ fn batch(
         }
         let (keep, finish) = job(&mut tx);
         finishes.push(finish);
+        if connection.is_autocommit() {
+            return Err(StoreError::RolledBack);
+        }
         match (keep, kept) {
             (true, true) => tx.release()?,
             (true, false) => kept = true,
@@ -262,7 +268,10 @@ mod tests {
                 "outbox_submitted",
             ),
             ("SELECT id FROM outbox WHERE state = 0 AND group_id = x'00' ORDER BY id", "outbox_queued"),
-            ("SELECT id FROM outbox WHERE state = 0 AND expires_at_ms <= 9", "outbox_queued_expiry"),
+            (
+                "SELECT id FROM outbox WHERE state < 2 AND expires_at_ms <= 9 AND (state = 0 OR expires_at_ms <= 7)",
+                "outbox_expiry",
+            ),
             ("SELECT 1 FROM outbox WHERE group_id = x'00' AND state < 3 AND state > 0", "outbox_open_group"),
             (
                 "SELECT 1 FROM threads WHERE peer = x'00' AND state = 0 ORDER BY opened_at_ms",

@@ -200,7 +200,7 @@ CREATE TABLE keepsakes (
 -- One index for each way in which the outbox is read.
 DROP INDEX outbox_open;
 CREATE INDEX outbox_queued ON outbox (group_id, id) WHERE state = 0;
-CREATE INDEX outbox_queued_expiry ON outbox (expires_at_ms) WHERE state = 0;
+CREATE INDEX outbox_expiry ON outbox (expires_at_ms) WHERE state < 2;
 -- Growing, by when it was last encrypted: the order of submission.
 ALTER TABLE outbox ADD COLUMN submitted INTEGER;
 -- That the home node has a submission is not kept (it was state 2): a device

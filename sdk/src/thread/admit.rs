@@ -1,7 +1,8 @@
 //! Bringing another device of this account into a thread that exists.
 
 use super::open::{add, check_own, commit_of, join};
-use super::{Thread, add_member, members};
+use super::{Thread, insert_member, members};
+use crate::credential::{CredentialError, PresentedDevice};
 use crate::error::EndpointError;
 use crate::identity;
 use crate::outbox;
@@ -9,6 +10,7 @@ use crate::store::Tx;
 use chancery_proto::federation::v1::AliasKeyPackages;
 use chancery_proto::federation::v1::Commit;
 use chancery_types::{GroupId, MessageId};
+use openmls::credentials::BasicCredential;
 use prost::Message as _;
 use prost::bytes::Bytes;
 
@@ -55,18 +57,20 @@ pub(crate) fn stage(tx: &mut Tx<'_>, thread: &Thread, plan: &[u8]) -> Result<Opt
 }
 
 /// The hub accepted the commit: the group moves on.
-pub(crate) fn merge(tx: &mut Tx<'_>, thread: &mut Thread, plan: &[u8]) -> Result<(), EndpointError> {
-    let plan = AliasKeyPackages::decode(plan).map_err(EndpointError::mls("read a planned commit"))?;
-    let identity = identity::identity(tx)?;
+pub(crate) fn merge(tx: &mut Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
     let mut group = tx.take_group(&thread.id)?;
     group.merge_pending_commit(&tx.provider()).map_err(EndpointError::mls("merge a commit"))?;
     thread.epoch = group.epoch().as_u64();
     thread.pending_commit = None;
     super::set_epoch(tx, &thread.id, thread.epoch, None)?;
-    tx.keep_group(thread.id, group);
-    for key_package in check_own(tx, &identity, &plan.key_packages)? {
-        add_member(tx, &thread.id, &key_package.device)?;
+    // They were checked when the commit was made; by now they may have expired.
+    let known = members(tx, &thread.id)?;
+    for new in group.members().filter(|new| !known.iter().any(|old| old.leaf_key == *new.signature_key)) {
+        let credential = BasicCredential::try_from(new.credential).map_err(|_| CredentialError::Malformed)?;
+        let device = PresentedDevice::parse(credential.identity())?;
+        insert_member(tx, &thread.id, device.alias(), device.device(), &new.signature_key)?;
     }
+    tx.keep_group(thread.id, group);
     Ok(())
 }
 

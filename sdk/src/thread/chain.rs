@@ -64,6 +64,10 @@ pub(crate) fn record(
         }
         return Ok(false);
     }
+    if link.sequence < thread.head_sequence.saturating_sub(KEPT) {
+        // Its link is gone, so it was seen.
+        return Ok(false);
+    }
     insert(tx, &thread.id, link)?;
     if source == Source::Delivered {
         if link.sequence < thread.delivered_sequence {

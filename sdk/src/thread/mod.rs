@@ -148,16 +148,21 @@ pub(crate) fn close(tx: &Tx<'_>, id: &GroupId) -> Result<(), EndpointError> {
 }
 
 fn add_member(tx: &Tx<'_>, id: &GroupId, device: &VerifiedDevice) -> Result<(), EndpointError> {
+    insert_member(tx, id, device.alias(), device.device(), device.leaf_key())
+}
+
+fn insert_member(
+    tx: &Tx<'_>,
+    id: &GroupId,
+    alias: Alias,
+    device: DeviceId,
+    leaf_key: &[u8],
+) -> Result<(), EndpointError> {
     tx.sql()
         .prepare_cached(
             "INSERT OR REPLACE INTO members (group_id, device, alias, leaf_key) VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute(params![
-            id.as_bytes(),
-            device.device().as_bytes(),
-            device.alias().as_bytes(),
-            device.leaf_key()
-        ])?;
+        .execute(params![id.as_bytes(), device.as_bytes(), alias.as_bytes(), leaf_key])?;
     Ok(())
 }
 

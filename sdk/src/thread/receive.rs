@@ -74,7 +74,9 @@ pub fn receive(
         Err(error) => reject(tx, &envelope, &error)?,
     };
     if matches!(processed, Processed::Committed | Processed::Rejected(Alarm::ForbiddenCommit)) {
-        // The epoch that queued letters waited for, or the end of the thread.
+        // The epoch that queued letters waited for, or the end of the thread. No
+        // commit of ours is pending any more.
+        unpark(tx, &envelope.group)?;
         outbox::prepare(tx, &envelope.group)?;
     }
     Ok(processed)
@@ -116,7 +118,9 @@ impl<'a> Envelope<'a> {
             group: GroupId::try_from(&delivery.group_id).ok()?,
             message_id: MessageId::try_from(&delivery.message_id).ok()?,
             chain: Chain::try_from(&delivery.chain).ok()?,
-            body: delivery.body.as_ref().filter(|_| delivery.sequence > 0)?,
+            body: delivery.body.as_ref().filter(|_| {
+                (1..=Chain::LAST).contains(&delivery.sequence) && delivery.epoch <= Chain::LAST
+            })?,
         })
     }
 

@@ -4,7 +4,6 @@ use crate::error::EndpointError;
 use crate::event::EventKind;
 use crate::harness::{Device, Hub, Item, Pair, letter, pair, peer_of};
 use crate::mls::Suite;
-use crate::outbox;
 use crate::peer::Peer;
 use crate::thread::{self, Processed};
 use crate::{identity, inbox, link, request};
@@ -171,7 +170,7 @@ async fn a_lost_commit_is_given_up_and_what_waits_is_read_later() {
     assert_eq!(person.fetch(&mut hub).await.last(), Some(&Processed::Parked));
     assert_eq!(person.texts().await, ["first"]);
     for outcome in outcomes {
-        person.run(move |tx| outbox::decide(tx, [&outcome])).await;
+        person.decide(outcome).await;
     }
     assert_eq!(person.texts().await, ["first", "in the new epoch"]);
     person.acknowledge(&mut hub).await;
@@ -522,7 +521,7 @@ async fn a_refused_first_commit_fails_its_letters() {
             chancery_proto::federation::v1::Refused { reason: "ALIAS_UNKNOWN".into(), current_epoch: None },
         )),
     };
-    let decided = agent.run(move |tx| outbox::decide(tx, [&outcome])).await.decided;
+    let decided = agent.decide(outcome).await;
     let letter = decided.iter().find(|decided| decided.message_id == sent).unwrap();
     assert_eq!(letter.result, Err("ALIAS_UNKNOWN".into()));
     assert_eq!(agent.events().await, [EventKind::Failed]);

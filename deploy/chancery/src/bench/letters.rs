@@ -1,6 +1,6 @@
 //! Letters end to end: first contacts, then letters in threads that exist.
 
-use super::{Outcome, cores, cpu_seconds, round};
+use super::{MachineTime, Outcome, cores, cpu_seconds, round};
 use crate::Failure;
 use crate::local::layout::Layout;
 use crate::local::{Mailing, Running, UpArgs, mailing_run};
@@ -30,6 +30,7 @@ pub(super) struct Conditions {
     nodes: u32,
     suite: &'static str,
     cores_shared_by_all: usize,
+    cpu_stolen_percent: f64,
     read_receipts: bool,
     attachments: u32,
 }
@@ -65,7 +66,7 @@ pub(super) async fn run(
     let mut running = Running::start(Layout::open(folder, 0)?, &mailing, &shutdown, true).await?;
     let endpoint = format!("http://{}", running.federation.layout.address("agent-federal"));
 
-    let before = cpu_seconds();
+    let (before, machine) = (cpu_seconds(), MachineTime::now());
     let first = send(&mut running, &endpoint, mailing.letters.clone(), true).await?;
     let first_cpu = cpu_seconds() - before;
 
@@ -77,6 +78,7 @@ pub(super) async fn run(
     let before = cpu_seconds();
     let thread = send(&mut running, &endpoint, again, false).await?;
     let thread_cpu = cpu_seconds() - before;
+    let cpu_stolen_percent = machine.stolen_percent();
     shutdown.cancel();
     running.federation.ended().await?;
 
@@ -89,6 +91,7 @@ pub(super) async fn run(
             nodes: 2,
             suite: "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519",
             cores_shared_by_all: cores(),
+            cpu_stolen_percent,
             read_receipts: true,
             attachments: 0,
         },

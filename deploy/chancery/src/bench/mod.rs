@@ -108,6 +108,31 @@ fn cpu_seconds() -> f64 {
     ticks as f64 / 100.0
 }
 
+/// The machine's CPU time as `/proc/stat` counts it: what its host gave to
+/// others, which makes every figure worse, and everything.
+#[derive(Clone, Copy)]
+struct MachineTime {
+    stolen: u64,
+    total: u64,
+}
+
+impl MachineTime {
+    fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let first = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> =
+            first.split_whitespace().skip(1).take(8).filter_map(|field| field.parse().ok()).collect();
+        Self { stolen: ticks.get(7).copied().unwrap_or(0), total: ticks.iter().sum() }
+    }
+
+    /// Percent of the time since then that was stolen.
+    fn stolen_percent(self) -> f64 {
+        let now = Self::now();
+        let total = now.total.saturating_sub(self.total).max(1);
+        round(now.stolen.saturating_sub(self.stolen) as f64 * 100.0 / total as f64)
+    }
+}
+
 /// Cores of the machine.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -2,18 +2,21 @@
 //! handed over, committed in the recipient's mailbox.
 
 use super::device::Device;
-use super::{Outcome, ceiling, cores, cpu_seconds, round};
+use super::{MachineTime, Outcome, ceiling, cores, cpu_seconds, round};
 use crate::Failure;
 use crate::local::federation::{LocalFederation, name};
 use crate::local::layout::{ADMINISTRATIONS, Layout};
 use crate::local::report::quantile;
 use chancery_directory_core::{AgentKey, keys};
+use chancery_kit::store::StoreError;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Clock, Entropy, GroupId, SystemClock, SystemEntropy};
 use clap::Args;
 use prost::Message as _;
 use serde::Serialize;
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +54,7 @@ pub(super) struct Conditions {
     store: &'static str,
     durable: &'static str,
     cores_shared_by_all: usize,
+    cpu_stolen_percent: f64,
     latency_probes_per_s: u32,
 }
 
@@ -70,8 +74,11 @@ pub(super) async fn run(
     shutdown: CancellationToken,
 ) -> Result<Outcome<Conditions, Figures>, Failure> {
     let mut pair = Pair::start(&args, folder, &shutdown).await?;
+    let machine = MachineTime::now();
     let (seconds, cpu) = pair.flood(args.envelopes).await?;
+    pair.settled(folder).await?;
     let mut latencies = pair.probe().await?;
+    let cpu_stolen_percent = machine.stolen_percent();
 
     let parcel = pair.parcel();
     let row = parcel.encode_to_vec().into();
@@ -91,6 +98,7 @@ pub(super) async fn run(
             store: "SQLite, WAL, synchronous=FULL",
             durable: "flushed at both ends",
             cores_shared_by_all: cores(),
+            cpu_stolen_percent,
             latency_probes_per_s: 100,
         },
         figures: Figures {
@@ -170,6 +178,28 @@ impl Pair {
         sending.await.map_err(|_| Failure::Panicked)??;
         self.acknowledge(last).await?;
         Ok(figures)
+    }
+
+    /// Waits until both nodes have nothing more to tell each other about the flood.
+    async fn settled(&self, folder: &Path) -> Result<(), Failure> {
+        let begun = Instant::now();
+        for administration in ADMINISTRATIONS {
+            let path = folder.join(format!("node-{administration}/node.db"));
+            let options = SqliteConnectOptions::new().filename(path).read_only(true);
+            let mut node = options.connect().await.map_err(StoreError::from)?;
+            let waiting = "SELECT EXISTS (SELECT 1 FROM outbox)";
+            while sqlx::query_scalar::<_, bool>(waiting)
+                .fetch_one(&mut node)
+                .await
+                .map_err(StoreError::from)?
+            {
+                if begun.elapsed() > PATIENCE {
+                    return Err(Failure::Stalled(PATIENCE.as_secs()));
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
     }
 
     /// Milliseconds from Submit to the receiving device, at 100 a second.
