@@ -162,7 +162,7 @@ impl Hub {
 pub(crate) struct Device {
     path: PathBuf,
     folder: Arc<tempfile::TempDir>,
-    clock: ManualClock,
+    pub(crate) clock: ManualClock,
     seed: u64,
     pub(crate) store: Option<EndpointStore>,
 }

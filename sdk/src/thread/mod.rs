@@ -7,6 +7,8 @@ pub(crate) mod admit;
 pub(crate) mod chain;
 pub(crate) mod commit;
 pub(crate) mod encrypt;
+#[cfg(test)]
+mod hostile_tests;
 pub(crate) mod join;
 pub(crate) mod open;
 pub(crate) mod receive;

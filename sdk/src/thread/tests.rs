@@ -64,7 +64,7 @@ async fn a_read_receipt_becomes_an_event_and_no_letter() {
 }
 
 /// Links a second device of the person; gives it with its alias's identity.
-async fn link_second(person: &Device) -> Device {
+pub(super) async fn link_second(person: &Device) -> Device {
     let second = Device::new(900);
     let request = second.run(link::request).await;
     let again = second.run(link::request).await;
@@ -75,7 +75,7 @@ async fn link_second(person: &Device) -> Device {
     second
 }
 
-async fn admit(from: &Device, thread: GroupId, key_package: Bytes) {
+pub(super) async fn admit(from: &Device, thread: GroupId, key_package: Bytes) {
     from.run(move |tx| thread::admit::admit(tx, &thread, vec![key_package])).await;
 }
 
