@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
@@ -63,7 +63,7 @@ pub struct Mesh {
     governance: SigningKey,
     identities: AtomicU64,
     shutdown: CancellationToken,
-    directory: Option<(CancellationToken, JoinHandle<()>)>,
+    directory: Option<(CancellationToken, oneshot::Receiver<()>)>,
     _stop: DropGuard,
     folder: TempDir,
 }
@@ -193,6 +193,8 @@ impl Mesh {
         self.serve_directory_at(listener).await;
     }
 
+    /// On a runtime of its own, which ends as a process does: nothing that the
+    /// directory has open outlives it.
     async fn serve_directory_at(&mut self, listener: TcpListener) {
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),
@@ -202,9 +204,17 @@ impl Mesh {
         let credentials = self.certify(&Party::Directory).await;
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
         let stopped = stop.clone();
-        let ended = tokio::spawn(async move {
-            let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
-            serving.await.unwrap();
+        let listener = listener.into_std().unwrap();
+        let (end, ended) = oneshot::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).unwrap();
+                let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
+                serving.await.unwrap();
+            });
+            runtime.shutdown_timeout(Duration::from_secs(10));
+            let _ = end.send(());
         });
         self.directory = Some((stop, ended));
     }

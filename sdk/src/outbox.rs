@@ -135,7 +135,7 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, thread: &Thread, letter: &Letter<'_>) -> 
             letter.wants_events,
             content_id.map(|id| *id.as_bytes())
         ])?;
-    prepare(tx, &thread.id)
+    prepare(tx, &thread.id).map(drop)
 }
 
 /// Queues a commit; see [`admit`].
@@ -210,24 +210,50 @@ fn submit(
     let position = inbox::count_up(tx, "submitted")?;
     tx.sql()
         .prepare_cached(
-            "UPDATE outbox SET state = 1, submission = ?2, digest = ?3, submitted = ?4 WHERE id = ?1",
+            "UPDATE outbox SET state = 1, submission = ?2, digest = ?3, submitted = ?4, made_in = ?5 \
+             WHERE id = ?1",
         )?
-        .execute(params![envelope.id, submission.encode_to_vec(), digest.as_slice(), position])?;
+        .execute(params![
+            envelope.id,
+            submission.encode_to_vec(),
+            digest.as_slice(),
+            position,
+            envelope.epoch
+        ])?;
     Ok(())
 }
 
 /// Encrypts what is queued in a thread, in order, as far as it may go now: to be
-/// called whenever the thread's epoch, its pending commit or its state has changed.
-pub(crate) fn prepare(tx: &mut Tx<'_>, group: &GroupId) -> Result<(), EndpointError> {
-    let queued = items(tx, "group_id = ?1 AND state = 0 ORDER BY id", [group.as_bytes()])?;
-    if queued.is_empty() {
-        return Ok(());
+/// called whenever the thread's epoch, its pending commit, its state or what is
+/// undecided in it has changed. Whether there was anything.
+pub(crate) fn prepare(tx: &mut Tx<'_>, group: &GroupId) -> Result<bool, EndpointError> {
+    let any = "SELECT EXISTS (SELECT 1 FROM outbox WHERE group_id = ?1 AND state = 0)";
+    if !tx.sql().prepare_cached(any)?.query_row([group.as_bytes()], |row| row.get::<_, bool>(0))? {
+        return Ok(false);
+    }
+    let thread = thread::find(tx, group)?;
+    if let Some(thread) = thread.filter(|thread| thread.open)
+        && (thread.pending_commit.is_some() || overtakes(tx, &thread)?)
+    {
+        return Ok(false);
     }
     let identity = identity::identity(tx)?;
-    for item in queued {
+    for item in items(tx, "group_id = ?1 AND state = 0 ORDER BY id", [group.as_bytes()])? {
         prepare_one(tx, &identity, &item)?;
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether a letter made now might be ordered before one of an older epoch that
+/// the hub may yet refuse.
+fn overtakes(tx: &Tx<'_>, thread: &Thread) -> Result<bool, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM outbox \
+             WHERE group_id = ?1 AND state < 3 AND state = 1 AND commits = 0 AND made_in < ?2)",
+        )?
+        .query_row(params![thread.id.as_bytes(), thread.epoch], |row| row.get(0))?)
 }
 
 fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), EndpointError> {
@@ -316,6 +342,7 @@ fn give_up(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
         }
         let reason = if item.state == state::SUBMITTED { Reason::PeerUnreachable } else { Reason::Expired };
         fail(tx, &item, reason.as_str())?;
+        prepare(tx, &item.group)?;
     }
     Ok(())
 }
@@ -393,10 +420,7 @@ fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<bool, E
     if let Some(mut thread) = thread::find(tx, &item.group)? {
         chain::settle(tx, &mut thread)?;
     }
-    if released {
-        prepare(tx, &item.group)?;
-    }
-    Ok(released)
+    Ok(prepare(tx, &item.group)? || released)
 }
 
 fn accept(tx: &mut Tx<'_>, item: &Item, accepted: &Accepted) -> Result<(), EndpointError> {

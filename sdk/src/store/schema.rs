@@ -203,6 +203,8 @@ CREATE INDEX outbox_queued ON outbox (group_id, id) WHERE state = 0;
 CREATE INDEX outbox_expiry ON outbox (expires_at_ms) WHERE state < 2;
 -- Growing, by when it was last encrypted: the order of submission.
 ALTER TABLE outbox ADD COLUMN submitted INTEGER;
+-- Epoch in which it was last encrypted.
+ALTER TABLE outbox ADD COLUMN made_in INTEGER;
 -- That the home node has a submission is not kept (it was state 2): a device
 -- that starts again submits what is undecided again.
 UPDATE outbox SET state = 1 WHERE state = 2;

@@ -49,6 +49,27 @@ async fn wild_numbers_block_nothing() {
 }
 
 #[tokio::test]
+async fn a_letter_does_not_overtake_one_that_must_be_made_anew() {
+    let Pair { mut hub, agent, agent_identity, person, thread, .. } = pair(Suite::Classical).await;
+    let second = link_second(&person).await;
+    second.lists(&agent_identity).await;
+    // The agent's letter is on its way when a commit is ordered before it.
+    agent.write(thread, "one").await;
+    let on_its_way = agent.due().await.remove(0);
+    admit(&person, thread, second.key_package(Suite::Classical).await).await;
+    person.flush(&mut hub).await;
+    let refusal = hub.submit(&on_its_way);
+    assert_eq!(agent.fetch(&mut hub).await, [Processed::Committed]);
+    agent.write(thread, "two").await;
+    agent.write(thread, "three").await;
+    assert_eq!(agent.due().await.len(), 1, "what comes after it waits");
+    agent.decide(refusal).await;
+    agent.flush(&mut hub).await;
+    person.fetch(&mut hub).await;
+    assert_eq!(person.texts().await, ["first", "one", "two", "three"]);
+}
+
+#[tokio::test]
 async fn what_is_never_answered_fails_in_the_end() {
     let Pair { agent, thread, .. } = pair(Suite::Classical).await;
     let before = agent.events().await.len();
