@@ -19,13 +19,12 @@ use chancery_proto::directory::v1::directory_service_client::DirectoryServiceCli
 use chancery_types::clock::ManualClock;
 use chancery_types::{Clock, Entropy, NodeId, Scheme, SystemClock, SystemEntropy};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
@@ -63,7 +62,6 @@ pub struct Mesh {
     governance: SigningKey,
     identities: AtomicU64,
     shutdown: CancellationToken,
-    directory: Option<(CancellationToken, oneshot::Receiver<()>)>,
     _stop: DropGuard,
     folder: TempDir,
 }
@@ -131,7 +129,6 @@ impl Mesh {
             identities: AtomicU64::new(0),
             _stop: shutdown.clone().drop_guard(),
             shutdown,
-            directory: None,
             folder,
         };
         mesh.serve_pki().await;
@@ -179,44 +176,17 @@ impl Mesh {
     async fn serve_directory(&mut self) {
         let place = Place::free().await;
         self.directory_address.clone_from(&place.address);
-        self.serve_directory_at(place.listener).await;
-    }
-
-    /// Stops the directory, lets `change` do what it likes with its folder, and
-    /// starts it again where it was.
-    pub async fn restart_directory(&mut self, change: impl FnOnce(&Path)) {
-        let (stop, ended) = self.directory.take().unwrap();
-        stop.cancel();
-        ended.await.unwrap();
-        change(&self.path("directory"));
-        let listener = TcpListener::bind(&self.directory_address).await.unwrap();
-        self.serve_directory_at(listener).await;
-    }
-
-    /// On a runtime of its own, which ends as a process does: nothing that the
-    /// directory has open outlives it.
-    async fn serve_directory_at(&mut self, listener: TcpListener) {
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),
             governance: GovernanceKeys::from_bundle(&self.bundle).unwrap(),
             folder: self.path("directory"),
         };
         let credentials = self.certify(&Party::Directory).await;
-        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
-        let stopped = stop.clone();
-        let listener = listener.into_std().unwrap();
-        let (end, ended) = oneshot::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async move {
-                let listener = TcpListener::from_std(listener).unwrap();
-                let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
-                serving.await.unwrap();
-            });
-            runtime.shutdown_timeout(Duration::from_secs(10));
-            let _ = end.send(());
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        tokio::spawn(async move {
+            let serving = chancery_directory::serve(config, place.listener, credentials, entropy, stop);
+            serving.await.unwrap();
         });
-        self.directory = Some((stop, ended));
     }
 
     async fn govern(&self, hpke_public_key: [u8; 32]) {

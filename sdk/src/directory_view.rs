@@ -49,18 +49,21 @@ impl DirectoryView {
     /// The statements in force: as known, or fetched.
     pub(crate) async fn state(&self) -> Result<Arc<FederationState>, Refusal> {
         let mut known = self.known.lock().await;
-        if let Some(state) = &known.state {
-            return Ok(Arc::clone(state));
+        match self.recall(&mut known).await? {
+            Some(state) => Ok(state),
+            None => self.fetch(&mut known).await,
         }
-        let kept = self.call(|tx| keepsake::get(tx, STATEMENTS)).await?;
-        if let Some(kept) = kept.and_then(|bytes| ListStatementsResponse::decode(&*bytes).ok())
-            && let Ok((_, state)) = self.trust.verify_statements(kept)
-        {
-            let state = Arc::new(state);
-            known.state = Some(Arc::clone(&state));
-            return Ok(state);
+    }
+
+    /// The statements as known.
+    async fn recall(&self, known: &mut Known) -> Result<Option<Arc<FederationState>>, Refusal> {
+        if known.state.is_none() {
+            let kept = self.call(|tx| keepsake::get(tx, STATEMENTS)).await?;
+            let kept = kept.and_then(|bytes| ListStatementsResponse::decode(&*bytes).ok());
+            let verified = kept.and_then(|kept| self.trust.verify_statements(kept).ok());
+            known.state = verified.map(|(_, state)| Arc::new(state));
         }
-        self.fetch(&mut known).await
+        Ok(known.state.clone())
     }
 
     /// Fetches the statements anew.
@@ -81,7 +84,14 @@ impl DirectoryView {
         let response = self.client.list_statements().await?;
         let bytes = response.encode_to_vec();
         let (checkpoint, state) = self.trust.verify_statements(response)?;
+        let size = checkpoint.size();
         self.follow(known, checkpoint).await?;
+        if known.checkpoint.as_ref().is_some_and(|newest| newest.size() > size)
+            && let Some(state) = self.recall(known).await?
+        {
+            // The node lags, or would have us forget what was decided since.
+            return Ok(state);
+        }
         let agents = agents(self.trust.federation(), &state);
         self.call(move |tx| {
             peer::replace_agents(tx, &agents)?;
