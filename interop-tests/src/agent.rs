@@ -1,10 +1,11 @@
 //! A caller of an agent, as a business system would be.
 
+use crate::wait::success;
 use chancery_proto::agent::v1 as wire;
 use chancery_proto::agent::v1::agent_service_client::AgentServiceClient;
 use chancery_types::Identifier;
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for an agent to listen, or for an event.
@@ -15,14 +16,7 @@ const MAX_MESSAGE: usize = 20 * 1024 * 1024;
 /// A client of the agent at `address` (`host:port`), once it listens.
 pub async fn connect(address: &str) -> AgentServiceClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let end = Instant::now() + DEADLINE;
-    let channel = loop {
-        match endpoint.connect().await {
-            Ok(channel) => break channel,
-            Err(error) => assert!(Instant::now() < end, "the agent does not listen: {error}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    };
+    let channel = success("the agent listens", async || endpoint.connect().await).await;
     AgentServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)

@@ -1,6 +1,7 @@
 //! What lies on the devices of a local federation that is not running: each
 //! device's store is opened as its owner would open it, without a network.
 
+use crate::wait::success;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, FederationBundle};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
@@ -9,11 +10,6 @@ use chancery_sdk::inbox::InboxItem;
 use chancery_types::{Alias, SystemClock, SystemEntropy};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
-
-/// Longest wait for a store that somebody has open.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The letters on each resident's device, in the order of the residents.
 pub async fn letters(folder: &Path) -> Vec<Vec<Letter>> {
@@ -56,15 +52,8 @@ async fn open(folder: &Path, number: usize) -> Option<Endpoint> {
         clock,
         entropy: Arc::new(SystemEntropy),
     };
-    let end = Instant::now() + DEADLINE;
-    loop {
-        match Endpoint::open(config.clone()).await {
-            Ok(endpoint) => return Some(endpoint),
-            // Who had it open a moment ago has not let go yet.
-            Err(refusal) => assert!(Instant::now() < end, "{refusal}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // Who had it open a moment ago may not have let go yet.
+    Some(success("the store is free", async || Endpoint::open(config.clone()).await).await)
 }
 
 /// Everything in an endpoint's inbox, opened.

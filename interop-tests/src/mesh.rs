@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
@@ -62,6 +63,7 @@ pub struct Mesh {
     governance: SigningKey,
     identities: AtomicU64,
     shutdown: CancellationToken,
+    directory: Option<(CancellationToken, JoinHandle<()>)>,
     _stop: DropGuard,
     folder: TempDir,
 }
@@ -129,6 +131,7 @@ impl Mesh {
             identities: AtomicU64::new(0),
             _stop: shutdown.clone().drop_guard(),
             shutdown,
+            directory: None,
             folder,
         };
         mesh.serve_pki().await;
@@ -176,17 +179,44 @@ impl Mesh {
     async fn serve_directory(&mut self) {
         let place = Place::free().await;
         self.directory_address.clone_from(&place.address);
+        self.serve_directory_from("directory", place.listener).await;
+    }
+
+    async fn serve_directory_from(&mut self, folder: &str, listener: TcpListener) {
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),
             governance: GovernanceKeys::from_bundle(&self.bundle).unwrap(),
-            folder: self.path("directory"),
+            folder: self.path(folder),
         };
         let credentials = self.certify(&Party::Directory).await;
-        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
-        tokio::spawn(async move {
-            let serving = chancery_directory::serve(config, place.listener, credentials, entropy, stop);
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
             serving.await.unwrap();
         });
+        self.directory = Some((stop, serving));
+    }
+
+    /// A whole copy of the running directory, as an operator's backup makes it.
+    pub fn back_up_directory(&self, name: &str) {
+        let (from, to) = (self.path("directory"), self.path(name));
+        std::fs::create_dir(&to).unwrap();
+        for key in ["checkpoint.key", "operation.key"] {
+            std::fs::copy(from.join(key), to.join(key)).unwrap();
+        }
+        let database = rusqlite::Connection::open(from.join("directory.sqlite")).unwrap();
+        let copy = to.join("directory.sqlite");
+        database.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    }
+
+    /// Ends the directory and starts the copy of that name in its place.
+    pub async fn restore_directory(&mut self, name: &str) {
+        let (stop, served) = self.directory.take().unwrap();
+        stop.cancel();
+        served.await.unwrap();
+        let listener = TcpListener::bind(&self.directory_address).await.unwrap();
+        self.serve_directory_from(name, listener).await;
     }
 
     async fn govern(&self, hpke_public_key: [u8; 32]) {

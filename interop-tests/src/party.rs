@@ -2,6 +2,7 @@
 //! devices. Each can be stopped and opened again on the same store.
 
 use crate::mesh::{Mesh, Place, id};
+use crate::wait::success;
 use chancery_directory_core::{AccountKey, AgentKey};
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::Party;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for something to arrive.
@@ -76,14 +77,7 @@ fn config(
 
 /// Opens an endpoint, once whoever had its store has let go of it.
 async fn reopen(config: &EndpointConfig) -> Endpoint {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        match Endpoint::open(config.clone()).await {
-            Ok(endpoint) => return endpoint,
-            Err(refusal) => assert!(Instant::now() < end, "{refusal}"),
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    success("the store is free", async || Endpoint::open(config.clone()).await).await
 }
 
 impl Device {
@@ -116,13 +110,8 @@ impl Device {
         let config = Self::config(mesh, self.config.node.as_str(), name);
         let asked = Endpoint::link_request(&config).await.unwrap();
         let grant = self.endpoint.approve_link(asked, b"trust".to_vec()).await.unwrap();
-        let end = Instant::now() + DEADLINE;
-        let (endpoint, trust) = loop {
-            match Endpoint::accept_link(config.clone(), grant.clone()).await {
-                Ok(accepted) => break accepted,
-                Err(refusal) => assert!(Instant::now() < end, "{refusal}"),
-            }
-        };
+        let accept = async || Endpoint::accept_link(config.clone(), grant.clone()).await;
+        let (endpoint, trust) = success("the grant is accepted", accept).await;
         assert_eq!(trust, b"trust");
         endpoint.register().await.unwrap();
         Self { endpoint, config, running: None }

@@ -2,7 +2,7 @@
 //! and a peer that drives its link by hand.
 
 use crate::mesh::{Mesh, id};
-use crate::wait::until;
+use crate::wait::{success, until};
 use bytes::Bytes;
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
@@ -84,14 +84,7 @@ impl Rogue {
     /// As [`Rogue::from_store`], but only makes the proof, for a connection that
     /// is not bound yet.
     pub async fn proof(mesh: &Mesh, node: &str, store: &Path) -> (Alias, Proof) {
-        let end = Instant::now() + DEADLINE;
-        let (alias, device, seed) = loop {
-            match keys(store) {
-                Ok(keys) => break keys,
-                Err(error) => assert!(Instant::now() < end, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
+        let (alias, device, seed) = success("the store is free", async || keys(store)).await;
         let device = DeviceId::from_bytes(device);
         let (channel, signature) = Self::connect(mesh, node, device, &SigningKey::from_bytes(&seed)).await;
         let request = wire::AuthenticateRequest { device_id: device.to_wire(), signature };

@@ -61,7 +61,7 @@ fn refused(submission: &Submission, reason: &str, current_epoch: Option<u64>) ->
     decided(submission, outcome::Decision::Refused(Refused { reason: reason.into(), current_epoch }))
 }
 
-fn decided(submission: &Submission, decision: outcome::Decision) -> Outcome {
+pub(crate) fn decided(submission: &Submission, decision: outcome::Decision) -> Outcome {
     Outcome {
         message_id: submission.message_id.clone(),
         group_id: submission.group_id.clone(),

@@ -1,14 +1,20 @@
-//! What an open connection is worth: a proof counts on its own connection, and a
-//! removed device is out at once.
+//! What an open connection and a known log are worth: a proof counts on its own
+//! connection, a removed device is out at once, and a log never goes back.
 
-use chancery_interop_tests::mesh::Mesh;
+use chancery_interop_tests::mesh::{Mesh, id};
 use chancery_interop_tests::party::{Device, person_number};
-use chancery_interop_tests::rogue::{Rogue, answer};
+use chancery_interop_tests::rogue::{HandLink, Rogue, answer};
+use chancery_interop_tests::wait::until;
 use chancery_kit::status::from_status;
+use chancery_kit::tls::Credentials;
+use chancery_pki_core::Party;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::account_service_client::AccountServiceClient;
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
+use chancery_sdk::alarm::Alarm;
 use chancery_types::Reason;
+use std::sync::Arc;
+use std::time::Duration;
 use tonic::transport::Channel;
 
 async fn authenticate(channel: &Channel, request: wire::AuthenticateRequest) -> Result<(), Reason> {
@@ -59,4 +65,45 @@ async fn a_removed_device_is_out_at_once() {
     assert_eq!(again.reason, Reason::NotAuthenticated);
     let (_, proof) = Rogue::proof(&mesh, "regional", &lost_store).await;
     assert!(authenticate(&proof.channel, proof.request).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_follows_a_log_that_went_back_or_forked() {
+    let mut mesh = Mesh::with_nodes().await;
+    let person = Device::enrol(&mesh, "federal", &person_number(1), "person").await;
+    mesh.back_up_directory("backup");
+    let island = mesh.certify(&Party::Node(id("island"))).await;
+    mesh.admit("island", "127.0.0.1:1", &island, [].into()).await;
+    drop(HandLink::of_new_member(&mesh, "federal", &island).await);
+    person.endpoint.refresh_directory().await.unwrap();
+
+    mesh.restore_directory("backup").await;
+    // Connections to the directory that was may last a moment longer.
+    let refused = async || person.endpoint.refresh_directory().await.err().map(|refusal| refusal.reason);
+    until("the restored directory answers", async || {
+        refused().await.is_some_and(|reason| reason != Reason::DirectoryUnreachable)
+    })
+    .await;
+    a_stranger_changes_nothing(&mesh, &island).await;
+
+    // It grows beyond what was seen, on another branch.
+    for name in ["other", "another"] {
+        let member = mesh.certify(&Party::Node(id(name))).await;
+        mesh.admit(name, "127.0.0.1:1", &member, [].into()).await;
+    }
+    a_stranger_changes_nothing(&mesh, &island).await;
+    assert_eq!(refused().await, Some(Reason::DirectoryMisbehaved));
+    let raised = person.endpoint.alarms_after(0, 9).await.unwrap();
+    assert!(raised.iter().any(|raised| raised.alarm == Alarm::DirectoryForked));
+}
+
+/// A stranger makes the node ask the directory, at most once a second; by what
+/// the directory says now, the island would be a stranger, too.
+async fn a_stranger_changes_nothing(mesh: &Mesh, island: &Arc<Credentials>) {
+    let asked = mesh.clock.now();
+    until("the node may ask again", async || mesh.clock.now() > asked.after(Duration::from_secs(1))).await;
+    let stranger = mesh.certify(&Party::Node(id("stranger"))).await;
+    let refused = HandLink::open(mesh, "federal", stranger).await.map(drop).unwrap_err();
+    assert_eq!(refused.reason, Reason::NotAMember);
+    HandLink::open(mesh, "federal", Arc::clone(island)).await.map(drop).unwrap();
 }

@@ -4,20 +4,10 @@ use super::tests::{admit, link_second};
 use super::*;
 use crate::alarm::Alarm;
 use crate::event::EventKind;
-use crate::harness::{Item, Pair, pair};
-use chancery_proto::federation::v1::{Accepted, Delivery, Outcome, Refused, Submission, outcome};
+use crate::harness::{Item, Pair, decided, pair};
+use chancery_proto::federation::v1::{Accepted, Delivery, Refused, outcome};
 use prost::bytes::Bytes;
 use std::time::Duration;
-
-fn outcome(submission: &Submission, decision: outcome::Decision) -> Outcome {
-    Outcome {
-        message_id: submission.message_id.clone(),
-        group_id: submission.group_id.clone(),
-        sender: submission.sender.clone(),
-        sender_device: submission.sender_device.clone(),
-        decision: Some(decision),
-    }
-}
 
 #[tokio::test]
 async fn wild_numbers_block_nothing() {
@@ -38,13 +28,13 @@ async fn wild_numbers_block_nothing() {
     let sent = person.write(thread, "answer").await;
     let submission = person.due().await.remove(0);
     let refused = Refused { reason: "STALE_EPOCH".into(), current_epoch: Some(u64::MAX) };
-    let stale = outcome(&submission, outcome::Decision::Refused(refused));
+    let stale = decided(&submission, outcome::Decision::Refused(refused));
     assert!(person.decide(stale).await.is_empty());
     assert_eq!(person.due().await.len(), 1, "no reason to give it up");
     let accepted =
         Accepted { sequence: u64::MAX, epoch: 1, chain: Bytes::from_static(&[7; 32]), accepted_at_ms: 1 };
-    let decided = person.decide(outcome(&submission, outcome::Decision::Accepted(accepted))).await;
-    assert!(decided.len() == 1 && decided[0].message_id == sent && decided[0].result.is_ok());
+    let heard = person.decide(decided(&submission, outcome::Decision::Accepted(accepted))).await;
+    assert!(heard.len() == 1 && heard[0].message_id == sent && heard[0].result.is_ok());
     assert!(person.alarms().await.contains(&Alarm::Forked));
 }
 
