@@ -3,7 +3,7 @@
 //! sequence and the next value of a hash chain.
 
 use crate::framing::{self, ContentType};
-use crate::parcel::{Body, Commit, MAX_ALIASES, Submission};
+use crate::parcel::{Body, Commit, MAX_ALIASES, MAX_FAN_OUT, Submission, limit};
 use crate::welcome::Welcome;
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
@@ -87,7 +87,7 @@ fn accept(mut group: Group, submission: &Submission, now: Timestamp) -> Result<(
     group.sequence += 1;
     group.chain = group.chain.next(group.sequence, &submission.message_id, &submission.message_digest());
     let mut fan_out = FanOut { submission, group: &group, made_in, parts: BTreeMap::new(), out: Vec::new() };
-    fan_out.reach_members();
+    fan_out.reach_members()?;
 
     let (mut joined, mut left) = (Vec::new(), Vec::new());
     if let Body::Commit(commit) = &submission.body {
@@ -131,7 +131,7 @@ struct FanOut<'a> {
 impl FanOut<'_> {
     /// One copy for each member node: everyone but the sender, whose other
     /// devices get one when there are any.
-    fn reach_members(&mut self) {
+    fn reach_members(&mut self) -> Result<(), Refusal> {
         let mut nodes: BTreeMap<&NodeId, BTreeSet<Alias>> = BTreeMap::new();
         for (alias, node) in &self.group.members {
             if *alias != self.submission.sender || self.submission.echo {
@@ -142,7 +142,9 @@ impl FanOut<'_> {
             Body::Application(bytes) => wire::delivery::Body::Application(bytes.clone()),
             Body::Commit(commit) => wire::delivery::Body::Commit(commit.mls_commit.clone()),
         };
+        let size = self.submission.message().len();
         for (node, recipients) in nodes {
+            limit("the message times its recipients on one node", size * recipients.len(), MAX_FAN_OUT)?;
             let except = if recipients.contains(&self.submission.sender) {
                 self.submission.sender_device.to_wire()
             } else {
@@ -150,6 +152,7 @@ impl FanOut<'_> {
             };
             self.push(node, recipients.iter().map(Alias::to_wire).collect(), except, body.clone());
         }
+        Ok(())
     }
 
     fn reach_joiners(&mut self, commit: &Commit) -> Result<(), Refusal> {

@@ -19,6 +19,8 @@ pub const MAX_COMMIT: usize = 1024 * 1024;
 pub const MAX_WELCOME: usize = 2 * 1024 * 1024;
 /// Most aliases that one commit adds or removes, and most recipients of a delivery.
 pub const MAX_ALIASES: usize = 1000;
+/// Largest fan-out to one node, in bytes: the body times its recipients.
+pub const MAX_FAN_OUT: usize = 32 * 1024 * 1024;
 /// Most devices of an alias.
 pub const MAX_DEVICES: usize = 16;
 /// How far ahead a message may expire.
@@ -287,6 +289,7 @@ impl Delivery {
             None => return Err(Refusal::field("body is not set")),
         };
         limit("body", size, most)?;
+        limit("body times recipients", size * message.recipients.len(), MAX_FAN_OUT)?;
         Chain::try_from(&message.chain)?;
         counted("sequence", message.sequence)?;
         counted("epoch", message.epoch)?;
@@ -441,6 +444,25 @@ mod tests {
         let big = wire::Submission { body: Some(wire::submission::Body::Application(big)), ..submission() };
         assert_eq!(reason(big), Some(Reason::TooLarge));
         assert_eq!(reason(wire::Submission { body: None, ..submission() }), Some(Reason::InvalidField));
+    }
+
+    #[test]
+    fn what_a_delivery_becomes_has_a_limit() {
+        let delivery = |recipients: usize| wire::Delivery {
+            message_id: Bytes::from_static(&[1; 16]),
+            group_id: Bytes::from_static(&[2; 32]),
+            sequence: 1,
+            chain: Bytes::from_static(&[5; 32]),
+            epoch: 1,
+            expires_at_ms: NOW.millis() + 1,
+            recipients: (0..recipients as u128).map(|n| Bytes::from(n.to_be_bytes().to_vec())).collect(),
+            body: Some(wire::delivery::Body::Application(Bytes::from(vec![0; MAX_APPLICATION]))),
+            ..Default::default()
+        };
+        let most = MAX_FAN_OUT / MAX_APPLICATION;
+        assert!(Delivery::from_wire(delivery(most), NOW).is_ok());
+        let refused = Delivery::from_wire(delivery(most + 1), NOW).map(drop).unwrap_err();
+        assert_eq!(refused.reason, Reason::TooLarge);
     }
 
     #[test]

@@ -67,6 +67,23 @@ fn opened() -> Option<Group> {
 }
 
 #[test]
+fn a_message_to_very_many_has_a_limit() {
+    let mut group = opened();
+    let most = crate::parcel::MAX_FAN_OUT / crate::parcel::MAX_APPLICATION;
+    let members = &mut group.as_mut().unwrap().members;
+    members.extend((0..most as u128).map(|n| (Alias::from_bytes((n + 1000).to_be_bytes()), node("c"))));
+    let large = vec![0; crate::parcel::MAX_APPLICATION - 100];
+    let bytes = private_message(&GROUP, 1, ContentType::Application, &large);
+    let mut send = |group: &mut Option<Group>| {
+        let large = submission(2, 1, 1, Body::Application(bytes.clone()));
+        order(group, &large, &node("a"), &node("a"), NOW).map(drop)
+    };
+    send(&mut group).unwrap();
+    group.as_mut().unwrap().members.insert(alias(9), node("c"));
+    assert_eq!(send(&mut group).unwrap_err().reason, chancery_types::Reason::TooLarge);
+}
+
+#[test]
 fn opening_delivers_the_welcome_to_the_joiner() {
     let mut group = None;
     let ordered = order(&mut group, &commit(1, 1, 0, &[(2, "b")], &[]), &node("a"), &node("a"), NOW).unwrap();
