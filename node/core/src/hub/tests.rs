@@ -74,7 +74,7 @@ fn a_message_to_very_many_has_a_limit() {
     members.extend((0..most as u128).map(|n| (Alias::from_bytes((n + 1000).to_be_bytes()), node("c"))));
     let large = vec![0; crate::parcel::MAX_APPLICATION - 100];
     let bytes = private_message(&GROUP, 1, ContentType::Application, &large);
-    let mut send = |group: &mut Option<Group>| {
+    let send = |group: &mut Option<Group>| {
         let large = submission(2, 1, 1, Body::Application(bytes.clone()));
         order(group, &large, &node("a"), &node("a"), NOW).map(drop)
     };
