@@ -4,6 +4,7 @@
 //! the log alone: that is the map's.
 
 use crate::attestation::SchemeName;
+use crate::ceremony::conclusion::Conclusion;
 use crate::entry::{Entry, Event, Leaf, RecordChange, SALT_LENGTH};
 use crate::governance::{self, GovernanceKeys};
 use crate::keys::AccountKey;
@@ -86,15 +87,25 @@ impl Trust {
             last = Some(inclusion.index);
             let leaf = Leaf::from_bytes(logged.entry)?;
             checkpoint.includes(&leaf.hash(), inclusion.index, &inclusion.path)?;
-            let statement = match leaf.entry() {
-                Ok(Entry { event: Event::Statement(statement), .. }) => statement,
-                Ok(_) => return Err(Error::Proof("an entry given for a statement is none")),
-                Err(Error::Unsupported(_)) => continue,
-                Err(error) => return Err(error),
-            };
-            match governance::verify(&statement, &self.federation, &self.governance) {
-                Ok(verified) => state.apply(verified, inclusion.index),
-                Err(Error::Unsupported(_)) => {}
+            let (federation, governors) = (self.federation.as_str(), &self.governance);
+            let applied = leaf.entry().and_then(|entry| {
+                match entry.event {
+                    Event::Statement(statement) => {
+                        let verified = governance::verify(&statement, federation, governors)?;
+                        state.apply(verified, inclusion.index);
+                    }
+                    Event::Ceremony(concluded) => {
+                        let verified = Conclusion::verify(&concluded, federation, governors)?;
+                        state.conclude(verified, inclusion.index);
+                    }
+                    Event::RecordChange(_) => {
+                        return Err(Error::Proof("an entry given for a statement is none"));
+                    }
+                }
+                Ok(())
+            });
+            match applied {
+                Ok(()) | Err(Error::Unsupported(_)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -22,11 +22,14 @@ pub struct Entry {
 }
 
 /// What happened.
+#[derive(Clone)]
 pub enum Event {
     /// A governance statement, not verified yet.
     Statement(wire::SignedStatement),
     /// A record was put or changed.
     RecordChange(RecordChange),
+    /// Evaluators concluded a ceremony; not verified yet.
+    Ceremony(Box<wire::ConcludedCeremony>),
 }
 
 /// Commits to a record without naming it.
@@ -80,6 +83,7 @@ impl Leaf {
             sequenced_at_ms: entry.sequenced_at.millis(),
             entry: Some(match &entry.event {
                 Event::Statement(statement) => Wire::Statement(statement.clone()),
+                Event::Ceremony(concluded) => Wire::Ceremony((**concluded).clone()),
                 Event::RecordChange(change) => Wire::RecordChange(wire::RecordChange {
                     handle_prefix: Bytes::copy_from_slice(&change.handle_prefix),
                     previous_index: change.previous_index,
@@ -122,6 +126,7 @@ impl Leaf {
             .map_err(|_| Error::Field("an entry of the log does not parse"))?;
         let event = match entry.entry {
             Some(Wire::Statement(statement)) => Event::Statement(statement),
+            Some(Wire::Ceremony(concluded)) => Event::Ceremony(Box::new(concluded)),
             Some(Wire::RecordChange(change)) => Event::RecordChange(RecordChange {
                 handle_prefix: array(&change.handle_prefix, "a handle's prefix has not 4 bytes")?,
                 previous_index: change.previous_index,

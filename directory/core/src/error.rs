@@ -54,6 +54,9 @@ pub enum Error {
     /// The record moved on.
     #[error("the record stands at another version or entry")]
     VersionConflict,
+    /// A message, transcript or plan of the evaluators' ceremony does not hold.
+    #[error("{0}")]
+    Ceremony(&'static str),
     /// A sealed message does not open.
     #[error("a sealed message does not open")]
     CannotOpen,
@@ -91,6 +94,7 @@ impl Error {
             Self::AuthorityNotAdmitted => Reason::AuthorityNotAdmitted,
             Self::AttestationExpired => Reason::AttestationExpired,
             Self::VersionConflict => Reason::RecordVersionConflict,
+            Self::Ceremony(_) => Reason::InvalidCeremony,
             Self::CannotOpen => Reason::CannotOpen,
             Self::NotGoverned { .. } => Reason::NotGoverned,
             Self::Proof(_) => Reason::InvalidProof,

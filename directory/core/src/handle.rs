@@ -3,8 +3,9 @@
 //! of the record behind it. The group operations are [`crate::oprf`]'s.
 
 use crate::Error;
+use crate::EvaluatorEpoch;
 use crate::oprf::{self, Blind, Element, MAX_BATCH, Proof};
-use crate::statement::EvaluatorEpoch;
+use crate::threshold::{self, Weight};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Entropy, Handle, Identifier};
 use hkdf::Hkdf;
@@ -93,9 +94,9 @@ impl Blinded {
     ///
     /// # Errors
     /// Fewer answers than the threshold, two of one evaluator, or a wrong one,
-    /// which is named. Epochs with a threshold above 1 are not supported yet.
+    /// which is named: leave it out and ask another evaluator.
     pub fn finish(
-        self,
+        &self,
         answers: &[wire::EvaluateResponse],
         epoch: &EvaluatorEpoch,
     ) -> Result<Vec<(Handle, RecordKey)>, Error> {
@@ -103,21 +104,20 @@ impl Blinded {
         if answers.len() < threshold {
             return Err(Error::TooFewEvaluators { answers: answers.len(), threshold: epoch.threshold });
         }
-        if epoch.threshold != 1 {
-            return Err(Error::Unsupported("this build combines no shares: it takes a threshold of 1"));
-        }
         let mut seen = BTreeSet::new();
         let mut checked = Vec::with_capacity(answers.len());
         for answer in answers {
             if !seen.insert(answer.index) {
                 return Err(Error::WrongEvaluation { index: answer.index, why: "it answered twice" });
             }
-            checked.push(self.check(answer, epoch)?);
+            checked.push((answer.index, self.check(answer, epoch)?));
         }
-        // The polynomial of a threshold of 1 is constant: each share is the
-        // key, each answer the evaluation.
-        let evaluated = checked.first().ok_or(Error::TooFewEvaluators { answers: 0, threshold: 1 })?;
-        let outputs = self.inputs.iter().zip(evaluated);
+        checked.truncate(threshold);
+        let indices: Vec<_> = checked.iter().map(|(index, _)| *index).collect();
+        let weights = Weight::lagrange(&indices)?;
+        let parts: Vec<_> = weights.into_iter().zip(checked.iter().map(|(_, e)| e.as_slice())).collect();
+        let evaluated = threshold::combine(&parts)?;
+        let outputs = self.inputs.iter().zip(&evaluated);
         outputs.map(|((input, blind), e)| split(&*oprf::finalize(input, blind, e)?)).collect()
     }
 
@@ -188,7 +188,7 @@ pub struct Serving {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::testing::World;
     use chancery_types::entropy::SeededEntropy;
 
     fn identifiers() -> Vec<Identifier> {
@@ -198,19 +198,40 @@ mod tests {
             .collect()
     }
 
+    fn epoch(world: &World) -> &EvaluatorEpoch {
+        world.state.evaluators().unwrap()
+    }
+
+    fn serving(world: &World, position: usize) -> Serving {
+        let serving = &world.evaluators.servings[position];
+        Serving { share: oprf::SecretKey::from_bytes(&serving.share.to_bytes()).unwrap(), ..*serving }
+    }
+
+    /// What the evaluators at these positions answer.
+    fn asked(
+        world: &World,
+        blinded: &Blinded,
+        positions: &[usize],
+    ) -> (wire::EvaluateRequest, Vec<wire::EvaluateResponse>) {
+        let request = blinded.request(epoch(world));
+        let answers = positions
+            .iter()
+            .map(|at| answer(&request, &world.evaluators.servings[*at], &world.entropy).unwrap())
+            .collect();
+        (request, answers)
+    }
+
     #[test]
-    fn the_same_identifier_gives_the_same_handle_whatever_the_blind() {
-        let entropy = SeededEntropy::new(1);
-        let (serving, epoch) = testing::evaluators(&entropy);
+    fn the_same_identifier_gives_the_same_handle_whoever_answers() {
+        let world = World::new(&SeededEntropy::new(1));
         let all = identifiers();
-        let run = |identifiers: &[Identifier]| {
-            let blinded = Blinded::new(identifiers, &entropy).unwrap();
-            let request = blinded.request(&epoch);
-            let response = answer(&request, &serving, &entropy).unwrap();
-            (request, blinded.finish(&[response], &epoch).unwrap())
+        let run = |identifiers: &[Identifier], indices: [usize; 2]| {
+            let blinded = Blinded::new(identifiers, &world.entropy).unwrap();
+            let (request, answers) = asked(&world, &blinded, &indices);
+            (request, blinded.finish(&answers, epoch(&world)).unwrap())
         };
-        let (request, batch) = run(&all);
-        let (other_request, alone) = run(&all[1..2]);
+        let (request, batch) = run(&all, [0, 1]);
+        let (other_request, alone) = run(&all[1..2], [2, 0]);
         assert_ne!(request.blinded_elements[1], other_request.blinded_elements[0]);
         assert_eq!(batch[1].0, alone[0].0);
         assert_eq!(batch[1].1.as_bytes(), alone[0].1.as_bytes());
@@ -221,59 +242,56 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_named() {
-        let entropy = SeededEntropy::new(2);
-        let (serving, epoch) = testing::evaluators(&entropy);
-        let good = |blinded: &Blinded| answer(&blinded.request(&epoch), &serving, &entropy).unwrap();
+    fn wrong_answers_are_named_and_others_take_their_place() {
+        let world = World::new(&SeededEntropy::new(2));
+        let blinded = Blinded::new(&identifiers(), &world.entropy).unwrap();
+        let good = asked(&world, &blinded, &[0, 1, 2]).1;
+        let expected = blinded.finish(&good, epoch(&world)).unwrap()[0].0;
         let spoil = |change: &dyn Fn(&mut wire::EvaluateResponse)| {
-            let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
-            let mut response = good(&blinded);
-            change(&mut response);
-            blinded.finish(&[response], &epoch).unwrap_err()
+            let mut answers = good.clone();
+            change(&mut answers[1]);
+            let named = blinded.finish(&answers, epoch(&world)).unwrap_err();
+            answers.remove(1);
+            assert_eq!(blinded.finish(&answers, epoch(&world)).unwrap()[0].0, expected);
+            matches!(named, Error::WrongEvaluation { index: 2 | 9, .. })
         };
-        let is_wrong = |error| matches!(error, Error::WrongEvaluation { .. });
-        assert!(is_wrong(spoil(&|r| r.evaluated_elements.swap(0, 1))));
-        assert!(is_wrong(spoil(&|r| drop(r.evaluated_elements.pop()))));
-        assert!(is_wrong(spoil(&|r| r.evaluated_elements[0] = vec![0; 32].into())));
-        assert!(is_wrong(spoil(&|r| r.proof = vec![0; 64].into())));
-        assert!(is_wrong(spoil(&|r| r.proof = vec![0; 63].into())));
-        assert!(is_wrong(spoil(&|r| r.index = 9)));
-
-        let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
-        let other = Serving { share: oprf::SecretKey::random(&entropy), ..serving };
-        let response = answer(&blinded.request(&epoch), &other, &entropy).unwrap();
-        assert!(is_wrong(blinded.finish(&[response], &epoch).unwrap_err()));
+        assert!(spoil(&|r| r.evaluated_elements.swap(0, 1)));
+        assert!(spoil(&|r| drop(r.evaluated_elements.pop())));
+        assert!(spoil(&|r| r.evaluated_elements[0] = vec![0; 32].into()));
+        assert!(spoil(&|r| r.proof = vec![0; 64].into()));
+        assert!(spoil(&|r| r.proof = vec![0; 63].into()));
+        assert!(spoil(&|r| r.index = 9));
+        // Another's share, under its own proof.
+        let other = Serving { share: oprf::SecretKey::random(&world.entropy), ..serving(&world, 1) };
+        let forged = answer(&blinded.request(epoch(&world)), &other, &world.entropy).unwrap();
+        assert!(spoil(&|r| *r = forged.clone()));
     }
 
     #[test]
     fn thresholds_are_held() {
-        let entropy = SeededEntropy::new(3);
-        let (serving, mut epoch) = testing::evaluators(&entropy);
-        let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
-        assert!(matches!(blinded.finish(&[], &epoch), Err(Error::TooFewEvaluators { answers: 0, .. })));
-        let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
-        let response = answer(&blinded.request(&epoch), &serving, &entropy).unwrap();
-        let twice = [response.clone(), response.clone()];
-        assert!(matches!(blinded.finish(&twice, &epoch), Err(Error::WrongEvaluation { .. })));
-        epoch.threshold = 2;
-        let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
+        let world = World::new(&SeededEntropy::new(3));
+        let blinded = Blinded::new(&identifiers(), &world.entropy).unwrap();
+        let one = asked(&world, &blinded, &[0]).1;
+        for (answers, few) in [(&[][..], 0), (&one, 1)] {
+            let refused = blinded.finish(answers, epoch(&world)).unwrap_err();
+            assert_eq!(refused, Error::TooFewEvaluators { answers: few, threshold: 2 });
+        }
+        let twice = [one[0].clone(), one[0].clone()];
         assert!(matches!(
-            blinded.finish(std::slice::from_ref(&response), &epoch),
-            Err(Error::TooFewEvaluators { answers: 1, threshold: 2 })
+            blinded.finish(&twice, epoch(&world)),
+            Err(Error::WrongEvaluation { index: 1, .. })
         ));
-        let blinded = Blinded::new(&identifiers(), &entropy).unwrap();
-        assert!(matches!(blinded.finish(&twice, &epoch), Err(Error::Unsupported(_))));
     }
 
     #[test]
     fn evaluators_refuse_what_is_not_theirs() {
-        let entropy = SeededEntropy::new(4);
-        let (serving, epoch) = testing::evaluators(&entropy);
-        let request = Blinded::new(&identifiers(), &entropy).unwrap().request(&epoch);
+        let world = World::new(&SeededEntropy::new(4));
+        let (entropy, serving) = (&world.entropy, serving(&world, 0));
+        let request = Blinded::new(&identifiers(), entropy).unwrap().request(epoch(&world));
         let refused = |change: &dyn Fn(&mut wire::EvaluateRequest)| {
             let mut request = request.clone();
             change(&mut request);
-            answer(&request, &serving, &entropy).map(drop).unwrap_err()
+            answer(&request, &serving, entropy).map(drop).unwrap_err()
         };
         assert_eq!(refused(&|r| r.key_epoch = 2), Error::WrongKeyEpoch);
         assert_eq!(refused(&|r| r.generation = 2), Error::WrongKeyEpoch);
@@ -283,7 +301,7 @@ mod tests {
         let element = request.blinded_elements[0].clone();
         let many = move |r: &mut wire::EvaluateRequest| r.blinded_elements = vec![element.clone(); 1_001];
         assert!(matches!(refused(&many), Error::TooLarge(_)));
-        assert!(Blinded::new(&[], &entropy).is_err());
-        assert!(Blinded::new(&vec![identifiers().remove(0); 1_001], &entropy).is_err());
+        assert!(Blinded::new(&[], entropy).is_err());
+        assert!(Blinded::new(&vec![identifiers().remove(0); 1_001], entropy).is_err());
     }
 }

@@ -20,6 +20,10 @@ pub enum Purpose {
     Record,
     /// A governance statement.
     Governance,
+    /// What an evaluator says in a ceremony.
+    CeremonyMessage,
+    /// What a ceremony came to.
+    CeremonyResult,
 }
 
 impl Purpose {
@@ -28,6 +32,8 @@ impl Purpose {
             Self::Attestation => "chancery attestation v1",
             Self::Record => "chancery record v1",
             Self::Governance => "chancery governance v1",
+            Self::CeremonyMessage => "chancery ceremony message v1",
+            Self::CeremonyResult => "chancery ceremony result v1",
         }
     }
 
@@ -108,6 +114,8 @@ keys! {
     AuthorityKey = "authority key";
     /// Signs governance statements.
     GovernanceKey = "governance key";
+    /// Signs what an evaluator says in ceremonies.
+    EvaluatorKey = "evaluator key";
     /// Signs the device credentials of an administration's agent.
     AgentKey = "agent key";
 }

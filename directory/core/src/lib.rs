@@ -7,9 +7,11 @@
 //! one type and returns another.
 
 pub mod attestation;
+pub mod ceremony;
 pub mod client;
 pub mod entry;
 pub mod error;
+pub mod evaluators;
 pub mod governance;
 pub mod handle;
 pub mod keys;
@@ -23,15 +25,17 @@ pub mod record;
 pub mod sealed;
 pub mod state;
 pub mod statement;
+pub mod threshold;
 
 #[cfg(test)]
 mod testing;
 
 pub use client::{Trust, VerifiedLookup, VerifiedRecord};
 pub use error::Error;
+pub use evaluators::{EvaluatorEpoch, EvaluatorShare};
 pub use governance::GovernanceKeys;
 pub use handle::{Blinded, RecordKey};
-pub use keys::{AccountKey, AgentKey, AuthorityKey, CredentialKey, GovernanceKey, SigningKey};
+pub use keys::{AccountKey, AgentKey, AuthorityKey, CredentialKey, EvaluatorKey, GovernanceKey, SigningKey};
 pub use note::VerifiedCheckpoint;
 pub use prefix::Prefix;
 pub use sealed::Address;

@@ -41,9 +41,8 @@ impl OperationKey {
     /// # Errors
     /// Never, for X25519.
     pub fn from_seed(seed: &[u8; 32]) -> Result<Self, Error> {
-        const IMPOSSIBLE: Error = Error::Internal("an HPKE key pair cannot be derived");
-        let (private, public) = hpke().derive_key_pair(seed).map_err(|_| IMPOSSIBLE)?.into_keys();
-        Ok(Self { private, public: public.as_slice().try_into().map_err(|_| IMPOSSIBLE)? })
+        let (private, public) = key_pair(seed)?;
+        Ok(Self { private, public })
     }
 
     /// The public key, as the log names it.
@@ -183,7 +182,15 @@ impl fmt::Debug for ResultKey {
     }
 }
 
-fn hpke() -> Hpke<HpkeRustCrypto> {
+/// The key pair of a seed (RFC 9180, section 7.1.3).
+pub(crate) fn key_pair(seed: &[u8; 32]) -> Result<(HpkePrivateKey, [u8; 32]), Error> {
+    const IMPOSSIBLE: Error = Error::Internal("an HPKE key pair cannot be derived");
+    let (private, public) = hpke().derive_key_pair(seed).map_err(|_| IMPOSSIBLE)?.into_keys();
+    Ok((private, public.as_slice().try_into().map_err(|_| IMPOSSIBLE)?))
+}
+
+/// The one suite: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-128-GCM, mode base.
+pub(crate) fn hpke() -> Hpke<HpkeRustCrypto> {
     Hpke::new(Mode::Base, KemAlgorithm::DhKem25519, KdfAlgorithm::HkdfSha256, AeadAlgorithm::Aes128Gcm)
 }
 

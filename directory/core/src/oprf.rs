@@ -26,12 +26,12 @@ const CONTEXT: &[u8] = b"OPRFV1-\x01-ristretto255-SHA512";
 /// A group element other than the identity, with its canonical encoding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Element {
-    point: RistrettoPoint,
+    pub(crate) point: RistrettoPoint,
     bytes: [u8; ELEMENT_LENGTH],
 }
 
 impl Element {
-    fn new(point: RistrettoPoint) -> Result<Self, Error> {
+    pub(crate) fn new(point: RistrettoPoint) -> Result<Self, Error> {
         if point == RistrettoPoint::identity() {
             return Err(Error::Element);
         }
@@ -71,7 +71,7 @@ impl fmt::Debug for Element {
 
 /// An evaluator's secret: the key, or a share of it.
 #[derive(ZeroizeOnDrop)]
-pub struct SecretKey(Scalar);
+pub struct SecretKey(pub(crate) Scalar);
 
 impl SecretKey {
     /// `DeriveKeyPair` (RFC 9497, section 3.2.1).
@@ -202,6 +202,71 @@ impl fmt::Debug for Proof {
     }
 }
 
+/// Proof that somebody knows the discrete logarithm of an element (Schnorr):
+/// R ‖ s with s = r + c·x, c over context, element and R.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Possession {
+    commitment: Element,
+    s: Scalar,
+}
+
+impl Possession {
+    /// Proves that the prover knows `key`, in this context alone.
+    ///
+    /// # Errors
+    /// Never: the key is not zero.
+    pub fn prove(key: &SecretKey, context: &[u8], entropy: &dyn Entropy) -> Result<Self, Error> {
+        let nonce = Zeroizing::new(random_scalar(entropy));
+        let commitment = Element::new(RistrettoPoint::mul_base(&nonce))?;
+        let c = Self::challenge(&key.public_key()?, &commitment, context);
+        Ok(Self { commitment, s: *nonce + c * key.0 })
+    }
+
+    /// Whether whoever made it for this context knew the key of `public`.
+    pub fn verifies(&self, public: &Element, context: &[u8]) -> bool {
+        let c = Self::challenge(public, &self.commitment, context);
+        RistrettoPoint::vartime_double_scalar_mul_basepoint(&-c, &public.point, &self.s)
+            == self.commitment.point
+    }
+
+    /// R ‖ s.
+    pub fn to_bytes(self) -> [u8; PROOF_LENGTH] {
+        let mut bytes = [0; PROOF_LENGTH];
+        bytes[..32].copy_from_slice(self.commitment.as_bytes());
+        bytes[32..].copy_from_slice(self.s.as_bytes());
+        bytes
+    }
+
+    fn challenge(public: &Element, commitment: &Element, context: &[u8]) -> Scalar {
+        let mut hash = Sha512::new();
+        hash.update(context);
+        hash.update(public.bytes);
+        hash.update(commitment.bytes);
+        Scalar::from_bytes_mod_order_wide(&hash.finalize().into())
+    }
+}
+
+impl TryFrom<&[u8]> for Possession {
+    type Error = Error;
+
+    /// Refuses what is no element and canonical scalar.
+    fn try_from(bytes: &[u8]) -> Result<Self, Error> {
+        let bytes: &[u8; PROOF_LENGTH] =
+            bytes.try_into().map_err(|_| Error::Field("a proof has not 64 bytes"))?;
+        let (commitment, s) = bytes.split_at(32);
+        let s = s.try_into().map_err(|_| Error::Field("a proof has not 64 bytes"))?;
+        let s = Option::<Scalar>::from(Scalar::from_canonical_bytes(s));
+        let s = s.ok_or(Error::Field("a proof's scalars are not canonical"))?;
+        Ok(Self { commitment: commitment.try_into()?, s })
+    }
+}
+
+impl fmt::Debug for Possession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Possession")
+    }
+}
+
 /// What hides one input from the evaluators; kept until the answer comes.
 #[derive(ZeroizeOnDrop)]
 pub struct Blind(Scalar);
@@ -261,7 +326,7 @@ fn check_batch(length: usize) -> Result<(), Error> {
 }
 
 /// `RandomScalar` by wide reduction (RFC 9497, section 4.7.2), never zero.
-fn random_scalar(entropy: &dyn Entropy) -> Scalar {
+pub(crate) fn random_scalar(entropy: &dyn Entropy) -> Scalar {
     loop {
         let wide = Zeroizing::new(entropy.array::<64>());
         let scalar = Scalar::from_bytes_mod_order_wide(&wide);

@@ -2,8 +2,10 @@
 //! evaluators, the directory's keys. Replayed in the order of the log.
 
 use crate::Error;
+use crate::EvaluatorEpoch;
+use crate::ceremony::conclusion::Conclusion;
 use crate::governance::VerifiedStatement;
-use crate::statement::{Authority, Decision, DirectoryKeys, EvaluatorEpoch, Member};
+use crate::statement::{Authority, Decision, DirectoryKeys, Member};
 use chancery_types::NodeId;
 use std::collections::{BTreeMap, HashMap};
 
@@ -13,6 +15,8 @@ pub struct FederationState {
     members: BTreeMap<NodeId, Member>,
     authorities: BTreeMap<NodeId, Authority>,
     evaluators: Option<EvaluatorEpoch>,
+    /// Which ceremony brought the evaluators into force.
+    ceremony: Option<[u8; 32]>,
     directory: Option<DirectoryKeys>,
     in_force: BTreeMap<Subject, u64>,
     /// Where each nonce was logged, and with which statement.
@@ -29,12 +33,12 @@ enum Subject {
 }
 
 impl Subject {
-    fn of(decision: &Decision) -> Self {
+    fn of(decision: &Decision) -> Option<Self> {
         match decision {
-            Decision::Member(m) => Self::Member(m.administration.clone()),
-            Decision::Authority(a) => Self::Authority(a.authority.clone()),
-            Decision::EvaluatorEpoch(_) => Self::Evaluators,
-            Decision::DirectoryKeys(_) => Self::Directory,
+            Decision::Member(m) => Some(Self::Member(m.administration.clone())),
+            Decision::Authority(a) => Some(Self::Authority(a.authority.clone())),
+            Decision::DirectoryKeys(_) => Some(Self::Directory),
+            Decision::CeremonyPlan(_) => None,
         }
     }
 }
@@ -93,7 +97,7 @@ impl FederationState {
         match decision {
             Decision::Member(m) => self.members.get(&m.administration) == Some(m),
             Decision::Authority(a) => self.authorities.get(&a.authority) == Some(a),
-            Decision::EvaluatorEpoch(e) => self.evaluators.as_ref() == Some(e),
+            Decision::CeremonyPlan(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
         }
     }
@@ -101,29 +105,15 @@ impl FederationState {
     /// Whether a statement may be logged next.
     ///
     /// # Errors
-    /// It contradicts what is in force: an evaluator epoch is the first, the
-    /// next after the current one in generation 1, or the current one's next
-    /// generation under the same key.
+    /// It is not logged by itself: a ceremony's plan.
     pub fn admit(&self, statement: &VerifiedStatement) -> Result<Admission, Error> {
         match self.nonces.get(&statement.statement().nonce) {
             Some((index, digest)) if digest == statement.digest() => return Ok(Admission::Logged(*index)),
             Some(_) => return Ok(Admission::NonceReused),
             None => {}
         }
-        if let Decision::EvaluatorEpoch(next) = &statement.statement().decision {
-            let follows = match &self.evaluators {
-                None => next.key_epoch == 1 && next.generation == 1,
-                Some(current) if next.key_epoch == current.key_epoch => {
-                    Some(next.generation) == current.generation.checked_add(1)
-                        && next.public_key == current.public_key
-                }
-                Some(current) => {
-                    Some(next.key_epoch) == current.key_epoch.checked_add(1) && next.generation == 1
-                }
-            };
-            if !follows {
-                return Err(Error::Statement("the evaluators' epoch does not follow the current one"));
-            }
+        if Subject::of(&statement.statement().decision).is_none() {
+            return Err(Error::Statement("a ceremony's plan is logged with its conclusion"));
         }
         Ok(Admission::New)
     }
@@ -133,13 +123,28 @@ impl FederationState {
         let digest = *statement.digest();
         let statement = statement.into_statement();
         self.nonces.insert(statement.nonce, (index, digest));
-        self.in_force.insert(Subject::of(&statement.decision), index);
+        if let Some(subject) = Subject::of(&statement.decision) {
+            self.in_force.insert(subject, index);
+        }
         match statement.decision {
             Decision::Member(m) => drop(self.members.insert(m.administration.clone(), m)),
             Decision::Authority(a) => drop(self.authorities.insert(a.authority.clone(), a)),
-            Decision::EvaluatorEpoch(e) => self.evaluators = Some(e),
             Decision::DirectoryKeys(k) => self.directory = Some(k),
+            Decision::CeremonyPlan(_) => {}
         }
+    }
+
+    /// Where the ceremony in force was logged, if it is this one.
+    pub fn concluded(&self, ceremony: &[u8; 32]) -> Option<u64> {
+        let index = self.in_force.get(&Subject::Evaluators).copied();
+        index.filter(|_| self.ceremony.as_ref() == Some(ceremony))
+    }
+
+    /// Takes a logged ceremony into account.
+    pub fn conclude(&mut self, conclusion: Conclusion, index: u64) {
+        self.in_force.insert(Subject::Evaluators, index);
+        self.ceremony = Some(*conclusion.id());
+        self.evaluators = Some(conclusion.into_epoch());
     }
 }
 

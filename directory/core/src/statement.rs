@@ -3,8 +3,8 @@
 
 use crate::Error;
 use crate::attestation::SchemeName;
+use crate::ceremony::Plan;
 use crate::keys::{AgentKey, AuthorityKey};
-use crate::oprf::Element;
 use crate::prefix::MAX_BITS;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
@@ -17,8 +17,6 @@ const MAX_AGENTS: usize = 256;
 const MAX_ENDPOINTS: usize = 8;
 /// Most schemes of one authority.
 const MAX_SCHEMES: usize = 32;
-/// Most evaluators of one epoch.
-const MAX_EVALUATORS: usize = 32;
 
 /// A decision for one federation, made once.
 #[derive(Clone, Debug)]
@@ -38,8 +36,8 @@ pub enum Decision {
     Member(Member),
     /// Admits an enrolment authority or replaces what was logged about it.
     Authority(Authority),
-    /// Starts a key epoch of the evaluators, or a generation of it.
-    EvaluatorEpoch(EvaluatorEpoch),
+    /// Has evaluators make the handles' key, or deal its shares anew.
+    CeremonyPlan(Plan),
     /// Names the directory's own keys.
     DirectoryKeys(DirectoryKeys),
 }
@@ -70,41 +68,6 @@ pub struct Authority {
     pub schemes: BTreeSet<SchemeName>,
 }
 
-/// The evaluators of one key epoch and the key they share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EvaluatorEpoch {
-    /// Number of the epoch, from 1.
-    pub key_epoch: u32,
-    /// Generation of the shares, from 1.
-    pub generation: u32,
-    /// How many evaluators must answer, from 1.
-    pub threshold: u32,
-    /// Public key of the whole.
-    pub public_key: Element,
-    /// The evaluators in the order of their index.
-    pub evaluators: Vec<EvaluatorShare>,
-}
-
-impl EvaluatorEpoch {
-    /// The evaluator with this index.
-    pub fn evaluator(&self, index: u32) -> Option<&EvaluatorShare> {
-        self.evaluators.iter().find(|e| e.index == index)
-    }
-}
-
-/// One evaluator of an epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EvaluatorShare {
-    /// Index of the share, from 1.
-    pub index: u32,
-    /// Id of the evaluator.
-    pub evaluator: NodeId,
-    /// Public key of the share.
-    pub public_share: Element,
-    /// Where nodes reach it: `host:port`.
-    pub endpoints: Vec<String>,
-}
-
 /// Keys of the directory itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryKeys {
@@ -129,7 +92,7 @@ impl TryFrom<wire::Statement> for Statement {
         let decision = match statement.decision {
             Some(Wire::Member(m)) => Decision::Member(m.try_into()?),
             Some(Wire::Authority(a)) => Decision::Authority(a.try_into()?),
-            Some(Wire::EvaluatorEpoch(e)) => Decision::EvaluatorEpoch(e.try_into()?),
+            Some(Wire::CeremonyPlan(p)) => Decision::CeremonyPlan(p.try_into()?),
             Some(Wire::DirectoryKeys(k)) => Decision::DirectoryKeys(k.try_into()?),
             None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
         };
@@ -153,7 +116,7 @@ impl From<&Statement> for wire::Statement {
             decision: Some(match &statement.decision {
                 Decision::Member(m) => Wire::Member(m.into()),
                 Decision::Authority(a) => Wire::Authority(a.into()),
-                Decision::EvaluatorEpoch(e) => Wire::EvaluatorEpoch(e.into()),
+                Decision::CeremonyPlan(p) => Wire::CeremonyPlan(p.into()),
                 Decision::DirectoryKeys(k) => Wire::DirectoryKeys(k.into()),
             }),
         }
@@ -233,83 +196,6 @@ impl From<&Authority> for wire::Authority {
     }
 }
 
-impl TryFrom<wire::EvaluatorEpoch> for EvaluatorEpoch {
-    type Error = Error;
-
-    fn try_from(epoch: wire::EvaluatorEpoch) -> Result<Self, Error> {
-        if !(1..=MAX_EVALUATORS).contains(&epoch.evaluators.len()) {
-            return Err(Error::Field("an epoch has 1 to 32 evaluators"));
-        }
-        let evaluators = epoch
-            .evaluators
-            .into_iter()
-            .map(TryInto::try_into)
-            .collect::<Result<Vec<EvaluatorShare>, _>>()?;
-        let ordered = evaluators.windows(2).all(|pair| matches!(pair, [a, b] if a.index < b.index));
-        if !ordered || evaluators.iter().any(|e| e.index == 0) {
-            return Err(Error::Field("evaluators have distinct indices from 1, in order"));
-        }
-        let ids: BTreeSet<_> = evaluators.iter().map(|e| &e.evaluator).collect();
-        if ids.len() != evaluators.len() {
-            return Err(Error::Field("an evaluator holds one share"));
-        }
-        if epoch.key_epoch == 0 || epoch.generation == 0 {
-            return Err(Error::Field("key epochs and generations count from 1"));
-        }
-        if epoch.threshold == 0 || evaluators.len() < epoch.threshold as usize {
-            return Err(Error::Field("a threshold is 1 to the number of evaluators"));
-        }
-        let public_key = Element::try_from(epoch.public_key.as_ref())?;
-        // With a threshold of 1 the polynomial is constant: each share is the key.
-        if epoch.threshold == 1 && evaluators.iter().any(|e| e.public_share != public_key) {
-            return Err(Error::Field("with a threshold of 1 every public share is the public key"));
-        }
-        Ok(Self {
-            key_epoch: epoch.key_epoch,
-            generation: epoch.generation,
-            threshold: epoch.threshold,
-            public_key,
-            evaluators,
-        })
-    }
-}
-
-impl From<&EvaluatorEpoch> for wire::EvaluatorEpoch {
-    fn from(epoch: &EvaluatorEpoch) -> Self {
-        Self {
-            key_epoch: epoch.key_epoch,
-            generation: epoch.generation,
-            threshold: epoch.threshold,
-            public_key: epoch.public_key.to_wire(),
-            evaluators: epoch.evaluators.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl TryFrom<wire::EvaluatorShare> for EvaluatorShare {
-    type Error = Error;
-
-    fn try_from(share: wire::EvaluatorShare) -> Result<Self, Error> {
-        Ok(Self {
-            index: share.index,
-            evaluator: share.evaluator.parse()?,
-            public_share: Element::try_from(share.public_share.as_ref())?,
-            endpoints: endpoints(share.endpoints)?,
-        })
-    }
-}
-
-impl From<&EvaluatorShare> for wire::EvaluatorShare {
-    fn from(share: &EvaluatorShare) -> Self {
-        Self {
-            index: share.index,
-            evaluator: share.evaluator.to_string(),
-            public_share: share.public_share.to_wire(),
-            endpoints: share.endpoints.clone(),
-        }
-    }
-}
-
 impl TryFrom<wire::DirectoryKeys> for DirectoryKeys {
     type Error = Error;
 
@@ -338,7 +224,8 @@ pub(crate) fn array<const N: usize>(bytes: &[u8], wrong: &'static str) -> Result
     bytes.try_into().map_err(|_| Error::Field(wrong))
 }
 
-fn endpoints(endpoints: Vec<String>) -> Result<Vec<String>, Error> {
+/// Where a party is reached.
+pub(crate) fn endpoints(endpoints: Vec<String>) -> Result<Vec<String>, Error> {
     if !(1..=MAX_ENDPOINTS).contains(&endpoints.len()) {
         return Err(Error::Field("a party has 1 to 8 endpoints"));
     }

@@ -1,16 +1,22 @@
 //! A small federation for the tests of this crate.
 
 use crate::attestation::Attestation;
+use crate::ceremony::conclusion::{self, Conclusion};
+use crate::ceremony::party::{self, Secret};
+use crate::ceremony::transcript::{Dealings, Outcome};
+use crate::ceremony::{Ceremony, Joins, Party, Plan};
+use crate::entry::Event;
 use crate::governance::{self, GovernanceKeys};
 use crate::handle::{self, RecordKey, Serving};
 use crate::keys::{self, AccountKey, GovernanceKey, SigningKey};
 use crate::oprf::SecretKey;
 use crate::record::RecordDraft;
-use crate::statement::{Authority, Decision, DirectoryKeys, EvaluatorEpoch, EvaluatorShare, Statement};
-use crate::{Address, FederationState};
+use crate::statement::{Authority, Decision, DirectoryKeys, Statement};
+use crate::{Address, Error, FederationState};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::entropy::SeededEntropy;
-use chancery_types::{Alias, Entropy, Handle, Timestamp};
+use chancery_types::{Alias, Entropy, Handle, NodeId, Timestamp};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) const FEDERATION: &str = "mesh.example";
@@ -28,19 +34,139 @@ pub(crate) fn governance(entropy: &SeededEntropy) -> (SigningKey, GovernanceKeys
     (key, keys)
 }
 
-/// One evaluator, threshold 1, epoch 1, generation 1.
-pub(crate) fn evaluators(entropy: &SeededEntropy) -> (Serving, EvaluatorEpoch) {
-    let share = SecretKey::random(entropy);
-    let public_key = share.public_key().unwrap();
-    let evaluator = EvaluatorShare {
-        index: 1,
-        evaluator: "e1".parse().unwrap(),
-        public_share: public_key,
-        endpoints: vec!["localhost:1".to_owned()],
+/// Evaluators that hold a ceremony among themselves, in memory.
+pub(crate) struct Rehearsal {
+    pub(crate) ceremony: Ceremony,
+    pub(crate) plan: wire::SignedStatement,
+    pub(crate) transcript: wire::CeremonyTranscript,
+    pub(crate) keys: BTreeMap<NodeId, SigningKey>,
+    secrets: BTreeMap<NodeId, Secret>,
+}
+
+impl Rehearsal {
+    /// Plans with these parties by index; `keys` has those of the dealers as well.
+    pub(crate) fn new(
+        world: &World,
+        (key_epoch, generation, threshold): (u32, u32, u32),
+        parties: &[(u32, &str)],
+        keys: &BTreeMap<NodeId, SigningKey>,
+    ) -> Self {
+        let mut keys = keys.clone();
+        let parties = parties
+            .iter()
+            .map(|(index, name)| {
+                let evaluator: NodeId = name.parse().unwrap();
+                let key = keys.entry(evaluator.clone()).or_insert_with(|| keys::generate(&world.entropy));
+                Party {
+                    index: *index,
+                    key: (&*key).into(),
+                    evaluator,
+                    endpoints: vec!["localhost:1".to_owned()],
+                }
+            })
+            .collect();
+        let plan = world.sign(Decision::CeremonyPlan(Plan { key_epoch, generation, threshold, parties }));
+        let verified = governance::verify(&plan, FEDERATION, &world.governance).unwrap();
+        let ceremony = Ceremony::new(&verified, &world.state).unwrap();
+        let secrets = keys.keys().map(|id| (id.clone(), Secret::random(&world.entropy))).collect();
+        let transcript =
+            wire::CeremonyTranscript { ceremony: ceremony.id().to_vec().into(), ..Default::default() };
+        Self { ceremony, plan, transcript, keys, secrets }
+    }
+
+    pub(crate) fn join(&mut self, names: &[&str]) {
+        for name in names {
+            let id: NodeId = name.parse().unwrap();
+            let party = self.ceremony.party(&id).unwrap();
+            let join = party::join(&self.ceremony, party, &self.secrets[&id], &self.keys[&id]).unwrap();
+            self.transcript.joins.push(join);
+        }
+    }
+
+    pub(crate) fn joins(&self) -> Joins {
+        Joins::verify(&self.ceremony, &self.transcript.joins).unwrap()
+    }
+
+    /// Deals what each holds, or a fresh part.
+    pub(crate) fn deal(
+        &mut self,
+        names: &[&str],
+        held: &BTreeMap<NodeId, SecretKey>,
+        entropy: &SeededEntropy,
+    ) {
+        for name in names {
+            let id: NodeId = name.parse().unwrap();
+            let dealer = self.ceremony.dealer(&id).unwrap();
+            let (joins, key) = (self.joins(), &self.keys[&id]);
+            let dealing = party::deal(&self.ceremony, dealer, held.get(&id), &joins, key, entropy).unwrap();
+            self.transcript.dealings.push(dealing);
+        }
+    }
+
+    pub(crate) fn dealings(&self) -> Dealings {
+        Dealings::verify(&self.ceremony, &self.joins(), &self.transcript.dealings).unwrap()
+    }
+
+    pub(crate) fn judge(&mut self, names: &[&str]) {
+        for name in names {
+            let id: NodeId = name.parse().unwrap();
+            let party = self.ceremony.party(&id).unwrap();
+            let (joins, dealings) = (self.joins(), self.dealings());
+            let (secret, key) = (&self.secrets[&id], &self.keys[&id]);
+            let verdict = party::judge(&self.ceremony, party, secret, &joins, &dealings, key).unwrap();
+            self.transcript.verdicts.push(verdict);
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Result<Outcome, Error> {
+        Outcome::of(&self.ceremony, &self.transcript)
+    }
+
+    pub(crate) fn share(&self, name: &str) -> Result<SecretKey, Error> {
+        let id: NodeId = name.parse().unwrap();
+        let party = self.ceremony.party(&id).unwrap();
+        party::share_of(&self.ceremony, party, &self.secrets[&id], &self.outcome()?)
+    }
+
+    pub(crate) fn conclude(&self, names: &[&str]) -> wire::ConcludedCeremony {
+        let result = self.outcome().unwrap().result();
+        let conclusion = |name: &&str| {
+            let id: NodeId = name.parse().unwrap();
+            conclusion::sign(&result, self.ceremony.party(&id).unwrap(), &self.keys[&id])
+        };
+        wire::ConcludedCeremony {
+            plan: Some(self.plan.clone()),
+            transcript: Some(self.transcript.clone()),
+            conclusions: names.iter().map(conclusion).collect(),
+            result,
+        }
+    }
+}
+
+/// What the evaluators of a world hold.
+#[derive(Default)]
+pub(crate) struct Evaluators {
+    pub(crate) keys: BTreeMap<NodeId, SigningKey>,
+    pub(crate) servings: Vec<Serving>,
+}
+
+/// Two of three evaluators in epoch 1, generation 1.
+pub(crate) fn evaluators(world: &World) -> (Evaluators, wire::ConcludedCeremony) {
+    let names = ["e1", "e2", "e3"];
+    let mut rehearsal =
+        Rehearsal::new(world, (1, 1, 2), &[(1, "e1"), (2, "e2"), (3, "e3")], &BTreeMap::new());
+    rehearsal.join(&names);
+    rehearsal.deal(&names, &BTreeMap::new(), &world.entropy);
+    rehearsal.judge(&names);
+    let serving = |(index, name): (u32, &&str)| Serving {
+        key_epoch: 1,
+        generation: 1,
+        index,
+        share: rehearsal.share(name).unwrap(),
     };
-    let epoch =
-        EvaluatorEpoch { key_epoch: 1, generation: 1, threshold: 1, public_key, evaluators: vec![evaluator] };
-    (Serving { key_epoch: 1, generation: 1, index: 1, share }, epoch)
+    let servings = (1..).zip(&names).map(serving).collect();
+    let concluded = rehearsal.conclude(&names);
+    (Evaluators { keys: rehearsal.keys, servings }, concluded)
 }
 
 /// A federation with one authority for `be-nn` and one owner of a handle.
@@ -53,8 +179,9 @@ pub(crate) struct World {
     pub(crate) handle: Handle,
     pub(crate) record_key: RecordKey,
     pub(crate) address: Address,
+    pub(crate) evaluators: Evaluators,
     /// What was logged, in order.
-    pub(crate) statements: Vec<wire::SignedStatement>,
+    pub(crate) log: Vec<Event>,
     pub(crate) state: FederationState,
 }
 
@@ -74,7 +201,6 @@ impl World {
                 key: (&authority).into(),
                 schemes: ["be-nn".parse().unwrap()].into(),
             }),
-            Decision::EvaluatorEpoch(evaluators(entropy).1),
             Decision::DirectoryKeys(DirectoryKeys { hpke_public_key: [9; 32], lookup_prefix_bits: 8 }),
         ];
         let mut world = Self {
@@ -86,10 +212,14 @@ impl World {
             handle,
             record_key,
             address,
-            statements: vec![],
+            evaluators: Evaluators::default(),
+            log: vec![],
             state: FederationState::default(),
         };
         decisions.into_iter().for_each(|d| world.decide(d));
+        let (evaluators, concluded) = evaluators(&world);
+        world.evaluators = evaluators;
+        world.conclude(concluded);
         world
     }
 
@@ -97,8 +227,16 @@ impl World {
     pub(crate) fn decide(&mut self, decision: Decision) {
         let signed = self.sign(decision);
         let verified = governance::verify(&signed, FEDERATION, &self.governance).unwrap();
-        self.state.apply(verified, self.statements.len() as u64);
-        self.statements.push(signed);
+        self.state.apply(verified, self.log.len() as u64);
+        self.log.push(Event::Statement(signed));
+    }
+
+    /// Verifies and applies a ceremony at the next index.
+    pub(crate) fn conclude(&mut self, concluded: wire::ConcludedCeremony) {
+        let verified = Conclusion::verify(&concluded, FEDERATION, &self.governance).unwrap();
+        verified.judge(&concluded, &self.state).unwrap();
+        self.state.conclude(verified, self.log.len() as u64);
+        self.log.push(Event::Ceremony(Box::new(concluded)));
     }
 
     pub(crate) fn sign(&self, decision: Decision) -> wire::SignedStatement {

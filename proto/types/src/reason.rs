@@ -215,6 +215,8 @@ reasons! {
     AttestationExpired = "ATTESTATION_EXPIRED", FailedPrecondition, Caller, Never;
     /// The record has moved to another version.
     RecordVersionConflict = "RECORD_VERSION_CONFLICT", Aborted, Caller, AfterRefresh;
+    /// A message, transcript or plan of the evaluators' ceremony does not hold.
+    InvalidCeremony = "INVALID_CEREMONY", FailedPrecondition, Caller, Never;
     /// A sealed message does not open.
     CannotOpen = "CANNOT_OPEN", InvalidArgument, Caller, Never;
     /// A governance statement has too few valid signatures.

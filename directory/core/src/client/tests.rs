@@ -53,7 +53,7 @@ fn path(hashes: &[Hash], index: usize) -> Vec<Hash> {
     rest
 }
 
-/// The world's statements in a log, then one record.
+/// What governs the world in a log, then one record.
 struct Setting {
     world: World,
     log: Log,
@@ -68,7 +68,7 @@ fn setting() -> Setting {
     let world = World::new(&SeededEntropy::new(11));
     let signer = CheckpointSigner::new(&note::origin(FEDERATION), keys::generate(&world.entropy)).unwrap();
     let trust = Trust::new(FEDERATION, world.governance.clone(), &signer.vkey()).unwrap();
-    let events = world.statements.iter().map(|s| Event::Statement(s.clone()));
+    let events = world.log.iter().cloned();
     let record: SignedRecord = world.first_record(1).try_into().unwrap();
     let change = RecordChange::new(record.handle(), None, &[6; 32], record.wire());
     let events = events.chain([Event::RecordChange(change)]);
@@ -258,8 +258,9 @@ fn statements_are_verified_one_by_one() {
     assert!(matches!(refused(&|r| r.checkpoint = Bytes::new()), Error::Proof(_)));
 
     // Logged by the directory itself, without governance.
+    let Event::Statement(statement) = setting.world.log[0].clone() else { panic!("no statement") };
     let own = crate::governance::sign(
-        &crate::governance::verify(&setting.world.statements[0], FEDERATION, &setting.world.governance)
+        &crate::governance::verify(&statement, FEDERATION, &setting.world.governance)
             .unwrap()
             .into_statement(),
         &[&keys::generate(&setting.world.entropy)],

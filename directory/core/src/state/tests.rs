@@ -1,9 +1,10 @@
 //! What follows from statements, in which order.
 
 use super::*;
+use crate::EvaluatorShare;
+use crate::entry::Event;
 use crate::governance;
-use crate::statement::EvaluatorShare;
-use crate::testing::{self, FEDERATION, World};
+use crate::testing::{FEDERATION, World};
 use chancery_types::entropy::SeededEntropy;
 
 fn admitted(world: &World, decision: Decision) -> Result<Admission, Error> {
@@ -19,14 +20,15 @@ fn the_last_statement_on_a_subject_counts() {
     let keys = DirectoryKeys { hpke_public_key: [1; 32], lookup_prefix_bits: 12 };
     world.decide(Decision::DirectoryKeys(keys.clone()));
     assert_eq!(world.state.directory(), Some(&keys));
-    assert_eq!(world.state.in_force(), [0, 1, 3]);
+    assert_eq!(world.state.in_force(), [0, 2, 3]);
 }
 
 #[test]
 fn a_nonce_is_logged_once() {
     let world = World::new(&SeededEntropy::new(2));
-    let again = governance::verify(&world.statements[2], FEDERATION, &world.governance).unwrap();
-    assert_eq!(world.state.admit(&again), Ok(Admission::Logged(2)));
+    let Event::Statement(keys) = &world.log[1] else { panic!("no statement") };
+    let again = governance::verify(keys, FEDERATION, &world.governance).unwrap();
+    assert_eq!(world.state.admit(&again), Ok(Admission::Logged(1)));
     let mut other = again.into_statement();
     other.decision =
         Decision::DirectoryKeys(DirectoryKeys { hpke_public_key: [2; 32], lookup_prefix_bits: 8 });
@@ -36,31 +38,26 @@ fn a_nonce_is_logged_once() {
 }
 
 #[test]
-fn evaluator_epochs_follow_each_other() {
-    let world = World::new(&SeededEntropy::new(3));
-    let current = world.state.evaluators().unwrap().clone();
-    let next = |change: &dyn Fn(&mut EvaluatorEpoch)| {
-        let mut epoch = current.clone();
-        change(&mut epoch);
-        admitted(&world, Decision::EvaluatorEpoch(epoch)).is_ok()
-    };
-    assert!(next(&|e| e.generation = 2));
-    assert!(next(&|e| e.key_epoch = 2));
-    assert!(!next(&|_| {}), "the same again");
-    assert!(!next(&|e| e.generation = 3));
-    assert!(!next(&|e| e.key_epoch = 3));
-    assert!(!next(&|e| (e.key_epoch, e.generation) = (2, 2)));
-    let other_key = testing::evaluators(&world.entropy).1;
-    assert!(!next(&|e| {
-        *e = other_key.clone();
-        e.generation = 2;
-    }));
+fn a_ceremonys_plan_is_not_logged_by_itself() {
+    let mut world = World::new(&SeededEntropy::new(3));
+    let Event::Ceremony(concluded) = world.log[2].clone() else { panic!("no ceremony") };
+    let plan = governance::verify(&concluded.plan.unwrap(), FEDERATION, &world.governance).unwrap();
+    assert_eq!(world.state.concluded(plan.digest()), Some(2));
+    assert!(matches!(world.state.admit(&plan), Err(Error::Statement(_))));
+    let decision = plan.into_statement().decision;
+    assert!(admitted(&world, decision).is_err());
+    let keys = DirectoryKeys { hpke_public_key: [1; 32], lookup_prefix_bits: 12 };
+    world.decide(Decision::DirectoryKeys(keys));
+    assert!(world.state.evaluators().is_some());
 }
 
 #[test]
 fn malformed_epochs_do_not_parse() {
     use chancery_proto::directory::v1 as wire;
-    let epoch = testing::evaluators(&SeededEntropy::new(4)).1;
+    let world = World::new(&SeededEntropy::new(4));
+    let mut epoch = world.state.evaluators().unwrap().clone();
+    epoch.evaluators.truncate(1);
+    (epoch.threshold, epoch.public_key) = (1, epoch.evaluators[0].public_share);
     let parses = |change: &dyn Fn(&mut EvaluatorEpoch)| {
         let mut epoch = epoch.clone();
         change(&mut epoch);
@@ -81,6 +78,6 @@ fn malformed_epochs_do_not_parse() {
     assert!(!parses(&|e| e.evaluators.clear()));
     assert!(!parses(&|e| e.evaluators[0].index = 0));
     assert!(!parses(&|e| e.evaluators[0].endpoints = vec!["no port".to_owned()]));
-    let other = testing::evaluators(&SeededEntropy::new(5)).1.public_key;
+    let other = world.state.evaluators().unwrap().public_key;
     assert!(!parses(&|e| e.evaluators[0].public_share = other));
 }
