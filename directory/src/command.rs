@@ -2,7 +2,8 @@
 
 use crate::config::{DirectoryFile, EvaluatorFile};
 use crate::{
-    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance, service,
+    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+    service,
 };
 use chancery_directory_core::{GovernanceKey, GovernanceKeys, Trust};
 use chancery_kit::tls::Credentials;
@@ -57,7 +58,7 @@ enum StatementCommand {
     },
     /// Make a statement from a decision in TOML, and sign it.
     ///
-    /// The file has one table: [member], [authority], [evaluator_epoch] or
+    /// The file has one table: [member], [authority], [ceremony_plan] or
     /// [directory_keys], with the fields of the contract and keys in hexadecimal.
     Make {
         /// Name of the federation.
@@ -105,18 +106,37 @@ pub struct EvaluatorArgs {
 
 #[derive(Debug, Subcommand)]
 enum EvaluatorCommand {
-    /// Create the share of a single evaluator (mode 0600), and print the
-    /// decision `evaluator_epoch` that governance signs. Run again, it prints the same.
+    /// Create the evaluator's key (mode 0600), and print what a ceremony's plan
+    /// says about it. Run again, it prints the same.
     Init {
-        /// File of the share.
-        #[arg(long, value_name = "FILE")]
-        share: PathBuf,
+        /// Folder of the evaluator's key and its sealed secrets.
+        #[arg(long, value_name = "DIR")]
+        folder: PathBuf,
         /// Id of the evaluator, as in its SPIFFE id.
         #[arg(long)]
         id: NodeId,
+        /// Index of its share, 1 to 255, different for each evaluator.
+        #[arg(long)]
+        index: u32,
         /// Where nodes reach it; may be repeated.
         #[arg(long = "endpoint", required = true, value_name = "HOST:PORT")]
         endpoints: Vec<String>,
+    },
+    /// Hold a ceremony: evaluators make the handles' key, or deal its shares anew.
+    ///
+    /// Carries messages between the evaluators of a plan that governance signed
+    /// (`chancery directory statement make`, decision [ceremony_plan]) and has
+    /// the directory log what it came to. Needs no trust; safe to repeat.
+    Ceremony {
+        /// The signed plan.
+        #[arg(long, value_name = "FILE")]
+        plan: PathBuf,
+        /// The federation's bundle.
+        #[arg(long, value_name = "FILE")]
+        bundle: PathBuf,
+        /// The directory's endpoint, host:port.
+        #[arg(long, value_name = "HOST:PORT")]
+        directory: String,
     },
     /// Run the evaluator.
     Serve {
@@ -169,22 +189,54 @@ pub async fn run_evaluator(
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
     match args.command {
-        EvaluatorCommand::Init { share, id, endpoints } => {
-            let evaluator = evaluator::init(&share, &*entropy)?;
-            let (key_epoch, generation) = evaluator.epoch();
-            let public = evaluator.public(id, endpoints)?;
-            let epoch = governance::single_evaluator(public, key_epoch, generation);
-            print(&governance::epoch_toml(&epoch))
+        EvaluatorCommand::Init { folder, id, index, endpoints } => {
+            party::make_folder(&folder)?;
+            let key = evaluator::key(&folder, &*entropy)?;
+            print(&governance::party_toml(index, &id, &key, &endpoints))
+        }
+        EvaluatorCommand::Ceremony { plan, bundle, directory } => {
+            let (plan, bundle) = (governance::read(&plan)?, party::read_bundle(&bundle)?);
+            let trust = Trust::from_bundle(&bundle)?;
+            // As for statements: everything that is said is signed.
+            let credentials = Credentials::anonymous(bundle.anchors().clone(), Crls::default(), clock);
+            report(&ceremony::hold(plan, &directory, credentials, &trust).await?)
         }
         EvaluatorCommand::Serve { config } => {
             let file: EvaluatorFile = config::load(&config, "CHANCERY_EVALUATOR_")?;
             let bundle = party::read_bundle(&file.bundle)?;
             let credentials = party::keep_identity(&file.identity, &bundle, file.pki, clock, &shutdown)?;
             let listener = party::listen(file.listen).await?;
-            let config = EvaluatorConfig { share: file.share };
+            let config = EvaluatorConfig {
+                id: file.id,
+                trust: Trust::from_bundle(&bundle)?,
+                directory: file.directory,
+                folder: file.folder,
+                seal_key: file.seal_key,
+            };
             service::serve_evaluator(config, listener, credentials, entropy, shutdown).await
         }
     }
+}
+
+fn report(report: &ceremony::Report) -> Result<(), DirectoryError> {
+    let epoch = &report.epoch;
+    let names: Vec<_> = epoch.evaluators.iter().map(|share| share.evaluator.as_str()).collect();
+    let mut text = format!(
+        "logged at index {}: key epoch {}, generation {}, {} of {} evaluators answer ({})\n",
+        report.index,
+        epoch.key_epoch,
+        epoch.generation,
+        epoch.threshold,
+        names.len(),
+        names.join(", ")
+    );
+    for (evaluator, refusal) in &report.absent {
+        text += &format!("{evaluator} took no part: {refusal}\n");
+    }
+    for fault in &report.faults {
+        text += &format!("{} {}\n", fault.evaluator, fault.kind);
+    }
+    print(&text)
 }
 
 async fn statement(
@@ -258,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         run(&format!("directory init --federation mesh.example --folder {at}/directory")).await.unwrap();
-        run(&format!("evaluator init --share {at}/share --id e1 --endpoint localhost:1")).await.unwrap();
+        run(&format!("evaluator init --folder {at}/e1 --id e1 --index 1 --endpoint localhost:1")).await.unwrap();
         for key in ["a", "b"] {
             run(&format!("directory statement key --key {at}/{key}.key")).await.unwrap();
         }

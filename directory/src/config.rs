@@ -1,6 +1,7 @@
 //! Configuration files of the directory and of an evaluator.
 
-use chancery_directory_core::GovernanceKeys;
+use chancery_directory_core::{GovernanceKeys, Trust};
+use chancery_types::NodeId;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,8 +20,16 @@ pub struct DirectoryConfig {
 /// What an evaluator needs to serve.
 #[derive(Clone, Debug)]
 pub struct EvaluatorConfig {
-    /// Its share, as [`crate::evaluator::init`] left it.
-    pub share: PathBuf,
+    /// Its id, as in its certificate.
+    pub id: NodeId,
+    /// What it believes of the log.
+    pub trust: Trust,
+    /// The directory, host:port.
+    pub directory: String,
+    /// Folder of its key and its sealed secrets.
+    pub folder: PathBuf,
+    /// File of the key that seals them, elsewhere.
+    pub seal_key: PathBuf,
 }
 
 /// File of `chancery directory serve`.
@@ -45,12 +54,18 @@ pub struct DirectoryFile {
 pub struct EvaluatorFile {
     /// Where to listen, for example `0.0.0.0:7420`.
     pub listen: SocketAddr,
-    /// The federation's bundle: root certificate.
+    /// Its id, as in its certificate.
+    pub id: NodeId,
+    /// The federation's bundle: root certificate, governance keys, the log's key.
     pub bundle: PathBuf,
     /// Folder of its certificate.
     pub identity: PathBuf,
     /// Enrolment service that renews it, host:port.
     pub pki: String,
-    /// File of its share.
-    pub share: PathBuf,
+    /// The directory, host:port.
+    pub directory: String,
+    /// Folder of its key and its sealed secrets.
+    pub folder: PathBuf,
+    /// File of the key that seals them, elsewhere; made when there is none.
+    pub seal_key: PathBuf,
 }

@@ -32,6 +32,12 @@ pub enum DirectoryError {
         /// What it should hold.
         expected: &'static str,
     },
+    /// A sealed secret does not open.
+    #[error("a sealed secret does not open: another seal key, or it was changed")]
+    Seal,
+    /// Too many ceremonies were begun and never concluded.
+    #[error("16 ceremonies are open: conclude one first")]
+    Ceremonies,
     /// A decision file does not parse.
     #[error("{path}: {error}")]
     Decision {

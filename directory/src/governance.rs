@@ -4,17 +4,16 @@
 use crate::DirectoryError;
 use crate::keyfile::{self, Role};
 use bytes::Bytes;
+use chancery_directory_core::ceremony::Plan;
 use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
-use chancery_directory_core::statement::{
-    Authority, Decision, DirectoryKeys, EvaluatorEpoch, EvaluatorShare, Member, Statement,
-};
-use chancery_directory_core::{Error, SigningKey, Trust, governance};
+use chancery_directory_core::statement::{Authority, Decision, DirectoryKeys, Member, Statement};
+use chancery_directory_core::{Error, EvaluatorKey, SigningKey, Trust, governance};
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
-use chancery_types::Entropy;
+use chancery_types::{Entropy, NodeId};
 use prost::Message as _;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -102,7 +101,7 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 }
 
 /// Reads a decision from a TOML file with one table: `member`, `authority`,
-/// `evaluator_epoch` or `directory_keys`; keys in hexadecimal.
+/// `ceremony_plan` or `directory_keys`; keys in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read or does not say a decision.
@@ -118,7 +117,7 @@ pub fn read_decision(path: &Path) -> Result<Decision, DirectoryError> {
 enum DecisionFile {
     Member(MemberFile),
     Authority(AuthorityFile),
-    EvaluatorEpoch(EpochFile),
+    CeremonyPlan(PlanFile),
     DirectoryKeys(KeysFile),
 }
 
@@ -143,20 +142,19 @@ struct AuthorityFile {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EpochFile {
+struct PlanFile {
     key_epoch: u32,
     generation: u32,
     threshold: u32,
-    public_key: Hex,
-    evaluators: Vec<ShareFile>,
+    parties: Vec<PartyFile>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ShareFile {
+struct PartyFile {
     index: u32,
     evaluator: String,
-    public_share: Hex,
+    key: Hex,
     endpoints: Vec<String>,
 }
 
@@ -202,15 +200,21 @@ impl TryFrom<DecisionFile> for Decision {
                 key: a.key.0,
                 schemes: a.schemes,
             })?),
-            DecisionFile::EvaluatorEpoch(e) => {
-                Self::EvaluatorEpoch(EvaluatorEpoch::try_from(wire::EvaluatorEpoch {
-                    key_epoch: e.key_epoch,
-                    generation: e.generation,
-                    threshold: e.threshold,
-                    public_key: e.public_key.0,
-                    evaluators: e.evaluators.into_iter().map(share).collect(),
-                })?)
-            }
+            DecisionFile::CeremonyPlan(p) => Self::CeremonyPlan(Plan::try_from(wire::CeremonyPlan {
+                key_epoch: p.key_epoch,
+                generation: p.generation,
+                threshold: p.threshold,
+                parties: p
+                    .parties
+                    .into_iter()
+                    .map(|party| wire::CeremonyParty {
+                        index: party.index,
+                        evaluator: party.evaluator,
+                        key: party.key.0,
+                        endpoints: party.endpoints,
+                    })
+                    .collect(),
+            })?),
             DecisionFile::DirectoryKeys(k) => {
                 Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
                     hpke_public_key: k.hpke_public_key.0,
@@ -221,48 +225,13 @@ impl TryFrom<DecisionFile> for Decision {
     }
 }
 
-fn share(file: ShareFile) -> wire::EvaluatorShare {
-    wire::EvaluatorShare {
-        index: file.index,
-        evaluator: file.evaluator,
-        public_share: file.public_share.0,
-        endpoints: file.endpoints,
-    }
-}
-
-/// The epoch of a single evaluator, which answers alone.
-pub fn single_evaluator(share: EvaluatorShare, key_epoch: u32, generation: u32) -> EvaluatorEpoch {
-    EvaluatorEpoch {
-        key_epoch,
-        generation,
-        threshold: 1,
-        public_key: share.public_share,
-        evaluators: vec![share],
-    }
-}
-
-/// An epoch as a decision file.
-pub fn epoch_toml(epoch: &EvaluatorEpoch) -> String {
-    use std::fmt::Write as _;
-    let mut text = format!(
-        "[evaluator_epoch]\nkey_epoch = {}\ngeneration = {}\nthreshold = {}\npublic_key = \"{}\"\n",
-        epoch.key_epoch,
-        epoch.generation,
-        epoch.threshold,
-        hex::encode(epoch.public_key.as_bytes())
-    );
-    for share in &epoch.evaluators {
-        // Names and endpoints hold neither quotes nor backslashes. Writing to a string never fails.
-        let _ = write!(
-            text,
-            "\n[[evaluator_epoch.evaluators]]\nindex = {}\nevaluator = \"{}\"\npublic_share = \"{}\"\nendpoints = {:?}\n",
-            share.index,
-            share.evaluator,
-            hex::encode(share.public_share.as_bytes()),
-            share.endpoints
-        );
-    }
-    text
+/// A party of a ceremony's plan, for a decision file.
+pub fn party_toml(index: u32, evaluator: &NodeId, key: &EvaluatorKey, endpoints: &[String]) -> String {
+    // Names and endpoints hold neither quotes nor backslashes.
+    format!(
+        "\n[[ceremony_plan.parties]]\nindex = {index}\nevaluator = \"{evaluator}\"\nkey = \"{}\"\nendpoints = {endpoints:?}\n",
+        hex::encode(key.as_bytes()),
+    )
 }
 
 #[cfg(test)]
@@ -299,17 +268,20 @@ mod tests {
     }
 
     #[test]
-    fn an_evaluator_prints_the_decision_that_governance_reads() {
+    fn a_plan_takes_what_evaluators_print() {
         let folder = tempfile::tempdir().unwrap();
-        let evaluator = crate::evaluator::init(&folder.path().join("share"), &SeededEntropy::new(2)).unwrap();
-        let share = evaluator.public("e1".parse().unwrap(), vec!["localhost:7420".to_owned()]).unwrap();
-        let epoch = single_evaluator(share, 1, 1);
-        let path = folder.path().join("epoch.toml");
-        std::fs::write(&path, epoch_toml(&epoch)).unwrap();
-        let Decision::EvaluatorEpoch(read) = read_decision(&path).unwrap() else {
-            panic!("another decision")
-        };
-        assert_eq!(read, epoch);
+        let entropy = SeededEntropy::new(2);
+        let mut text = "[ceremony_plan]\nkey_epoch = 1\ngeneration = 1\nthreshold = 2\n".to_owned();
+        for (index, name) in [(1, "one"), (2, "two"), (3, "three")] {
+            let key = crate::evaluator::key(&folder.path().join(name), &entropy).unwrap();
+            let endpoints = vec![format!("{name}.example:7402")];
+            text += &party_toml(index, &name.parse().unwrap(), &key, &endpoints);
+        }
+        let path = folder.path().join("plan.toml");
+        std::fs::write(&path, text).unwrap();
+        let Decision::CeremonyPlan(plan) = read_decision(&path).unwrap() else { panic!("another decision") };
+        assert_eq!((plan.threshold, plan.parties.len()), (2, 3));
+        assert_eq!(plan.parties[2].endpoints, ["three.example:7402"]);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use zeroize::Zeroizing;
 
-/// Longest key file in bytes.
-const MAX_FILE: u64 = 4 * 1024;
+/// Longest file in bytes: a ceremony with its plan and dealing fits.
+const MAX_FILE: u64 = 128 * 1024;
 
 /// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub enum Role {
     Governance,
     /// Signs an enrolment authority's attestations.
     Authority,
+    /// Signs what an evaluator says in ceremonies.
+    Evaluator,
+    /// Seals an evaluator's secrets at rest.
+    Seal,
 }
 
 impl Role {
@@ -32,6 +36,8 @@ impl Role {
             Self::Operation => "chancery-operation-key",
             Self::Governance => "chancery-governance-key",
             Self::Authority => "chancery-authority-key",
+            Self::Evaluator => "chancery-evaluator-key",
+            Self::Seal => "chancery-seal-key",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The directory as a service: one sequencer that judges record operations and
-//! governance statements and logs them, lookups with proofs, an evaluator of
-//! handles, and the key files that governance and authorities sign with. What
+//! governance statements and logs them, lookups with proofs, the evaluators of
+//! handles and their ceremonies, and the key files that governance and authorities sign with. What
 //! is right and wrong is decided in `chancery-directory-core`.
 
 pub mod authority;
+pub mod ceremony;
 pub mod command;
 pub mod config;
 mod error;

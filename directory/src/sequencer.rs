@@ -2,6 +2,7 @@
 //! judged in order, logged in one transaction, and answered after its commit.
 
 use crate::store::{self, NewRows};
+use chancery_directory_core::ceremony::conclusion::Conclusion;
 use chancery_directory_core::entry::{Entry, Event, Leaf};
 use chancery_directory_core::governance::{self, GovernanceKeys};
 use chancery_directory_core::operation::RecordOperation;
@@ -27,6 +28,7 @@ const BATCH: usize = 512;
 enum Work {
     Record(Box<RecordOperation>),
     Statement(wire::SignedStatement),
+    Ceremony(Box<wire::ConcludedCeremony>),
 }
 
 struct Job {
@@ -57,10 +59,18 @@ impl Parts {
     async fn replay(&self) -> Result<FederationState, LogError> {
         let mut state = FederationState::default();
         for (index, leaf) in store::statements(self.store.readers()).await? {
-            let Event::Statement(signed) = leaf.entry()?.event else {
-                return Err(LogError::Damaged("an entry kept as a statement is none"));
-            };
-            state.apply(governance::verify(&signed, &self.federation, &self.governance)?, index);
+            match leaf.entry()?.event {
+                Event::Statement(signed) => {
+                    state.apply(governance::verify(&signed, &self.federation, &self.governance)?, index);
+                }
+                Event::Ceremony(concluded) => {
+                    let conclusion = Conclusion::verify(&concluded, &self.federation, &self.governance)?;
+                    state.conclude(conclusion, index);
+                }
+                Event::RecordChange(_) => {
+                    return Err(LogError::Damaged("an entry kept as a statement is none"));
+                }
+            }
         }
         Ok(state)
     }
@@ -90,6 +100,11 @@ impl Sequencer {
     /// Logs a statement; gives the index of its entry.
     pub(crate) async fn decide(&self, statement: wire::SignedStatement) -> Result<u64, Refusal> {
         self.submit(Work::Statement(statement)).await
+    }
+
+    /// Logs what a ceremony of the evaluators came to; gives the index of its entry.
+    pub(crate) async fn conclude(&self, concluded: wire::ConcludedCeremony) -> Result<u64, Refusal> {
+        self.submit(Work::Ceremony(Box::new(concluded))).await
     }
 
     async fn submit(&self, work: Work) -> Result<u64, Refusal> {
@@ -208,6 +223,7 @@ impl Batch {
         match work {
             Work::Record(operation) => self.record(*operation, task),
             Work::Statement(statement) => self.statement(statement, task),
+            Work::Ceremony(concluded) => self.ceremony(concluded, task),
         }
     }
 
@@ -240,6 +256,22 @@ impl Batch {
         let index = self.log(Event::Statement(signed))?;
         self.rows.statements.push(index);
         self.state.get_or_insert_with(|| task.state.clone()).apply(verified, index);
+        Ok(index)
+    }
+
+    fn ceremony(&mut self, concluded: Box<wire::ConcludedCeremony>, task: &Task) -> Result<u64, Refusal> {
+        let parts = &task.parts;
+        let conclusion = Conclusion::verify(&concluded, &parts.federation, &parts.governance)?;
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        if let Some(index) = state.concluded(conclusion.id()) {
+            return Ok(index);
+        }
+        for fault in conclusion.judge(&concluded, state)? {
+            tracing::warn!(evaluator = %fault.evaluator, fault = %fault.kind, "directory.ceremony.fault");
+        }
+        let index = self.log(Event::Ceremony(concluded))?;
+        self.rows.statements.push(index);
+        self.state.get_or_insert_with(|| task.state.clone()).conclude(conclusion, index);
         Ok(index)
     }
 

@@ -86,10 +86,12 @@ pub async fn serve(
     Ok(serve_routes(incoming, routes, shutdown).await?)
 }
 
-/// Serves an evaluator until `shutdown`, then drains.
+/// Serves an evaluator until `shutdown`, then drains. Evaluations are for
+/// nodes; ceremonies for whoever carries messages that governance and the
+/// evaluators signed.
 ///
 /// # Errors
-/// The share cannot be read, or the transport fails.
+/// Its files cannot be read, or the transport fails.
 pub async fn serve_evaluator(
     config: EvaluatorConfig,
     listener: TcpListener,
@@ -97,11 +99,13 @@ pub async fn serve_evaluator(
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
-    let evaluator = Evaluator::load(&config.share)?;
+    let evaluator = Evaluator::open(config, &credentials, entropy)?;
     let mut routes = RoutesBuilder::default();
-    routes.add_service(rpc::evaluator::service(evaluator, entropy));
-    add_health(&mut routes, &[rpc::evaluator::NAME]).await;
-    add_reflection(&mut routes, &[rpc::evaluator::NAME])?;
+    routes.add_service(rpc::evaluator::evaluations(evaluator.clone()));
+    routes.add_service(rpc::evaluator::ceremonies(evaluator.clone()));
+    add_health(&mut routes, &rpc::evaluator::NAMES).await;
+    add_reflection(&mut routes, &rpc::evaluator::NAMES)?;
+    tokio::spawn(evaluator.follow(shutdown.clone()));
     tracing::info!(address = ?listener.local_addr().ok(), "the evaluator listens");
     let incoming = incoming(listener, credentials, Limits::default())?;
     Ok(serve_routes(incoming, routes, shutdown).await?)

@@ -4,7 +4,10 @@
 
 use crate::wait::until;
 use chancery_directory::authority::AuthoritySigner;
-use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, evaluator, governance};
+use chancery_directory::{
+    DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+};
+use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
 use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
@@ -31,8 +34,8 @@ use tonic::transport::Channel;
 
 /// The federation's name.
 pub const FEDERATION: &str = "mesh.example";
-/// Id of the evaluator.
-const EVALUATOR: &str = "e1";
+/// Ids of the evaluators.
+const EVALUATORS: [&str; 3] = ["e1", "e2", "e3"];
 /// Bits of a handle that a lookup names.
 const PREFIX_BITS: u32 = 8;
 /// How long a join token is good.
@@ -50,8 +53,8 @@ pub struct Mesh {
     pub pki_address: String,
     /// Where the directory listens.
     pub directory_address: String,
-    /// Where the evaluator listens.
-    pub evaluator_address: String,
+    /// Id of each evaluator and where it listens.
+    pub evaluators: Vec<(&'static str, String)>,
     /// The system's clock.
     pub clock: Arc<dyn Clock>,
     /// The system's randomness.
@@ -122,7 +125,7 @@ impl Mesh {
             bundle,
             pki_address: String::new(),
             directory_address: String::new(),
-            evaluator_address: String::new(),
+            evaluators: Vec::new(),
             clock,
             entropy,
             nodes: BTreeMap::new(),
@@ -135,9 +138,12 @@ impl Mesh {
             folder,
         };
         mesh.serve_pki().await;
-        mesh.serve_evaluator().await;
         mesh.serve_directory().await;
+        for evaluator in EVALUATORS {
+            mesh.serve_evaluator(evaluator).await;
+        }
         mesh.govern(hpke).await;
+        mesh.hold_ceremony().await;
         mesh
     }
 
@@ -160,20 +166,41 @@ impl Mesh {
         });
     }
 
-    async fn serve_evaluator(&mut self) {
+    async fn serve_evaluator(&mut self, id: &'static str) {
         let place = Place::free().await;
-        self.evaluator_address.clone_from(&place.address);
-        let share = self.path("evaluator/share.toml");
-        std::fs::create_dir_all(share.parent().unwrap()).unwrap();
-        evaluator::init(&share, &*self.entropy).unwrap();
-        let credentials = self.certify(&Party::Evaluator(id(EVALUATOR))).await;
+        self.evaluators.push((id, place.address.clone()));
+        let folder = self.path(id);
+        std::fs::create_dir_all(&folder).unwrap();
+        evaluator::key(&folder, &*self.entropy).unwrap();
+        let credentials = self.certify(&Party::Evaluator(crate::mesh::id(id))).await;
+        let config = EvaluatorConfig {
+            id: crate::mesh::id(id),
+            trust: self.trust.clone(),
+            directory: self.directory_address.clone(),
+            folder,
+            seal_key: self.path(&format!("{id}.seal.key")),
+        };
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
         tokio::spawn(async move {
-            let config = EvaluatorConfig { share };
             let serving =
                 chancery_directory::serve_evaluator(config, place.listener, credentials, entropy, stop);
             serving.await.unwrap();
         });
+    }
+
+    /// Two of three evaluators make the handles' key.
+    async fn hold_ceremony(&self) {
+        let party = |(index, (id, address)): (u32, &(&str, String))| CeremonyParty {
+            index,
+            evaluator: crate::mesh::id(id),
+            key: evaluator::key(&self.path(id), &*self.entropy).unwrap(),
+            endpoints: vec![address.clone()],
+        };
+        let parties = (1..).zip(&self.evaluators).map(party).collect();
+        let plan = Decision::CeremonyPlan(Plan { key_epoch: 1, generation: 1, threshold: 2, parties });
+        let plan = governance::decide(FEDERATION, plan, &[&self.governance], &*self.entropy);
+        let held = ceremony::hold(plan, &self.directory_address, self.anonymous(), &self.trust).await;
+        assert_eq!(held.unwrap().epoch.evaluators.len(), EVALUATORS.len());
     }
 
     async fn serve_directory(&mut self) {
@@ -220,16 +247,11 @@ impl Mesh {
     }
 
     async fn govern(&self, hpke_public_key: [u8; 32]) {
-        let share = evaluator::Evaluator::load(&self.path("evaluator/share.toml")).unwrap();
-        let (key_epoch, generation) = share.epoch();
-        let share = share.public(id(EVALUATOR), vec![self.evaluator_address.clone()]).unwrap();
         self.decide(Decision::DirectoryKeys(DirectoryKeys {
             hpke_public_key,
             lookup_prefix_bits: PREFIX_BITS,
         }))
         .await;
-        let epoch = governance::single_evaluator(share, key_epoch, generation);
-        self.decide(Decision::EvaluatorEpoch(epoch)).await;
         self.decide(Decision::Authority(AuthorityEntry {
             authority: self.authority.authority().clone(),
             key: self.authority.key(),

@@ -13,8 +13,17 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Parties by their place in `ports.toml`.
-const PARTIES: [&str; 7] =
-    ["pki", "directory", "evaluator", "node-federal", "agent-federal", "node-regional", "agent-regional"];
+const PARTIES: [&str; 9] = [
+    "pki",
+    "directory",
+    "evaluator-1",
+    "node-federal",
+    "agent-federal",
+    "node-regional",
+    "agent-regional",
+    "evaluator-2",
+    "evaluator-3",
+];
 
 /// What a run left behind.
 pub struct Finished {

@@ -1,14 +1,12 @@
 //! The federation as this node sees it: what the log says, and channels to the
 //! directory, the evaluators and the other members' nodes.
 
-use arc_swap::ArcSwap;
+use chancery_directory_core::Trust;
 use chancery_directory_core::state::FederationState;
-use chancery_directory_core::{Trust, VerifiedCheckpoint};
-use chancery_kit::status::from_status;
+use chancery_directory_log::Follower;
+use chancery_kit::status::call_within;
 use chancery_kit::tls::{self, Credentials};
 use chancery_pki_core::{Party, VerifiedPeer};
-use chancery_proto::directory::v1 as directory;
-use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
 use chancery_proto::federation::v1::federation_service_client::FederationServiceClient;
 use chancery_types::{Clock, NodeId, Reason, Refusal, Timestamp};
@@ -16,13 +14,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
 use tonic::transport::Channel;
 
-/// Largest answer of the directory or a peer, in bytes: 128 aliases with 16
-/// devices' KeyPackages each, or 256 buckets.
+/// Largest answer of a peer, in bytes: 128 aliases with 16 devices' KeyPackages each.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
-/// How long a call to the directory, an evaluator or a peer may take.
+/// How long a call to a peer may take.
 const CALL: Duration = Duration::from_secs(20);
 /// How often an unknown member may make this node ask the directory again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -34,13 +30,9 @@ type Target = (Party, String, Option<[u8; 32]>);
 pub(crate) struct Mesh {
     here: NodeId,
     credentials: Arc<Credentials>,
-    trust: Trust,
     clock: Arc<dyn Clock>,
-    directory: Channel,
-    state: ArcSwap<FederationState>,
-    changed: watch::Sender<u64>,
+    log: Follower,
     channels: Mutex<HashMap<Target, Channel>>,
-    newest: tokio::sync::Mutex<Option<VerifiedCheckpoint>>,
     asked_at: tokio::sync::Mutex<Timestamp>,
 }
 
@@ -57,68 +49,30 @@ impl Mesh {
         Ok(Self {
             here,
             credentials,
-            trust,
             clock,
-            directory: channel,
-            state: ArcSwap::default(),
-            changed: watch::Sender::new(0),
+            log: Follower::new(trust, channel),
             channels: Mutex::default(),
-            newest: tokio::sync::Mutex::default(),
             asked_at: tokio::sync::Mutex::new(Timestamp::from_millis(0)),
         })
     }
 
     /// What the log says, as last verified.
     pub(crate) fn state(&self) -> Arc<FederationState> {
-        self.state.load_full()
+        self.log.state()
     }
 
-    /// Changes when [`Mesh::state`] does.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// The log, as this node follows it.
+    pub(crate) const fn log(&self) -> &Follower {
+        &self.log
     }
 
-    /// The directory.
-    pub(crate) fn directory(&self) -> DirectoryServiceClient<Channel> {
-        DirectoryServiceClient::new(self.directory.clone()).max_decoding_message_size(MAX_ANSWER)
-    }
-
-    /// Verifies statements and makes them the state, unless their checkpoint is
-    /// older than, or does not continue, the newest that was seen.
-    pub(crate) async fn learn(&self, statements: directory::ListStatementsResponse) -> Result<(), Refusal> {
-        let (checkpoint, state) = self.trust.verify_statements(statements)?;
-        let mut newest = self.newest.lock().await;
-        if let Some(older) = newest.as_ref() {
-            let path = if checkpoint.size() > older.size() && older.size() > 0 {
-                let (old_size, new_size) = (older.size(), checkpoint.size());
-                let request = directory::ProveConsistencyRequest { old_size, new_size };
-                directory_call(self.directory().prove_consistency(request)).await?.path
-            } else {
-                Vec::new()
-            };
-            checkpoint.extends(older, &path)?;
-        }
-        *newest = Some(checkpoint);
-        self.state.store(Arc::new(state));
-        self.changed.send_modify(|version| *version += 1);
-        Ok(())
-    }
-
-    /// Asks the directory for the statements in force; returns them verified.
-    pub(crate) async fn ask(&self) -> Result<directory::ListStatementsResponse, Refusal> {
-        let request = directory::ListStatementsRequest::default();
-        let statements = directory_call(self.directory().list_statements(request)).await?;
-        self.learn(statements.clone()).await?;
-        Ok(statements)
-    }
-
-    /// As [`Mesh::ask`] when somebody unknown turns up, but at most once a second.
+    /// As [`Follower::ask`] when somebody unknown turns up, but at most once a second.
     async fn ask_for_unknown(&self) {
         let mut asked_at = self.asked_at.lock().await;
         let now = self.clock.now();
         if now.since(*asked_at) >= ASK_AGAIN {
             *asked_at = now;
-            if let Err(refusal) = self.ask().await {
+            if let Err(refusal) = self.log.ask().await {
                 tracing::warn!(reason = refusal.reason.as_str(), "the directory was not reached");
             }
         }
@@ -201,31 +155,9 @@ impl Mesh {
     }
 }
 
-/// A call to the directory or an evaluator, under its deadline.
-pub(crate) async fn directory_call<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, Refusal> {
-    call_within(call, Reason::DirectoryUnreachable, "the directory or evaluator does not answer").await
-}
-
 /// A call to a peer, under its deadline.
 pub(crate) async fn peer_call<T>(
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, Refusal> {
-    call_within(call, Reason::PeerUnreachable, "the member's node does not answer").await
-}
-
-async fn call_within<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    unreachable: Reason,
-    message: &'static str,
-) -> Result<T, Refusal> {
-    match tokio::time::timeout(CALL, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(match from_status(&status) {
-            refusal if refusal.reason == Reason::PeerUnreachable => Refusal::new(unreachable, message),
-            refusal => refusal,
-        }),
-        Err(_) => Err(Refusal::new(unreachable, message)),
-    }
+    call_within(CALL, call, Reason::PeerUnreachable, "the member's node does not answer").await
 }

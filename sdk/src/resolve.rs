@@ -9,8 +9,9 @@ use crate::node_client::NodeClient;
 use crate::peer::{self, Peer};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::attestation::SchemeName;
-use chancery_directory_core::statement::EvaluatorEpoch;
-use chancery_directory_core::{Blinded, FederationState, Prefix, RecordKey};
+use chancery_directory_core::{
+    Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, Prefix, RecordKey,
+};
 use chancery_types::{Alias, Entropy, Handle, Identifier, Reason, Refusal};
 use rusqlite::{OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
@@ -142,30 +143,48 @@ impl Resolver {
             .collect())
     }
 
+    /// Asks as many evaluators as the epoch needs, and others in the place of
+    /// those that do not answer or answer wrongly.
     async fn evaluate(
         &self,
         epoch: &EvaluatorEpoch,
         identifiers: Vec<Identifier>,
     ) -> Result<Vec<Keyed>, Refusal> {
         let entropy = Arc::clone(&self.entropy);
-        let blinded = blocking(move || Blinded::new(&identifiers, &*entropy)).await??;
+        let blinded = Arc::new(blocking(move || Blinded::new(&identifiers, &*entropy)).await??);
         let request = blinded.request(epoch);
-        let mut answers = Vec::new();
-        let mut last = None;
-        for share in &epoch.evaluators {
-            if answers.len() >= epoch.threshold as usize {
-                break;
+        let mut others = in_any_order(&epoch.evaluators, &*self.entropy).into_iter();
+        let (mut answers, mut last) = (Vec::new(), None);
+        loop {
+            let missing = (epoch.threshold as usize).saturating_sub(answers.len());
+            let asked: Vec<_> = others.by_ref().take(missing).collect();
+            if asked.len() < missing {
+                return Err(last.unwrap_or_else(|| {
+                    Refusal::new(Reason::DirectoryUnreachable, "too few evaluators are in force")
+                }));
             }
-            match self.client.evaluate(&share.evaluator, &request).await {
-                Ok(answer) => answers.push(answer),
-                Err(refusal) => last = Some(refusal),
+            let calls = asked.iter().map(|share| self.client.evaluate(&share.evaluator, &request));
+            for (share, answer) in asked.iter().zip(futures::future::join_all(calls).await) {
+                match answer {
+                    // Whoever answers for another would have it named in its place.
+                    Ok(answer) if answer.index == share.index => answers.push(answer),
+                    Ok(_) => last = Some(misanswered()),
+                    Err(refusal) => last = Some(refusal),
+                }
+            }
+            if answers.len() < epoch.threshold as usize {
+                continue;
+            }
+            let (blinded, given, epoch) = (Arc::clone(&blinded), answers.clone(), epoch.clone());
+            match blocking(move || blinded.finish(&given, &epoch)).await? {
+                Err(Error::WrongEvaluation { index, why }) => {
+                    tracing::warn!(index, why, "endpoint.evaluate.wrong");
+                    answers.retain(|answer| answer.index != index);
+                    last = Some(Error::WrongEvaluation { index, why }.into());
+                }
+                finished => return Ok(finished?),
             }
         }
-        if let (true, Some(refusal)) = (answers.len() < epoch.threshold as usize, last) {
-            return Err(refusal);
-        }
-        let epoch = epoch.clone();
-        Ok(blocking(move || blinded.finish(&answers, &epoch)).await??)
     }
 
     async fn recent(&self, handles: Vec<Handle>) -> Result<Vec<Option<Resolved>>, Refusal> {
@@ -230,6 +249,17 @@ impl Resolver {
     ) -> Result<T, Refusal> {
         self.store.call(operation).await.map_err(Refusal::from)
     }
+}
+
+/// So that all evaluators get their part of the work.
+fn in_any_order<'a>(shares: &'a [EvaluatorShare], entropy: &dyn Entropy) -> Vec<&'a EvaluatorShare> {
+    let mut drawn: Vec<_> = shares.iter().map(|share| (entropy.array::<8>(), share)).collect();
+    drawn.sort_by_key(|(draw, _)| *draw);
+    drawn.into_iter().map(|(_, share)| share).collect()
+}
+
+fn misanswered() -> Refusal {
+    Refusal::new(Reason::WrongEvaluation, "an evaluator answered for another")
 }
 
 /// Curve arithmetic for a whole batch would hold up the runtime.

@@ -190,6 +190,11 @@ impl Ceremony {
         all
     }
 
+    /// Whether shares in force are dealt anew, or a new key is made.
+    pub const fn deals_anew(&self) -> bool {
+        self.before.is_some()
+    }
+
     pub(crate) fn dealers(&self) -> &[Dealer] {
         &self.dealers
     }

@@ -58,6 +58,11 @@ impl Trust {
         &self.federation
     }
 
+    /// Who decides.
+    pub const fn governance(&self) -> &GovernanceKeys {
+        &self.governance
+    }
+
     /// Verifies a checkpoint by itself.
     ///
     /// # Errors

@@ -1,15 +1,18 @@
 //! A durable log over SQL. [`Appender`] is its one writer: entries, hashes and
 //! the signed head change in one transaction, together with whatever rows the
-//! caller writes beside them. [`LogReader`] proves. What entries mean, and
-//! verifying proofs, is `chancery-directory-core`'s.
+//! caller writes beside them. [`LogReader`] proves. [`Follower`] is the other
+//! side: it believes a log while it grows. What entries mean, and verifying
+//! proofs, is `chancery-directory-core`'s.
 
 mod appender;
 mod error;
+mod follow;
 mod frontier;
 mod reader;
 
 pub use appender::{Appender, Batch};
 pub use error::LogError;
+pub use follow::{Follower, directory_call};
 pub use reader::LogReader;
 
 /// The log's tables, versions 1 to 999: for the migrator of the store that

@@ -193,6 +193,20 @@ impl DirectoryService for Service {
         .await
     }
 
+    async fn submit_ceremony(
+        &self,
+        request: Request<wire::SubmitCeremonyRequest>,
+    ) -> Result<Response<wire::SubmitCeremonyResponse>, Status> {
+        unary(async {
+            let concluded = request.into_inner().ceremony;
+            let concluded = concluded.ok_or_else(|| Refusal::field("the ceremony is missing"))?;
+            let index = self.sequencer.conclude(concluded).await?;
+            let checkpoint = self.log.covering(index).await?;
+            Ok(wire::SubmitCeremonyResponse { index, checkpoint: checkpoint.note().clone() })
+        })
+        .await
+    }
+
     async fn fetch_checkpoint(
         &self,
         _: Request<wire::FetchCheckpointRequest>,

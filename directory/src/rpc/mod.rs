@@ -8,8 +8,8 @@ use chancery_pki_core::{Party, VerifiedPeer};
 use chancery_types::{NodeId, Reason, Refusal};
 use tonic::Request;
 
-/// Largest request in bytes: 1,000 blinded elements, or a statement and its signatures.
-pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+/// Largest request in bytes: 1,000 blinded elements, or a ceremony that fits into an entry.
+pub(crate) const MAX_REQUEST: usize = 128 * 1024;
 
 /// The node behind a call: evaluations, lookups and record operations come
 /// through nodes alone.

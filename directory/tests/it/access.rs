@@ -60,10 +60,9 @@ async fn anyone_may_audit() {
 #[tokio::test]
 async fn evaluations_are_for_nodes() {
     let setting = Setting::new().await;
-    let evaluator = setting.mesh.evaluator();
     let party = Party::Evaluator("e1".parse().unwrap());
     let call = async |credentials, request: wire::EvaluateRequest| {
-        let (channel, _) = connect(&evaluator.endpoint, party.clone(), credentials).await.unwrap();
+        let (channel, _) = connect(&setting.evaluator.endpoint, party.clone(), credentials).await.unwrap();
         refusal(EvaluatorServiceClient::new(channel).evaluate(request).await).reason
     };
     let request = |epoch, element: &[u8]| wire::EvaluateRequest {

@@ -56,7 +56,7 @@ async fn send(channel: &Channel, path: &'static str, bytes: Vec<u8>) -> Result<(
     grpc.unary(tonic::Request::new(Bytes::from(bytes)), path, Raw).await.map(drop)
 }
 
-const DIRECTORY: [&str; 7] = [
+const DIRECTORY: [&str; 8] = [
     "/chancery.directory.v1.DirectoryService/Lookup",
     "/chancery.directory.v1.DirectoryService/Publish",
     "/chancery.directory.v1.DirectoryService/SubmitStatement",
@@ -64,22 +64,28 @@ const DIRECTORY: [&str; 7] = [
     "/chancery.directory.v1.DirectoryService/ListEntries",
     "/chancery.directory.v1.DirectoryService/ProveConsistency",
     "/chancery.directory.v1.DirectoryService/ListStatements",
+    "/chancery.directory.v1.DirectoryService/SubmitCeremony",
 ];
-const EVALUATOR: [&str; 1] = ["/chancery.directory.v1.EvaluatorService/Evaluate"];
+const EVALUATOR: [&str; 5] = [
+    "/chancery.directory.v1.EvaluatorService/Evaluate",
+    "/chancery.directory.v1.CeremonyService/Join",
+    "/chancery.directory.v1.CeremonyService/Deal",
+    "/chancery.directory.v1.CeremonyService/Judge",
+    "/chancery.directory.v1.CeremonyService/Conclude",
+];
 
 #[tokio::test]
 async fn random_bytes_are_refused_and_nothing_breaks() {
     let setting = Setting::new().await;
-    let evaluator = setting.mesh.evaluator();
     let credentials = || Arc::clone(&setting.federal.credentials);
     let (directory, _) = connect(&setting.directory.endpoint, Party::Directory, credentials()).await.unwrap();
     let party = Party::Evaluator("e1".parse().unwrap());
-    let (evaluator, _) = connect(&evaluator.endpoint, party, credentials()).await.unwrap();
+    let (evaluator, _) = connect(&setting.evaluator.endpoint, party, credentials()).await.unwrap();
     let before = setting.lookup(&[setting.owner().handle]).await.checkpoint;
 
     let entropy: &dyn Entropy = &SeededEntropy::new(77);
     let mut refused = 0;
-    for (channel, paths) in [(&directory, DIRECTORY.as_slice()), (&evaluator, &EVALUATOR)] {
+    for (channel, paths) in [(&directory, DIRECTORY.as_slice()), (&evaluator, EVALUATOR.as_slice())] {
         for path in paths {
             for _ in 0..60 {
                 let [length, field, wire_type] = entropy.array::<3>();
@@ -103,7 +109,7 @@ async fn random_bytes_are_refused_and_nothing_breaks() {
                     assert!(orderly, "{path}: {status}");
                 }
             }
-            let status = send(channel, path, vec![0; 100_000]).await.unwrap_err();
+            let status = send(channel, path, vec![0; 300_000]).await.unwrap_err();
             assert_eq!(status.code(), tonic::Code::OutOfRange, "{path}");
         }
     }

@@ -3,9 +3,11 @@
 
 use bytes::Bytes;
 use chancery_directory::authority::AuthoritySigner;
-use chancery_directory::evaluator::{self, Evaluator};
-use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, governance};
+use chancery_directory::{
+    DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+};
 use chancery_directory_core::attestation::SchemeName;
+use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::handle::Blinded;
 use chancery_directory_core::record::RecordDraft;
@@ -24,7 +26,9 @@ use chancery_proto::directory::v1::directory_service_client::DirectoryServiceCli
 use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
 use chancery_types::clock::ManualClock;
 use chancery_types::entropy::SeededEntropy;
-use chancery_types::{Alias, Clock, Entropy, Handle, Identifier, Refusal, Scheme, SystemEntropy, Timestamp};
+use chancery_types::{
+    Alias, Clock, Entropy, Handle, Identifier, NodeId, Refusal, Scheme, SystemEntropy, Timestamp,
+};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub(crate) const FEDERATION: &str = "mesh.example";
+const EVALUATOR: &str = "e1";
 /// Bits that lookups name.
 pub(crate) const BITS: u32 = 8;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -161,18 +166,38 @@ impl Mesh {
         })
     }
 
-    fn share(&self) -> Evaluator {
-        evaluator::init(&self.folder.path().join("share.toml"), &*self.entropy).unwrap()
-    }
-
-    pub(crate) fn evaluator(&self) -> Server {
-        self.share();
-        let credentials = self.certify(&Party::Evaluator("e1".parse().unwrap())).credentials;
-        let config = EvaluatorConfig { share: self.folder.path().join("share.toml") };
+    /// Starts the evaluator, again on the same folder.
+    pub(crate) fn evaluator(&self, directory: &Server) -> Server {
+        let id: NodeId = EVALUATOR.parse().unwrap();
+        let credentials = self.certify(&Party::Evaluator(id.clone())).credentials;
+        let folder = self.folder.path().join(EVALUATOR);
+        std::fs::create_dir_all(&folder).unwrap();
+        evaluator::key(&folder, &*self.entropy).unwrap();
+        let config = EvaluatorConfig {
+            id,
+            trust: self.trust(),
+            directory: directory.endpoint.clone(),
+            folder,
+            seal_key: self.folder.path().join("seal.key"),
+        };
         let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
         run(|listener, stop| async move {
             chancery_directory::serve_evaluator(config, listener, credentials, entropy, stop).await.unwrap();
         })
+    }
+
+    /// A ceremony of the one evaluator, which then answers alone.
+    async fn hold_ceremony(&self, directory: &Server, evaluator: &Server) {
+        let party = CeremonyParty {
+            index: 1,
+            evaluator: EVALUATOR.parse().unwrap(),
+            key: evaluator::key(&self.folder.path().join(EVALUATOR), &*self.entropy).unwrap(),
+            endpoints: vec![evaluator.endpoint.clone()],
+        };
+        let plan = Plan { key_epoch: 1, generation: 1, threshold: 1, parties: vec![party] };
+        let plan = self.sign(Decision::CeremonyPlan(plan));
+        let held = ceremony::hold(plan, &directory.endpoint, self.anonymous(), &self.trust()).await;
+        assert_eq!(held.unwrap().index, 2);
     }
 
     pub(crate) fn sign(&self, decision: Decision) -> wire::SignedStatement {
@@ -190,10 +215,8 @@ impl Mesh {
         })
     }
 
-    /// Admits the node `federal`, the authority for `e164`, the evaluator, and
-    /// the directory's keys.
-    pub(crate) fn founding(&self, federal: &Certified) -> [Decision; 4] {
-        let share = self.share().public("e1".parse().unwrap(), vec!["localhost:1".to_owned()]).unwrap();
+    /// Admits the node `federal` and the authority for `e164`.
+    fn admissions(&self, federal: &Certified) -> [Decision; 2] {
         [
             self.member("federal", federal),
             Decision::Authority(Authority {
@@ -201,12 +224,15 @@ impl Mesh {
                 key: self.authority.key(),
                 schemes: [SchemeName::from(Scheme::E164)].into(),
             }),
-            Decision::EvaluatorEpoch(governance::single_evaluator(share, 1, 1)),
-            Decision::DirectoryKeys(DirectoryKeys {
-                hpke_public_key: *self.directory_keys().hpke_public_key(),
-                lookup_prefix_bits: BITS,
-            }),
         ]
+    }
+
+    /// Names the directory's keys.
+    fn keys(&self) -> Decision {
+        Decision::DirectoryKeys(DirectoryKeys {
+            hpke_public_key: *self.directory_keys().hpke_public_key(),
+            lookup_prefix_bits: BITS,
+        })
     }
 }
 
@@ -247,6 +273,7 @@ pub(crate) struct Setting {
     pub(crate) mesh: Mesh,
     pub(crate) federal: Certified,
     pub(crate) directory: Server,
+    pub(crate) evaluator: Server,
     pub(crate) client: DirectoryServiceClient<Channel>,
     pub(crate) trust: Trust,
     pub(crate) state: FederationState,
@@ -258,14 +285,20 @@ impl Setting {
         let federal = mesh.certify(&Party::Node("federal".parse().unwrap()));
         let directory = mesh.directory();
         let mut client = client(&directory, Arc::clone(&federal.credentials)).await;
-        for decision in mesh.founding(&federal) {
+        let mut decide = async |decision| {
             let statement = Some(mesh.sign(decision));
             client.submit_statement(wire::SubmitStatementRequest { statement }).await.unwrap();
+        };
+        for decision in mesh.admissions(&federal) {
+            decide(decision).await;
         }
+        let evaluator = mesh.evaluator(&directory);
+        mesh.hold_ceremony(&directory, &evaluator).await;
+        decide(mesh.keys()).await;
         let trust = mesh.trust();
         let listed = client.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();
         let (_, state) = trust.verify_statements(listed.into_inner()).unwrap();
-        Self { mesh, federal, directory, client, trust, state }
+        Self { mesh, federal, directory, evaluator, client, trust, state }
     }
 
     /// The same directory, started again.
@@ -276,11 +309,11 @@ impl Setting {
 
     /// Killed in the middle of things, and started again.
     pub(crate) async fn killed(self) -> Self {
-        let Self { mesh, federal, directory, trust, state, .. } = self;
+        let Self { mesh, federal, directory, evaluator, trust, state, .. } = self;
         directory.kill();
         let directory = mesh.directory();
         let client = client(&directory, Arc::clone(&federal.credentials)).await;
-        Self { mesh, federal, directory, client, trust, state }
+        Self { mesh, federal, directory, evaluator, client, trust, state }
     }
 
     /// An owner with a handle that no evaluator made.
@@ -301,10 +334,10 @@ impl Setting {
     }
 
     /// Handle and record key of an identifier, through the evaluator.
-    pub(crate) async fn evaluate(&self, server: &Server, identifier: &Identifier) -> (Handle, RecordKey) {
+    pub(crate) async fn evaluate(&self, identifier: &Identifier) -> (Handle, RecordKey) {
         let credentials = Arc::clone(&self.federal.credentials);
-        let party = Party::Evaluator("e1".parse().unwrap());
-        let (channel, _) = connect(&server.endpoint, party, credentials).await.unwrap();
+        let party = Party::Evaluator(EVALUATOR.parse().unwrap());
+        let (channel, _) = connect(&self.evaluator.endpoint, party, credentials).await.unwrap();
         let epoch = self.state.evaluators().unwrap();
         let blinded = Blinded::new(std::slice::from_ref(identifier), &*self.mesh.entropy).unwrap();
         let answer = EvaluatorServiceClient::new(channel).evaluate(blinded.request(epoch)).await.unwrap();

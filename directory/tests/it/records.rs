@@ -25,16 +25,15 @@ async fn refused(setting: &Setting, id: u8, record: wire::SignedRecord) -> Reaso
 #[tokio::test]
 async fn from_identifier_to_address() {
     let setting = Setting::new().await;
-    let evaluator = setting.mesh.evaluator();
     let identifier = Identifier::parse("e164", "+32470123456").unwrap();
-    let (handle, record_key) = setting.evaluate(&evaluator, &identifier).await;
+    let (handle, record_key) = setting.evaluate(&identifier).await;
     let owner = setting.owner_of(handle, record_key);
     assert!(find(&setting, &owner).await.is_none());
     let published =
         setting.publish([1; 16], setting.draft(&owner, 1, None).sign(&owner.account)).await.unwrap();
 
     // A sender, who knows the identifier alone.
-    let (handle, record_key) = setting.evaluate(&evaluator, &identifier).await;
+    let (handle, record_key) = setting.evaluate(&identifier).await;
     let lookup = setting.verified(&[handle]).await;
     let found = lookup.find(&handle, &scheme(), &setting.state).unwrap().unwrap();
     assert_eq!(found.index, published.index);

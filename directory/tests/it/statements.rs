@@ -2,6 +2,7 @@
 
 use crate::mesh::{FEDERATION, Setting, refusal};
 use chancery_directory::governance;
+use chancery_directory_core::ceremony::{Party, Plan};
 use chancery_directory_core::statement::{Decision, DirectoryKeys};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::Reason;
@@ -49,8 +50,14 @@ async fn what_is_not_governed_is_refused() {
     let both: Vec<_> = setting.mesh.governors.iter().collect();
     let foreign = governance::decide("other.example", keys(8), &both, entropy);
     assert_eq!(refused(foreign).await, Reason::InvalidField);
-    let epoch = setting.state.evaluators().unwrap().clone();
-    assert_eq!(refused(setting.mesh.sign(Decision::EvaluatorEpoch(epoch))).await, Reason::InvalidField);
+    let parties = vec![Party {
+        index: 1,
+        evaluator: "e1".parse().unwrap(),
+        key: setting.state.evaluators().unwrap().evaluators[0].key,
+        endpoints: vec!["localhost:1".to_owned()],
+    }];
+    let plan = Plan { key_epoch: 1, generation: 2, threshold: 1, parties };
+    assert_eq!(refused(setting.mesh.sign(Decision::CeremonyPlan(plan))).await, Reason::InvalidField);
     let checkpoint = client.fetch_checkpoint(wire::FetchCheckpointRequest {}).await.unwrap().into_inner();
     assert_eq!(setting.trust.verify_checkpoint(&checkpoint.checkpoint).unwrap().size(), 4);
     let none = wire::SubmitStatementRequest { statement: None };

@@ -39,7 +39,11 @@ async fn channels(mesh: &Mesh, federal: &Agent) -> BTreeMap<&'static str, Channe
         ("chancery.directory.v1.DirectoryService", to(&mesh.directory_address, Party::Directory).await),
         (
             "chancery.directory.v1.EvaluatorService",
-            to(&mesh.evaluator_address, Party::Evaluator(id("e1"))).await,
+            to(&mesh.evaluators[0].1, Party::Evaluator(id("e1"))).await,
+        ),
+        (
+            "chancery.directory.v1.CeremonyService",
+            to(&mesh.evaluators[0].1, Party::Evaluator(id("e1"))).await,
         ),
         ("chancery.federation", mesh.channel("federal", regional.clone()).await),
         ("chancery.node", Rogue::new(mesh, "federal").await.channel),
@@ -132,7 +136,7 @@ async fn nothing_is_answered_to_callers_who_do_not_say_who_they_are() {
     let node = mesh.channel("federal", mesh.anonymous()).await;
     let directory = connect(&mesh.directory_address, Party::Directory, mesh.anonymous()).await.unwrap().0;
     let evaluator = Party::Evaluator(id("e1"));
-    let evaluator = connect(&mesh.evaluator_address, evaluator, mesh.anonymous()).await.unwrap().0;
+    let evaluator = connect(&mesh.evaluators[0].1, evaluator, mesh.anonymous()).await.unwrap().0;
     let pki = connect(&mesh.pki_address, Party::Pki, mesh.anonymous()).await.unwrap().0;
     let mut asked = 0;
     for method in raw::methods() {
@@ -146,6 +150,11 @@ async fn nothing_is_answered_to_callers_who_do_not_say_who_they_are() {
             "ProveConsistency",
             "ListStatements",
             "SubmitStatement",
+            "SubmitCeremony",
+            "Join",
+            "Deal",
+            "Judge",
+            "Conclude",
             "Enrol",
             "FetchRevocations",
         ];
@@ -240,7 +249,7 @@ async fn outer_services(mesh: &Mesh) {
     assert_eq!(reason(refused), Reason::TooLarge);
 
     let party = Party::Evaluator(id("e1"));
-    let channel = connect(&mesh.evaluator_address, party, node.clone()).await.unwrap().0;
+    let channel = connect(&mesh.evaluators[0].1, party, node.clone()).await.unwrap().0;
     let evaluate = directory::EvaluateRequest {
         key_epoch: 1,
         generation: 1,

@@ -105,7 +105,7 @@ async fn neither_logs_nor_the_disks_of_those_between_hold_what_they_must_not() {
         assert!(found.is_empty(), "{found:?} in the log: {line}");
     }
     assert!(logs.search(finished.stdout.as_bytes()).is_empty());
-    for party in ["node-federal", "node-regional", "evaluator", "pki"] {
+    for party in ["node-federal", "node-regional", "evaluator-1", "evaluator-2", "evaluator-3", "pki"] {
         assert_eq!(disks.search_folder(&folder.join(party)), Found::new(), "{party}");
     }
     // Public by design, and that the search finds what there is.

@@ -27,7 +27,7 @@ pub(crate) async fn recall(rooms: &Rooms) -> Result<(), Refusal> {
     let Some(row) = row else { return Ok(()) };
     let bytes: Vec<u8> = row.try_get(0).map_err(chancery_kit::store::StoreError::from)?;
     match directory::ListStatementsResponse::decode(bytes.as_slice()) {
-        Ok(statements) => rooms.mesh.learn(statements).await,
+        Ok(statements) => rooms.mesh.log().learn(statements).await,
         Err(_) => Ok(()),
     }
 }
@@ -37,7 +37,7 @@ pub(crate) async fn follow(rooms: Arc<Rooms>) {
     let mut ticks = interval(FOLLOW);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while rooms.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let result = match rooms.mesh.ask().await {
+        let result = match rooms.mesh.log().ask().await {
             Ok(statements) => remember(&rooms, &statements).await,
             Err(refusal) => Err(refusal),
         };

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Keeps a link to every member until the node stops.
 pub(crate) async fn keep_links(rooms: Arc<Rooms>) {
-    let mut changes = rooms.mesh.changes();
+    let mut changes = rooms.mesh.log().changes();
     let mut links: HashMap<NodeId, JoinHandle<()>> = HashMap::new();
     loop {
         let state = rooms.mesh.state();

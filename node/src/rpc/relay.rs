@@ -2,7 +2,7 @@
 //! the directory and the evaluators.
 
 use super::{Rooms, session};
-use crate::mesh::directory_call;
+use chancery_directory_log::directory_call;
 use chancery_kit::serve::unary;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::relay_service_server::RelayService;
@@ -42,7 +42,7 @@ impl RelayService for Relay {
         unary(async {
             session::device(&request)?;
             let request = inner(request.into_inner().request)?;
-            let response = directory_call(self.0.mesh.directory().lookup(request)).await?;
+            let response = directory_call(self.0.mesh.log().directory().lookup(request)).await?;
             Ok(wire::LookupResponse { response: Some(response) })
         })
         .await
@@ -55,7 +55,7 @@ impl RelayService for Relay {
         unary(async {
             session::device(&request)?;
             let request = inner(request.into_inner().request)?;
-            let response = directory_call(self.0.mesh.directory().publish(request)).await?;
+            let response = directory_call(self.0.mesh.log().directory().publish(request)).await?;
             Ok(wire::PublishResponse { response: Some(response) })
         })
         .await
@@ -68,7 +68,7 @@ impl RelayService for Relay {
         unary(async {
             session::device(&request)?;
             let request = inner(request.into_inner().request)?;
-            let response = directory_call(self.0.mesh.directory().list_statements(request)).await?;
+            let response = directory_call(self.0.mesh.log().directory().list_statements(request)).await?;
             Ok(wire::ListStatementsResponse { response: Some(response) })
         })
         .await
@@ -81,7 +81,7 @@ impl RelayService for Relay {
         unary(async {
             session::device(&request)?;
             let request = inner(request.into_inner().request)?;
-            let response = directory_call(self.0.mesh.directory().prove_consistency(request)).await?;
+            let response = directory_call(self.0.mesh.log().directory().prove_consistency(request)).await?;
             Ok(wire::ProveConsistencyResponse { response: Some(response) })
         })
         .await

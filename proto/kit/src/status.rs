@@ -68,6 +68,27 @@ const fn code(code: Code) -> tonic::Code {
     }
 }
 
+/// A call under a deadline. That the other side cannot be reached or does not
+/// answer in time becomes `unreachable`.
+///
+/// # Errors
+/// The refusal.
+pub async fn call_within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    unreachable: Reason,
+    message: &'static str,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(match from_status(&status) {
+            refusal if refusal.reason == Reason::PeerUnreachable => Refusal::new(unreachable, message),
+            refusal => refusal,
+        }),
+        Err(_) => Err(Refusal::new(unreachable, message)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

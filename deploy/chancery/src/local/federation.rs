@@ -2,13 +2,14 @@
 //! certificate and its own port: what runs apart in earnest talks over the same
 //! mutual TLS here.
 
-use super::layout::{ADMINISTRATIONS, AGENT, Layout};
+use super::layout::{ADMINISTRATIONS, AGENT, EVALUATORS, Layout};
 use crate::Failure;
 use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
-use chancery_directory::{authority::AuthoritySigner, evaluator, governance};
+use chancery_directory::{authority::AuthoritySigner, ceremony, evaluator, governance};
+use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
-use chancery_directory_core::{AgentKey, GovernanceKeys, SigningKey};
+use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
 use chancery_kit::tls::files::IdentityFolder;
 use chancery_kit::tls::{Credentials, connect, enrol};
 use chancery_node::{NodeParts, QuotaConfig};
@@ -29,8 +30,9 @@ use tonic::transport::Channel;
 
 /// The federation's name.
 pub(crate) const FEDERATION: &str = "chancery.local";
-/// Id of the evaluator and of the enrolment authority.
-const EVALUATOR: &str = "evaluator";
+/// How many evaluators must answer.
+const EVALUATORS_NEEDED: u32 = 2;
+/// Id of the enrolment authority.
 const AUTHORITY: &str = "residents";
 /// Bits of a handle that a lookup names: about 16 records stand under each of
 /// 256 prefixes when 4,000 residents are enrolled.
@@ -57,7 +59,7 @@ pub(crate) struct LocalFederation {
 }
 
 impl LocalFederation {
-    /// Starts PKI, evaluator and directory, and logs what governs them.
+    /// Starts PKI, directory and evaluators, and logs what governs them.
     ///
     /// # Errors
     /// A port is taken, or the folder holds something else.
@@ -91,9 +93,12 @@ impl LocalFederation {
         federation.serve_pki().await?;
         let hpke = *keys.hpke_public_key();
         drop(keys);
-        federation.serve_evaluator().await?;
         federation.serve_directory().await?;
+        for evaluator in EVALUATORS {
+            federation.serve_evaluator(evaluator).await?;
+        }
         federation.govern(hpke).await?;
+        federation.hold_ceremony().await?;
         Ok(federation)
     }
 
@@ -105,17 +110,47 @@ impl LocalFederation {
         Ok(())
     }
 
-    async fn serve_evaluator(&mut self) -> Result<(), Failure> {
-        let share = self.layout.path("evaluator/share.toml");
-        make_folder(&self.layout.path("evaluator"))?;
-        evaluator::init(&share, &*self.entropy)?;
-        let listener = self.listen("evaluator").await?;
-        let credentials = self.enrol("evaluator/identity", Party::Evaluator(name(EVALUATOR)?)).await?;
+    /// An evaluator with a folder, a certificate and a seal key of its own.
+    async fn serve_evaluator(&mut self, id: &str) -> Result<(), Failure> {
+        let folder = self.layout.path(id);
+        make_folder(&folder)?;
+        evaluator::key(&folder, &*self.entropy)?;
+        let listener = self.listen(id).await?;
+        let credentials = self.enrol(&format!("{id}/identity"), Party::Evaluator(name(id)?)).await?;
+        let config = EvaluatorConfig {
+            id: name(id)?,
+            trust: self.trust.clone(),
+            directory: self.layout.address("directory").to_string(),
+            folder,
+            // In earnest it lies elsewhere, as a credential of the service.
+            seal_key: self.layout.path(&format!("{id}.seal.key")),
+        };
         let (entropy, shutdown) = (Arc::clone(&self.entropy), self.shutdown.clone());
         self.tasks.spawn(async move {
-            let config = EvaluatorConfig { share };
             Ok(chancery_directory::serve_evaluator(config, listener, credentials, entropy, shutdown).await?)
         });
+        Ok(())
+    }
+
+    /// Two of three evaluators make the handles' key, unless there is one.
+    async fn hold_ceremony(&self) -> Result<(), Failure> {
+        if self.governed().await?.evaluators().is_some() {
+            return Ok(());
+        }
+        let mut parties = Vec::new();
+        for (index, id) in (1..).zip(EVALUATORS) {
+            parties.push(CeremonyParty {
+                index,
+                evaluator: name(id)?,
+                key: evaluator::key(&self.layout.path(id), &*self.entropy)?,
+                endpoints: vec![self.layout.address(id).to_string()],
+            });
+        }
+        let plan = Plan { key_epoch: 1, generation: 1, threshold: EVALUATORS_NEEDED, parties };
+        let plan = Decision::CeremonyPlan(plan);
+        let plan = governance::decide(FEDERATION, plan, &[&self.governance], &*self.entropy);
+        let directory = self.layout.address("directory").to_string();
+        ceremony::hold(plan, &directory, self.anonymous().await?, &self.trust).await?;
         Ok(())
     }
 
@@ -134,13 +169,9 @@ impl LocalFederation {
         Ok(())
     }
 
-    /// Logs what governs the directory, the evaluator and the authority,
-    /// unless it stands there already.
+    /// Logs what governs the directory and the authority, unless it stands
+    /// there already.
     async fn govern(&self, hpke_public_key: [u8; 32]) -> Result<(), Failure> {
-        let share = evaluator::Evaluator::load(&self.layout.path("evaluator/share.toml"))?;
-        let (key_epoch, generation) = share.epoch();
-        let endpoint = self.layout.address("evaluator").to_string();
-        let share = share.public(name(EVALUATOR)?, vec![endpoint])?;
         let authority = AuthorityEntry {
             authority: self.authority.authority().clone(),
             key: self.authority.key(),
@@ -151,7 +182,6 @@ impl LocalFederation {
         };
         for decision in [
             Decision::DirectoryKeys(DirectoryKeys { hpke_public_key, lookup_prefix_bits: PREFIX_BITS }),
-            Decision::EvaluatorEpoch(governance::single_evaluator(share, key_epoch, generation)),
             Decision::Authority(authority),
         ] {
             self.decide(decision).await?;
@@ -284,17 +314,20 @@ impl LocalFederation {
 
     /// Has a decision logged, unless the same is in force.
     async fn decide(&self, decision: Decision) -> Result<(), Failure> {
-        let mut directory = self.directory().await?;
-        let statements = directory.list_statements(wire::ListStatementsRequest::default()).await;
-        let statements = statements.map_err(Failure::call)?.into_inner();
-        let (_, state) = self.trust.verify_statements(statements)?;
-        if state.holds(&decision) {
+        if self.governed().await?.holds(&decision) {
             return Ok(());
         }
         let statement = governance::decide(FEDERATION, decision, &[&self.governance], &*self.entropy);
         let request = wire::SubmitStatementRequest { statement: Some(statement) };
-        directory.submit_statement(request).await.map_err(Failure::call)?;
+        self.directory().await?.submit_statement(request).await.map_err(Failure::call)?;
         Ok(())
+    }
+
+    /// What governs now.
+    async fn governed(&self) -> Result<FederationState, Failure> {
+        let request = wire::ListStatementsRequest::default();
+        let statements = self.directory().await?.list_statements(request).await;
+        Ok(self.trust.verify_statements(statements.map_err(Failure::call)?.into_inner())?.1)
     }
 
     async fn directory(&self) -> Result<DirectoryServiceClient<Channel>, Failure> {

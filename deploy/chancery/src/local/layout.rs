@@ -10,9 +10,20 @@ use std::path::{Path, PathBuf};
 pub(crate) const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
 /// Name of each administration's agent.
 pub(crate) const AGENT: &str = "letters";
+/// The evaluators.
+pub(crate) const EVALUATORS: [&str; 3] = ["evaluator-1", "evaluator-2", "evaluator-3"];
 /// Parties that listen, in the order of their ports.
-const LISTENERS: [&str; 7] =
-    ["pki", "directory", "evaluator", "node-federal", "agent-federal", "node-regional", "agent-regional"];
+const LISTENERS: [&str; 9] = [
+    "pki",
+    "directory",
+    EVALUATORS[0],
+    "node-federal",
+    "agent-federal",
+    "node-regional",
+    "agent-regional",
+    EVALUATORS[1],
+    EVALUATORS[2],
+];
 
 /// Folders and ports of one local federation.
 #[derive(Clone)]

@@ -19,7 +19,7 @@ use clap::Args;
 use federation::{LocalFederation, name};
 use futures::stream::{StreamExt as _, TryStreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use layout::{ADMINISTRATIONS, Layout};
+use layout::{ADMINISTRATIONS, EVALUATORS, Layout};
 use report::Report;
 use residents::{ANSWER, ANSWERS, Expected, Resident, Tally};
 use std::io::Write as _;
@@ -231,11 +231,13 @@ impl Running {
         for (party, what) in [
             ("pki", "issuing CA, mutual TLS"),
             ("directory", "directory, mutual TLS"),
-            ("evaluator", "evaluator, mutual TLS"),
             ("node-federal", "federal node, mutual TLS"),
             ("agent-federal", "federal agent, plain gRPC with reflection"),
             ("node-regional", "regional node, mutual TLS"),
             ("agent-regional", "regional agent, plain gRPC with reflection"),
+            (EVALUATORS[0], "evaluator, mutual TLS"),
+            (EVALUATORS[1], "evaluator, mutual TLS"),
+            (EVALUATORS[2], "evaluator, mutual TLS"),
         ] {
             let _ = writeln!(text, "  {:<16} {what}", layout.address(party).to_string());
         }

@@ -1,7 +1,7 @@
 //! What each party could and could not see: its whole disk is searched, byte
 //! by byte, for what the residents' letters and identifiers contain.
 
-use super::layout::Layout;
+use super::layout::{EVALUATORS, Layout};
 use aho_corasick::AhoCorasick;
 use std::collections::BTreeMap;
 use std::io::{self, Read as _};
@@ -109,7 +109,7 @@ pub(crate) fn parties(layout: &Layout) -> Vec<(&'static str, Vec<PathBuf>)> {
         ("federal node", of(&["node-federal"])),
         ("regional node", of(&["node-regional"])),
         ("directory", of(&["directory"])),
-        ("evaluator", of(&["evaluator"])),
+        ("evaluators", of(&EVALUATORS)),
         ("federal agent", of(&["agent-federal"])),
         ("residents' devices", of(&["residents"])),
     ]

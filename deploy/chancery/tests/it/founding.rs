@@ -21,15 +21,21 @@ for to; do :; done
 while [ $# -gt 1 ]; do cp \"$HOSTS/${1%%:*}/${1#*:}\" \"$to\"; shift; done
 ";
 /// What listens, as the README writes it; the agents' is the same on two hosts.
-const LISTENERS: [&str; 7] = [
+const LISTENERS: [&str; 9] = [
     "pki.chancery.example:7400",
     "directory.chancery.example:7401",
-    "evaluator.chancery.example:7402",
+    "evaluator.one.example:7402",
+    "evaluator.two.example:7402",
+    "evaluator.three.example:7402",
     "node.federal.example:7403",
     "node.regional.example:7403",
     "agent on federal",
     "agent on regional",
 ];
+
+/// The hosts, and where media are mounted.
+const HOSTS: [&str; 9] =
+    ["pki", "directory", "one", "two", "three", "federal", "regional", "registry", "media"];
 
 /// A block of the README.
 pub(crate) struct Block {
@@ -108,7 +114,7 @@ impl Hosts {
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_chancery"), bin.join("chancery")).unwrap();
         std::fs::write(bin.join("scp"), SCP).unwrap();
         make_executable(&bin.join("scp"));
-        for host in ["pki", "directory", "evaluator", "federal", "regional", "registry", "media"] {
+        for host in HOSTS {
             std::fs::create_dir(hosts.path(host, "")).unwrap();
             std::os::unix::fs::symlink(CONFIG, hosts.path(host, "config")).unwrap();
         }
@@ -194,9 +200,12 @@ impl Hosts {
                 vec![set("PKI", "LISTEN", pki), set("PKI", "NAMES", "[\"127.0.0.1\"]".to_owned())]
             }
             "directory" => vec![set("DIRECTORY", "LISTEN", directory), set("DIRECTORY", "PKI", pki)],
-            "evaluator" => {
-                vec![set("EVALUATOR", "LISTEN", at(LISTENERS[2])), set("EVALUATOR", "PKI", pki)]
-            }
+            "one" | "two" | "three" => vec![
+                set("EVALUATOR", "ID", host.to_owned()),
+                set("EVALUATOR", "LISTEN", at(&format!("evaluator.{host}.example:7402"))),
+                set("EVALUATOR", "PKI", pki),
+                set("EVALUATOR", "DIRECTORY", directory),
+            ],
             "federal" | "regional" => {
                 let node = at(&format!("node.{host}.example:7403"));
                 let agent = at(&format!("agent on {host}"));

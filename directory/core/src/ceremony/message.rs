@@ -93,29 +93,30 @@ impl Joins {
         let mut parties: Vec<Joined> = Vec::with_capacity(joins.len());
         let mut digests = Vec::with_capacity(joins.len());
         for signed in joins {
-            let key_of =
-                |index| ceremony.plan.parties.iter().find(|p| p.index == index).map(|party| party.key);
-            let heard = hear(ceremony, signed, key_of)?;
-            let Content::Join(join) = heard.content else {
-                return Err(Error::Ceremony("a message given for a join is none"));
-            };
-            if parties.last().is_some_and(|last| heard.index <= last.index) {
+            let (joined, digest) = join(ceremony, signed)?;
+            if parties.last().is_some_and(|last| joined.index <= last.index) {
                 return Err(Error::Ceremony("joins are not in the order of the parties"));
             }
-            if join.share_keys.len() != ceremony.dealers.len() {
-                return Err(Error::Ceremony("a join has another number of keys than there are dealers"));
-            }
-            let key = |key: &Bytes| array(key, "an X25519 key has not 32 bytes");
-            parties.push(Joined {
-                index: heard.index,
-                share_keys: join.share_keys.iter().map(key).collect::<Result<_, _>>()?,
-            });
-            digests.push(heard.digest);
+            parties.push(joined);
+            digests.push(digest);
         }
         if parties.len() < ceremony.plan.threshold as usize {
             return Err(Error::Ceremony("fewer parties joined than the threshold"));
         }
         Ok(Self { parties, digest: digest_of(&digests) })
+    }
+
+    /// Checks one join by itself.
+    ///
+    /// # Errors
+    /// It is not by a party, or malformed.
+    pub fn check(ceremony: &Ceremony, signed: &wire::SignedCeremonyMessage) -> Result<(), Error> {
+        join(ceremony, signed).map(drop)
+    }
+
+    /// Whether a party joined.
+    pub fn has(&self, party: u32) -> bool {
+        self.parties.iter().any(|joined| joined.index == party)
     }
 
     pub(super) fn parties(&self) -> &[Joined] {
@@ -131,4 +132,18 @@ impl Joins {
     pub(super) fn share_key(&self, party: u32, dealer_position: usize) -> Option<&[u8; 32]> {
         self.parties.iter().find(|p| p.index == party)?.share_keys.get(dealer_position)
     }
+}
+
+fn join(ceremony: &Ceremony, signed: &wire::SignedCeremonyMessage) -> Result<(Joined, [u8; 32]), Error> {
+    let key_of = |index| ceremony.plan.parties.iter().find(|p| p.index == index).map(|party| party.key);
+    let heard = hear(ceremony, signed, key_of)?;
+    let Content::Join(join) = heard.content else {
+        return Err(Error::Ceremony("a message given for a join is none"));
+    };
+    if join.share_keys.len() != ceremony.dealers.len() {
+        return Err(Error::Ceremony("a join has another number of keys than there are dealers"));
+    }
+    let key = |key: &Bytes| array(key, "an X25519 key has not 32 bytes");
+    let share_keys = join.share_keys.iter().map(key).collect::<Result<_, _>>()?;
+    Ok((Joined { index: heard.index, share_keys }, heard.digest))
 }

@@ -81,6 +81,19 @@ impl Dealings {
     pub(super) const fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
+
+    /// Checks one verdict by itself.
+    ///
+    /// # Errors
+    /// It is not by a party that joined, malformed, or about other dealings.
+    pub fn check_verdict(
+        &self,
+        ceremony: &Ceremony,
+        joins: &Joins,
+        signed: &wire::SignedCeremonyMessage,
+    ) -> Result<(), Error> {
+        read_verdict(ceremony, joins, self, signed).map(drop)
+    }
 }
 
 /// Reads what a dealer signed; any error is the dealer's.
@@ -224,26 +237,33 @@ fn verdicts(
 ) -> Result<Vec<Verdict>, Error> {
     let mut all: Vec<Verdict> = Vec::with_capacity(verdicts.len());
     for signed in verdicts {
-        let joined = |index| joins.parties().iter().any(|p| p.index == index);
-        let key_of = |index| {
-            ceremony.plan.parties.iter().find(|p| p.index == index && joined(index)).map(|party| party.key)
-        };
-        let heard = hear(ceremony, signed, key_of)?;
-        let Content::Verdict(verdict) = heard.content else {
-            return Err(Error::Ceremony("a message given for a verdict is none"));
-        };
-        if all.last().is_some_and(|last| heard.index <= last.party) {
+        let verdict = read_verdict(ceremony, joins, dealings, signed)?;
+        if all.last().is_some_and(|last| verdict.party <= last.party) {
             return Err(Error::Ceremony("verdicts are not in the order of the parties"));
         }
-        if verdict.dealings.as_ref() != dealings.digest() {
-            return Err(Error::Ceremony("a verdict is about other dealings"));
-        }
-        if verdict.complaints.len() > ceremony.dealers().len() {
-            return Err(Error::Ceremony("a verdict has more complaints than there are dealers"));
-        }
-        all.push(Verdict { party: heard.index, complaints: verdict.complaints });
+        all.push(verdict);
     }
     Ok(all)
+}
+
+fn read_verdict(
+    ceremony: &Ceremony,
+    joins: &Joins,
+    dealings: &Dealings,
+    signed: &wire::SignedCeremonyMessage,
+) -> Result<Verdict, Error> {
+    let party = |index| ceremony.plan.parties.iter().find(|p| p.index == index && joins.has(index));
+    let heard = hear(ceremony, signed, |index| party(index).map(|party| party.key))?;
+    let Content::Verdict(verdict) = heard.content else {
+        return Err(Error::Ceremony("a message given for a verdict is none"));
+    };
+    if verdict.dealings.as_ref() != dealings.digest() {
+        return Err(Error::Ceremony("a verdict is about other dealings"));
+    }
+    if verdict.complaints.len() > ceremony.dealers().len() {
+        return Err(Error::Ceremony("a verdict has more complaints than there are dealers"));
+    }
+    Ok(Verdict { party: heard.index, complaints: verdict.complaints })
 }
 
 /// Who is at fault in each of a verdict's complaints.

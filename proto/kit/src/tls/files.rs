@@ -119,6 +119,26 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Overwrites the file at `path` with zeroes, flushes, and removes it; one that
+/// is not there is fine. What a file system or disk keeps of it elsewhere is
+/// out of reach: secrets in files are sealed as well.
+///
+/// # Errors
+/// The system says no.
+pub fn erase(path: &Path) -> io::Result<()> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    file.write_all(&vec![0; length.min(2 * 1024 * 1024)])?;
+    file.sync_all()?;
+    std::fs::remove_file(path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
 fn read_all(opened: File, file: &'static str) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let length = opened.metadata().map_or(0, |metadata| metadata.len());
     if length > MAX_FILE {

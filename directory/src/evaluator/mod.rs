@@ -1,0 +1,318 @@
+//! A holder of a share of the handles' key: it answers evaluations with the
+//! share that the log puts in force, and takes its part in ceremonies.
+
+mod files;
+mod seal;
+
+use crate::DirectoryError;
+use crate::config::EvaluatorConfig;
+use crate::keyfile::{self, Role};
+use bytes::Bytes;
+use chancery_directory_core::ceremony::conclusion;
+use chancery_directory_core::ceremony::party;
+use chancery_directory_core::ceremony::transcript::{Dealings, Outcome};
+use chancery_directory_core::ceremony::{Ceremony, Joins};
+use chancery_directory_core::governance;
+use chancery_directory_core::handle::{self, Serving};
+use chancery_directory_core::{Error, EvaluatorKey, SigningKey};
+use chancery_directory_log::Follower;
+use chancery_kit::tls::{Credentials, connect_lazy};
+use chancery_pki_core::Party;
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{Entropy, NodeId, Reason, Refusal};
+use files::{CeremonyFile, Files};
+use prost::Message as _;
+use seal::Seal;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often an evaluator looks at the log by itself.
+const FOLLOW: Duration = Duration::from_secs(10);
+/// How often a caller may make it look.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The key that signs what an evaluator says in ceremonies, made first when
+/// there is none; its public half goes into the ceremony's plan.
+///
+/// # Errors
+/// The key file, see [`keyfile::load_or_create`].
+pub fn key(folder: &Path, entropy: &dyn Entropy) -> Result<EvaluatorKey, DirectoryError> {
+    signing_key(folder, entropy).map(|key| (&key).into())
+}
+
+fn signing_key(folder: &Path, entropy: &dyn Entropy) -> Result<SigningKey, DirectoryError> {
+    keyfile::signing_key(&folder.join("evaluator.key"), Role::Evaluator, entropy)
+}
+
+/// An evaluator. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Evaluator(Arc<Inner>);
+
+struct Inner {
+    id: NodeId,
+    key: SigningKey,
+    files: Files,
+    log: Follower,
+    entropy: Arc<dyn Entropy>,
+    serving: RwLock<Option<Arc<Serving>>>,
+    /// One step of one ceremony at a time.
+    step: tokio::sync::Mutex<()>,
+    asked: tokio::sync::Mutex<Option<Instant>>,
+}
+
+impl Evaluator {
+    /// Opens its folder. What was begun is finished, and the share in force serves.
+    pub(crate) fn open(
+        config: EvaluatorConfig,
+        credentials: &Arc<Credentials>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, DirectoryError> {
+        let (directory, _) = connect_lazy(&config.directory, Party::Directory, Arc::clone(credentials))?;
+        let key = signing_key(&config.folder, &*entropy)?;
+        let files = Files::new(&config.folder, Seal::open(&config.seal_key, &*entropy)?);
+        for mut begun in files.ceremonies()? {
+            if begun.in_force {
+                files.put_in_force(&mut begun)?;
+            }
+        }
+        let serving = files.share()?.map(Arc::new);
+        Ok(Self(Arc::new(Inner {
+            id: config.id,
+            key,
+            files,
+            log: Follower::new(config.trust, directory),
+            entropy,
+            serving: RwLock::new(serving),
+            step: tokio::sync::Mutex::default(),
+            asked: tokio::sync::Mutex::default(),
+        })))
+    }
+
+    /// Follows the log until `shutdown`.
+    pub(crate) async fn follow(self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(FOLLOW);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            if let Err(refusal) = self.look().await {
+                tracing::warn!(reason = %refusal.reason, "evaluator.log.fail");
+            }
+        }
+    }
+
+    /// Answers with the share in force; an epoch that it does not know makes it
+    /// look at the log first.
+    ///
+    /// # Errors
+    /// As [`handle::answer`]; WRONG_KEY_EPOCH without a share.
+    pub(crate) async fn answer(
+        &self,
+        request: wire::EvaluateRequest,
+    ) -> Result<wire::EvaluateResponse, Refusal> {
+        let named = (request.key_epoch, request.generation);
+        let mut serving = self.serving();
+        if serving.as_ref().is_none_or(|s| (s.key_epoch, s.generation) != named) {
+            self.look_for_caller().await;
+            serving = self.serving();
+        }
+        let serving = serving.ok_or(Error::WrongKeyEpoch)?;
+        let entropy = Arc::clone(&self.0.entropy);
+        // A full batch takes some 100 ms: not on a thread that serves others.
+        let working = tokio::task::spawn_blocking(move || handle::answer(&request, &serving, &*entropy));
+        Ok(working.await.map_err(|_| Refusal::new(Reason::Internal, "the evaluation broke off"))??)
+    }
+
+    /// Round 1.
+    ///
+    /// # Errors
+    /// Governance did not plan it, it does not follow what is in force, or this
+    /// evaluator has no part in it.
+    pub(crate) async fn join(&self, plan: wire::SignedStatement) -> Result<wire::JoinResponse, Refusal> {
+        let verified = self.verify(&plan)?;
+        let _step = self.0.step.lock().await;
+        self.look().await?;
+        let ceremony = Ceremony::new(&verified, &self.0.log.state())?;
+        let party = ceremony.party(&self.0.id);
+        if party.is_none() && ceremony.dealer(&self.0.id).is_none() {
+            return Err(Error::Ceremony("this evaluator has no part in the ceremony").into());
+        }
+        let files = &self.0.files;
+        let file = match files.ceremony(ceremony.id()).map_err(failed)? {
+            Some(file) => file,
+            None => {
+                let follows = (ceremony.plan().key_epoch, ceremony.plan().generation);
+                files
+                    .begin(ceremony.id(), &plan.encode_to_vec(), follows, &*self.0.entropy)
+                    .map_err(failed)?
+            }
+        };
+        let secret = files.secret(&file).map_err(failed)?;
+        let join = party.map(|party| party::join(&ceremony, party, &secret, &self.0.key)).transpose()?;
+        Ok(wire::JoinResponse { join })
+    }
+
+    /// Round 2.
+    ///
+    /// # Errors
+    /// It did not join, the joins do not hold, or it dealt upon others.
+    pub(crate) async fn deal(
+        &self,
+        id: &[u8],
+        joins: &[wire::SignedCeremonyMessage],
+    ) -> Result<wire::SignedCeremonyMessage, Refusal> {
+        let _step = self.0.step.lock().await;
+        let (ceremony, mut file) = self.begun(id)?;
+        let joins = Joins::verify(&ceremony, joins)?;
+        let digest = hex::encode(joins.digest());
+        if let Some((upon, dealt)) = &file.dealt {
+            if *upon != digest {
+                let message = "this evaluator dealt upon other joins; plan another ceremony";
+                return Err(Refusal::new(Reason::RequestIdReused, message));
+            }
+            return decode(dealt);
+        }
+        let dealer = ceremony.dealer(&self.0.id);
+        let dealer = dealer.ok_or(Error::Ceremony("this evaluator does not deal in the ceremony"))?;
+        let serving = self.serving().filter(|_| ceremony.deals_anew());
+        let held = serving.as_ref().map(|serving| &serving.share);
+        let dealing = party::deal(&ceremony, dealer, held, &joins, &self.0.key, &*self.0.entropy)?;
+        file.dealt = Some((digest, hex::encode(dealing.encode_to_vec())));
+        self.0.files.keep(&file).map_err(failed)?;
+        Ok(dealing)
+    }
+
+    /// Round 3.
+    ///
+    /// # Errors
+    /// It did not join, or joins or dealings do not hold.
+    pub(crate) async fn judge(
+        &self,
+        id: &[u8],
+        joins: &[wire::SignedCeremonyMessage],
+        dealings: &[wire::SignedCeremonyMessage],
+    ) -> Result<wire::SignedCeremonyMessage, Refusal> {
+        let _step = self.0.step.lock().await;
+        let (ceremony, file) = self.begun(id)?;
+        let joins = Joins::verify(&ceremony, joins)?;
+        let dealings = Dealings::verify(&ceremony, &joins, dealings)?;
+        let party = self.party(&ceremony)?;
+        let secret = self.0.files.secret(&file).map_err(failed)?;
+        Ok(party::judge(&ceremony, party, &secret, &joins, &dealings, &self.0.key)?)
+    }
+
+    /// Round 4: keeps the share, flushed, before it signs.
+    ///
+    /// # Errors
+    /// It did not join, the transcript does not hold, this evaluator is out, or
+    /// it concluded something else.
+    pub(crate) async fn conclude(
+        &self,
+        transcript: &wire::CeremonyTranscript,
+    ) -> Result<wire::ConcludeResponse, Refusal> {
+        let _step = self.0.step.lock().await;
+        let (ceremony, mut file) = self.begun(&transcript.ceremony)?;
+        let outcome = Outcome::of(&ceremony, transcript)?;
+        let (party, result) = (self.party(&ceremony)?, outcome.result());
+        match &file.concluded {
+            Some(concluded) if concluded.result != hex::encode(&result) => {
+                let message = "this evaluator concluded another transcript; plan another ceremony";
+                return Err(Refusal::new(Reason::RequestIdReused, message));
+            }
+            Some(_) => {}
+            None => {
+                let secret = self.0.files.secret(&file).map_err(failed)?;
+                let share = party::share_of(&ceremony, party, &secret, &outcome)?;
+                let kept = self.0.files.conclude(&mut file, party, &share, &result, &*self.0.entropy);
+                kept.map_err(failed)?;
+            }
+        }
+        let conclusion = Some(conclusion::sign(&result, party, &self.0.key));
+        Ok(wire::ConcludeResponse { result, conclusion })
+    }
+
+    fn verify(
+        &self,
+        plan: &wire::SignedStatement,
+    ) -> Result<chancery_directory_core::governance::VerifiedStatement, Error> {
+        let trust = self.0.log.trust();
+        governance::verify(plan, trust.federation(), trust.governance())
+    }
+
+    /// A ceremony that this evaluator joined, upon what is in force.
+    fn begun(&self, id: &[u8]) -> Result<(Ceremony, CeremonyFile), Refusal> {
+        let id = id.try_into().map_err(|_| Error::Field("a ceremony's id has not 32 bytes"))?;
+        let file = self.0.files.ceremony(&id).map_err(failed)?;
+        let file = file.ok_or(Error::Ceremony("this evaluator did not join the ceremony"))?;
+        let plan: wire::SignedStatement = decode(&file.plan)?;
+        Ok((Ceremony::new(&self.verify(&plan)?, &self.0.log.state())?, file))
+    }
+
+    fn party(&self, ceremony: &Ceremony) -> Result<u32, Error> {
+        ceremony.party(&self.0.id).ok_or(Error::Ceremony("this evaluator is no party of the ceremony"))
+    }
+
+    fn serving(&self) -> Option<Arc<Serving>> {
+        self.0.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn look_for_caller(&self) {
+        let mut asked = self.0.asked.lock().await;
+        if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+            *asked = Some(Instant::now());
+            if let Err(refusal) = self.look().await {
+                tracing::warn!(reason = %refusal.reason, "evaluator.log.fail");
+            }
+        }
+    }
+
+    /// Looks at the log, and puts in force what it puts in force.
+    async fn look(&self) -> Result<(), Refusal> {
+        self.0.log.ask().await?;
+        self.settle().map_err(failed)
+    }
+
+    fn settle(&self) -> Result<(), DirectoryError> {
+        let (state, files) = (self.0.log.state(), &self.0.files);
+        let Some(epoch) = state.evaluators() else { return Ok(()) };
+        let current = (epoch.key_epoch, epoch.generation);
+        let mut serving = self.0.serving.write().unwrap_or_else(PoisonError::into_inner);
+        for mut file in files.ceremonies()? {
+            let id: Option<[u8; 32]> = hex::decode(&file.id).ok().and_then(|id| id.try_into().ok());
+            let in_force = id.is_some_and(|id| state.concluded(&id).is_some());
+            let listed = epoch.evaluators.iter().any(|share| share.evaluator == self.0.id);
+            if in_force && listed && file.concluded.is_some() {
+                files.put_in_force(&mut file)?;
+                *serving = files.share()?.map(Arc::new);
+                tracing::info!(key_epoch = current.0, generation = current.1, "evaluator.share.in_force");
+            } else if (file.key_epoch, file.generation) <= current {
+                files.forget(&file)?;
+            }
+        }
+        if serving.as_ref().is_some_and(|s| (s.key_epoch, s.generation) < current) {
+            // Shares of two generations never combine: this one is of no use any more.
+            files.erase_share()?;
+            *serving = None;
+        }
+        Ok(())
+    }
+}
+
+/// The text stays in the log: it may name files.
+fn failed(error: DirectoryError) -> Refusal {
+    match error {
+        DirectoryError::Refused(refusal) => refusal,
+        DirectoryError::Core(error) => error.into(),
+        error => {
+            tracing::error!(%error, "evaluator");
+            Refusal::new(Reason::Internal, "the evaluator's files failed")
+        }
+    }
+}
+
+fn decode<T: prost::Message + Default>(text: &str) -> Result<T, Refusal> {
+    let broken = || Refusal::new(Reason::Internal, "the evaluator's files failed");
+    let bytes = hex::decode(text).map_err(|_| broken())?;
+    T::decode(Bytes::from(bytes)).map_err(|_| broken())
+}
