@@ -134,7 +134,7 @@ impl Service {
             if bytes.len() > PIECE {
                 return Err(Refusal::new(Reason::TooLarge, "data has more than 64 KiB"));
             }
-            upload.append(&bytes).await?;
+            upload.append(bytes).await?;
             data = next().await?.map(|piece| piece.data);
         }
         let digest = upload.finish().await?;
