@@ -67,7 +67,7 @@ impl Parts {
                     let conclusion = Conclusion::verify(&concluded, &self.federation, &self.governance)?;
                     state.conclude(conclusion, index);
                 }
-                Event::RecordChange(_) => {
+                Event::RecordChange(_) | Event::EvaluationTotals(_) => {
                     return Err(LogError::Damaged("an entry kept as a statement is none"));
                 }
             }

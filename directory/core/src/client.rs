@@ -103,7 +103,7 @@ impl Trust {
                         let verified = Conclusion::verify(&concluded, federation, governors)?;
                         state.conclude(verified, inclusion.index);
                     }
-                    Event::RecordChange(_) => {
+                    Event::RecordChange(_) | Event::EvaluationTotals(_) => {
                         return Err(Error::Proof("an entry given for a statement is none"));
                     }
                 }

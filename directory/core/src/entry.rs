@@ -30,6 +30,8 @@ pub enum Event {
     RecordChange(RecordChange),
     /// Evaluators concluded a ceremony; not verified yet.
     Ceremony(Box<wire::ConcludedCeremony>),
+    /// What an evaluator answered in a day; not verified yet.
+    EvaluationTotals(wire::SignedEvaluationTotals),
 }
 
 /// Commits to a record without naming it.
@@ -83,6 +85,7 @@ impl Leaf {
             sequenced_at_ms: entry.sequenced_at.millis(),
             entry: Some(match &entry.event {
                 Event::Statement(statement) => Wire::Statement(statement.clone()),
+                Event::EvaluationTotals(totals) => Wire::EvaluationTotals(totals.clone()),
                 Event::Ceremony(concluded) => Wire::Ceremony((**concluded).clone()),
                 Event::RecordChange(change) => Wire::RecordChange(wire::RecordChange {
                     handle_prefix: Bytes::copy_from_slice(&change.handle_prefix),
@@ -126,6 +129,7 @@ impl Leaf {
             .map_err(|_| Error::Field("an entry of the log does not parse"))?;
         let event = match entry.entry {
             Some(Wire::Statement(statement)) => Event::Statement(statement),
+            Some(Wire::EvaluationTotals(totals)) => Event::EvaluationTotals(totals),
             Some(Wire::Ceremony(concluded)) => Event::Ceremony(Box::new(concluded)),
             Some(Wire::RecordChange(change)) => Event::RecordChange(RecordChange {
                 handle_prefix: array(&change.handle_prefix, "a handle's prefix has not 4 bytes")?,

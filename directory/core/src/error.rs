@@ -57,6 +57,9 @@ pub enum Error {
     /// A message, transcript or plan of the evaluators' ceremony does not hold.
     #[error("{0}")]
     Ceremony(&'static str),
+    /// An evaluator's totals do not hold.
+    #[error("{0}")]
+    Totals(&'static str),
     /// A sealed message does not open.
     #[error("a sealed message does not open")]
     CannotOpen,
@@ -83,7 +86,9 @@ impl Error {
     /// The stable reason on the wire.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Field(_) | Self::Length(_) | Self::Name(_) | Self::Statement(_) => Reason::InvalidField,
+            Self::Field(_) | Self::Length(_) | Self::Name(_) | Self::Statement(_) | Self::Totals(_) => {
+                Reason::InvalidField
+            },
             Self::TooLarge(_) => Reason::TooLarge,
             Self::Element => Reason::InvalidElement,
             Self::WrongEvaluation { .. } => Reason::WrongEvaluation,

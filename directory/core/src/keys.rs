@@ -24,6 +24,8 @@ pub enum Purpose {
     CeremonyMessage,
     /// What a ceremony came to.
     CeremonyResult,
+    /// What an evaluator answered in a day.
+    EvaluationTotals,
 }
 
 impl Purpose {
@@ -34,6 +36,7 @@ impl Purpose {
             Self::Governance => "chancery governance v1",
             Self::CeremonyMessage => "chancery ceremony message v1",
             Self::CeremonyResult => "chancery ceremony result v1",
+            Self::EvaluationTotals => "chancery evaluation totals v1",
         }
     }
 
@@ -114,7 +117,7 @@ keys! {
     AuthorityKey = "authority key";
     /// Signs governance statements.
     GovernanceKey = "governance key";
-    /// Signs what an evaluator says in ceremonies.
+    /// Signs what an evaluator says in ceremonies, and its totals.
     EvaluatorKey = "evaluator key";
     /// Signs the device credentials of an administration's agent.
     AgentKey = "agent key";

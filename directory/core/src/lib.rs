@@ -26,6 +26,7 @@ pub mod sealed;
 pub mod state;
 pub mod statement;
 pub mod threshold;
+pub mod totals;
 
 #[cfg(test)]
 mod testing;

@@ -9,12 +9,18 @@ use crate::statement::{Authority, Decision, DirectoryKeys, Member};
 use chancery_types::NodeId;
 use std::collections::{BTreeMap, HashMap};
 
+/// What an administration may have evaluated until the log says otherwise.
+const ENTITLEMENT: u64 = 10_000;
+/// What all of them together may.
+const CEILING: u64 = 10_000_000;
+
 /// What is in force.
 #[derive(Clone, Debug, Default)]
 pub struct FederationState {
     members: BTreeMap<NodeId, Member>,
     authorities: BTreeMap<NodeId, Authority>,
     evaluators: Option<EvaluatorEpoch>,
+    entitlements: BTreeMap<Option<NodeId>, u64>,
     /// Which ceremony brought the evaluators into force.
     ceremony: Option<[u8; 32]>,
     directory: Option<DirectoryKeys>,
@@ -30,6 +36,7 @@ enum Subject {
     Authority(NodeId),
     Evaluators,
     Directory,
+    Entitlement(Option<NodeId>),
 }
 
 impl Subject {
@@ -38,6 +45,7 @@ impl Subject {
             Decision::Member(m) => Some(Self::Member(m.administration.clone())),
             Decision::Authority(a) => Some(Self::Authority(a.authority.clone())),
             Decision::DirectoryKeys(_) => Some(Self::Directory),
+            Decision::Entitlement(e) => Some(Self::Entitlement(e.administration.clone())),
             Decision::CeremonyPlan(_) => None,
         }
     }
@@ -75,6 +83,16 @@ impl FederationState {
         self.evaluators.as_ref()
     }
 
+    /// Identifiers that each evaluator may evaluate for an administration in a day.
+    pub fn entitlement(&self, administration: &NodeId) -> u64 {
+        self.entitlements.get(&Some(administration.clone())).copied().unwrap_or(ENTITLEMENT)
+    }
+
+    /// Identifiers that each evaluator may evaluate for all together in a day.
+    pub fn ceiling(&self) -> u64 {
+        self.entitlements.get(&None).copied().unwrap_or(CEILING)
+    }
+
     /// The directory's keys.
     pub const fn directory(&self) -> Option<&DirectoryKeys> {
         self.directory.as_ref()
@@ -99,6 +117,7 @@ impl FederationState {
             Decision::Authority(a) => self.authorities.get(&a.authority) == Some(a),
             Decision::CeremonyPlan(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
+            Decision::Entitlement(e) => self.entitlements.get(&e.administration) == Some(&e.per_day),
         }
     }
 
@@ -130,6 +149,7 @@ impl FederationState {
             Decision::Member(m) => drop(self.members.insert(m.administration.clone(), m)),
             Decision::Authority(a) => drop(self.authorities.insert(a.authority.clone(), a)),
             Decision::DirectoryKeys(k) => self.directory = Some(k),
+            Decision::Entitlement(e) => drop(self.entitlements.insert(e.administration, e.per_day)),
             Decision::CeremonyPlan(_) => {}
         }
     }

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAX_AGENTS: usize = 256;
 /// Most endpoints of one party.
 const MAX_ENDPOINTS: usize = 8;
+/// Largest entitlement, identifiers a day.
+const MAX_PER_DAY: u64 = 1_000_000_000_000;
 /// Most schemes of one authority.
 const MAX_SCHEMES: usize = 32;
 
@@ -40,6 +42,8 @@ pub enum Decision {
     CeremonyPlan(Plan),
     /// Names the directory's own keys.
     DirectoryKeys(DirectoryKeys),
+    /// Says how much may be evaluated.
+    Entitlement(Entitlement),
 }
 
 /// An administration and what its node and agents are bound to.
@@ -77,6 +81,15 @@ pub struct DirectoryKeys {
     pub lookup_prefix_bits: u32,
 }
 
+/// How many identifiers each evaluator may evaluate in a day (UTC).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entitlement {
+    /// For which administration; for all of them together if for none.
+    pub administration: Option<NodeId>,
+    /// Identifiers.
+    pub per_day: u64,
+}
+
 impl Statement {
     /// A new statement with a random nonce.
     pub fn new(federation: &str, decision: Decision, entropy: &dyn Entropy) -> Self {
@@ -94,6 +107,7 @@ impl TryFrom<wire::Statement> for Statement {
             Some(Wire::Authority(a)) => Decision::Authority(a.try_into()?),
             Some(Wire::CeremonyPlan(p)) => Decision::CeremonyPlan(p.try_into()?),
             Some(Wire::DirectoryKeys(k)) => Decision::DirectoryKeys(k.try_into()?),
+            Some(Wire::EvaluationEntitlement(e)) => Decision::Entitlement(e.try_into()?),
             None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
         };
         if !(1..=255).contains(&statement.federation.len()) {
@@ -118,6 +132,7 @@ impl From<&Statement> for wire::Statement {
                 Decision::Authority(a) => Wire::Authority(a.into()),
                 Decision::CeremonyPlan(p) => Wire::CeremonyPlan(p.into()),
                 Decision::DirectoryKeys(k) => Wire::DirectoryKeys(k.into()),
+                Decision::Entitlement(e) => Wire::EvaluationEntitlement(e.into()),
             }),
         }
     }
@@ -216,6 +231,28 @@ impl From<&DirectoryKeys> for wire::DirectoryKeys {
             hpke_public_key: Bytes::copy_from_slice(&keys.hpke_public_key),
             lookup_prefix_bits: keys.lookup_prefix_bits,
         }
+    }
+}
+
+impl TryFrom<wire::EvaluationEntitlement> for Entitlement {
+    type Error = Error;
+
+    fn try_from(entitlement: wire::EvaluationEntitlement) -> Result<Self, Error> {
+        if entitlement.per_day > MAX_PER_DAY {
+            return Err(Error::Field("an entitlement is at most 10^12 identifiers a day"));
+        }
+        let administration = match entitlement.administration.as_str() {
+            "" => None,
+            name => Some(name.parse()?),
+        };
+        Ok(Self { administration, per_day: entitlement.per_day })
+    }
+}
+
+impl From<&Entitlement> for wire::EvaluationEntitlement {
+    fn from(entitlement: &Entitlement) -> Self {
+        let administration = entitlement.administration.as_ref().map(ToString::to_string);
+        Self { administration: administration.unwrap_or_default(), per_day: entitlement.per_day }
     }
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail the test")]
 
 mod access;
+mod ceremonies;
 mod garbage;
 mod mesh;
 mod records;

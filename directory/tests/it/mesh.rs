@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use chancery_directory::authority::AuthoritySigner;
 use chancery_directory::{
-    DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
 };
 use chancery_directory_core::attestation::SchemeName;
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
@@ -166,19 +166,19 @@ impl Mesh {
         })
     }
 
-    /// Starts the evaluator, again on the same folder.
-    pub(crate) fn evaluator(&self, directory: &Server) -> Server {
-        let id: NodeId = EVALUATOR.parse().unwrap();
-        let credentials = self.certify(&Party::Evaluator(id.clone())).credentials;
-        let folder = self.folder.path().join(EVALUATOR);
+    /// Starts an evaluator, again on the same folder.
+    pub(crate) fn evaluator(&self, id: &str, directory: &Server) -> Server {
+        let folder = self.evaluator_folder(id);
         std::fs::create_dir_all(&folder).unwrap();
         evaluator::key(&folder, &*self.entropy).unwrap();
+        let id: NodeId = id.parse().unwrap();
+        let credentials = self.certify(&Party::Evaluator(id.clone())).credentials;
         let config = EvaluatorConfig {
-            id,
             trust: self.trust(),
             directory: directory.endpoint.clone(),
             folder,
-            seal_key: self.folder.path().join("seal.key"),
+            seal_key: self.folder.path().join(format!("{id}.seal.key")),
+            id,
         };
         let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
         run(|listener, stop| async move {
@@ -186,18 +186,32 @@ impl Mesh {
         })
     }
 
-    /// A ceremony of the one evaluator, which then answers alone.
-    async fn hold_ceremony(&self, directory: &Server, evaluator: &Server) {
-        let party = CeremonyParty {
-            index: 1,
-            evaluator: EVALUATOR.parse().unwrap(),
-            key: evaluator::key(&self.folder.path().join(EVALUATOR), &*self.entropy).unwrap(),
-            endpoints: vec![evaluator.endpoint.clone()],
+    pub(crate) fn evaluator_folder(&self, id: &str) -> PathBuf {
+        self.folder.path().join(id)
+    }
+
+    /// A plan for these evaluators: key epoch, generation, threshold.
+    pub(crate) fn plan(
+        &self,
+        (key_epoch, generation, threshold): (u32, u32, u32),
+        evaluators: &[(u32, &str, &Server)],
+    ) -> wire::SignedStatement {
+        let party = |(index, id, server): &(u32, &str, &Server)| CeremonyParty {
+            index: *index,
+            evaluator: id.parse().unwrap(),
+            key: evaluator::key(&self.evaluator_folder(id), &*self.entropy).unwrap(),
+            endpoints: vec![server.endpoint.clone()],
         };
-        let plan = Plan { key_epoch: 1, generation: 1, threshold: 1, parties: vec![party] };
-        let plan = self.sign(Decision::CeremonyPlan(plan));
-        let held = ceremony::hold(plan, &directory.endpoint, self.anonymous(), &self.trust()).await;
-        assert_eq!(held.unwrap().index, 2);
+        let parties = evaluators.iter().map(party).collect();
+        self.sign(Decision::CeremonyPlan(Plan { key_epoch, generation, threshold, parties }))
+    }
+
+    pub(crate) async fn hold(
+        &self,
+        plan: wire::SignedStatement,
+        directory: &Server,
+    ) -> Result<ceremony::Report, DirectoryError> {
+        ceremony::hold(plan, &directory.endpoint, self.anonymous(), &self.trust()).await
     }
 
     pub(crate) fn sign(&self, decision: Decision) -> wire::SignedStatement {
@@ -292,8 +306,10 @@ impl Setting {
         for decision in mesh.admissions(&federal) {
             decide(decision).await;
         }
-        let evaluator = mesh.evaluator(&directory);
-        mesh.hold_ceremony(&directory, &evaluator).await;
+        // One evaluator that answers alone.
+        let evaluator = mesh.evaluator(EVALUATOR, &directory);
+        let plan = mesh.plan((1, 1, 1), &[(1, EVALUATOR, &evaluator)]);
+        assert_eq!(mesh.hold(plan, &directory).await.unwrap().index, 2);
         decide(mesh.keys()).await;
         let trust = mesh.trust();
         let listed = client.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();

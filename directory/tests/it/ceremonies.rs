@@ -1,0 +1,134 @@
+//! Evaluators that hold ceremonies over their own calls, are lost and replaced.
+
+use crate::mesh::{Mesh, Server, refusal};
+use chancery_directory::DirectoryError;
+use chancery_directory_core::{Blinded, EvaluatorEpoch};
+use chancery_kit::status::from_status;
+use chancery_kit::tls::connect;
+use chancery_pki_core::Party;
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::ceremony_service_client::CeremonyServiceClient;
+use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
+use chancery_types::{Handle, Identifier, Reason};
+use tonic::transport::Channel;
+
+async fn ceremonies(mesh: &Mesh, id: &str, server: &Server) -> CeremonyServiceClient<Channel> {
+    let party = Party::Evaluator(id.parse().unwrap());
+    CeremonyServiceClient::new(connect(&server.endpoint, party, mesh.anonymous()).await.unwrap().0)
+}
+
+async fn evaluate(
+    mesh: &Mesh,
+    (id, server): (&str, &Server),
+    request: wire::EvaluateRequest,
+) -> Result<wire::EvaluateResponse, Reason> {
+    let node = mesh.certify(&Party::Node("federal".parse().unwrap())).credentials;
+    let party = Party::Evaluator(id.parse().unwrap());
+    let (channel, _) = connect(&server.endpoint, party, node).await.unwrap();
+    let answer = EvaluatorServiceClient::new(channel).evaluate(request).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| from_status(&status).reason)
+}
+
+/// The handle of a number, by these evaluators.
+async fn handle(mesh: &Mesh, epoch: &EvaluatorEpoch, evaluators: &[(&str, &Server)]) -> Handle {
+    let identifier = Identifier::parse("e164", "+32470123456").unwrap();
+    let blinded = Blinded::new(&[identifier], &*mesh.entropy).unwrap();
+    let mut answers = Vec::new();
+    for evaluator in evaluators {
+        answers.push(evaluate(mesh, *evaluator, blinded.request(epoch)).await.unwrap());
+    }
+    blinded.finish(&answers, epoch).unwrap().remove(0).0
+}
+
+fn files(mesh: &Mesh, id: &str) -> Vec<String> {
+    let names = std::fs::read_dir(mesh.evaluator_folder(id)).unwrap();
+    let mut names: Vec<_> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_lost_evaluator_is_replaced_and_handles_stay() {
+    let mesh = Mesh::new();
+    let directory = mesh.directory();
+    let [e1, e2, e3] = ["e1", "e2", "e3"].map(|id| mesh.evaluator(id, &directory));
+    let plan = mesh.plan((1, 1, 2), &[(1, "e1", &e1), (2, "e2", &e2), (3, "e3", &e3)]);
+    let first = mesh.hold(plan.clone(), &directory).await.unwrap();
+    assert_eq!((first.index, first.epoch.evaluators.len(), first.absent.len()), (0, 3, 0));
+    let before = handle(&mesh, &first.epoch, &[("e1", &e1), ("e2", &e2)]).await;
+    assert_eq!(handle(&mesh, &first.epoch, &[("e3", &e3), ("e2", &e2)]).await, before);
+
+    e3.kill();
+    let e4 = mesh.evaluator("e4", &directory);
+    let plan = mesh.plan((1, 2, 2), &[(1, "e1", &e1), (2, "e2", &e2), (4, "e4", &e4)]);
+    let second = mesh.hold(plan.clone(), &directory).await.unwrap();
+    let absent: Vec<_> = second.absent.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!((second.index, absent), (1, vec!["e3"]));
+    assert_eq!((second.epoch.generation, second.epoch.public_key), (2, first.epoch.public_key));
+    assert_eq!(handle(&mesh, &second.epoch, &[("e2", &e2), ("e4", &e4)]).await, before);
+    assert_eq!(handle(&mesh, &second.epoch, &[("e1", &e1), ("e4", &e4)]).await, before);
+
+    // Nobody answers under the old generation any more, and its shares are gone.
+    let old = wire::EvaluateRequest { key_epoch: 1, generation: 1, blinded_elements: vec![] };
+    for evaluator in [("e1", &e1), ("e2", &e2), ("e4", &e4)] {
+        assert_eq!(evaluate(&mesh, evaluator, old.clone()).await.unwrap_err(), Reason::WrongKeyEpoch);
+        assert_eq!(files(&mesh, evaluator.0), ["evaluator.key", "share.toml"]);
+        let share = std::fs::read_to_string(mesh.evaluator_folder(evaluator.0).join("share.toml")).unwrap();
+        assert!(share.contains("generation = 2"), "{share}");
+    }
+    // Held again, it does not follow any more.
+    let again = mesh.hold(plan, &directory).await;
+    assert!(matches!(again, Err(DirectoryError::Core(_))));
+
+    // The directory and an evaluator start again and know where they are.
+    drop(e1);
+    directory.kill();
+    let directory = mesh.directory();
+    let e1 = mesh.evaluator("e1", &directory);
+    assert_eq!(handle(&mesh, &second.epoch, &[("e1", &e1), ("e2", &e2)]).await, before);
+}
+
+#[tokio::test]
+async fn an_evaluator_says_the_same_after_a_restart_and_deals_once() {
+    let mesh = Mesh::new();
+    let directory = mesh.directory();
+    let [e1, e2, e3] = ["e1", "e2", "e3"].map(|id| mesh.evaluator(id, &directory));
+    let plan = mesh.plan((1, 1, 2), &[(1, "e1", &e1), (2, "e2", &e2), (3, "e3", &e3)]);
+    let mut joins = Vec::new();
+    for (id, server) in [("e1", &e1), ("e2", &e2), ("e3", &e3)] {
+        let request = wire::JoinRequest { plan: Some(plan.clone()) };
+        let joined = ceremonies(&mesh, id, server).await.join(request).await.unwrap();
+        joins.push(joined.into_inner().join.unwrap());
+    }
+    let id = sha2(&plan.statement);
+    let deal = |joins: &[wire::SignedCeremonyMessage]| wire::DealRequest {
+        ceremony: id.clone(),
+        joins: joins.to_vec(),
+    };
+    let mut client = ceremonies(&mesh, "e1", &e1).await;
+    let dealt = client.deal(deal(&joins[..2])).await.unwrap().into_inner().dealing;
+
+    e1.kill();
+    let e1 = mesh.evaluator("e1", &directory);
+    let mut client = ceremonies(&mesh, "e1", &e1).await;
+    let request = wire::JoinRequest { plan: Some(plan.clone()) };
+    assert!(client.join(request).await.unwrap().into_inner().join == Some(joins[0].clone()));
+    assert!(client.deal(deal(&joins[..2])).await.unwrap().into_inner().dealing == dealt);
+    assert_eq!(refusal(client.deal(deal(&joins)).await).reason, Reason::RequestIdReused);
+
+    // Joins that nobody signed, and a ceremony that nobody planned.
+    let mut forged = joins.clone();
+    forged[1].signature = forged[0].signature.clone();
+    assert_eq!(refusal(client.deal(deal(&forged)).await).reason, Reason::InvalidCeremony);
+    let unknown = wire::DealRequest { ceremony: vec![7; 32].into(), joins };
+    assert_eq!(refusal(client.deal(unknown).await).reason, Reason::InvalidCeremony);
+    let mut unsigned = plan;
+    unsigned.signatures.truncate(1);
+    let request = wire::JoinRequest { plan: Some(unsigned) };
+    assert_eq!(refusal(client.join(request).await).reason, Reason::NotGoverned);
+}
+
+fn sha2(bytes: &[u8]) -> bytes::Bytes {
+    use sha2::Digest as _;
+    bytes::Bytes::copy_from_slice(&sha2::Sha256::digest(bytes))
+}
