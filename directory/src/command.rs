@@ -58,8 +58,8 @@ enum StatementCommand {
     },
     /// Make a statement from a decision in TOML, and sign it.
     ///
-    /// The file has one table: [member], [authority], [ceremony_plan] or
-    /// [directory_keys], with the fields of the contract and keys in hexadecimal.
+    /// The file has one table: [member], [authority], [ceremony_plan],
+    /// [directory_keys] or [evaluation_entitlement], with the fields of the contract and keys in hexadecimal.
     Make {
         /// Name of the federation.
         #[arg(long)]
@@ -310,7 +310,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         run(&format!("directory init --federation mesh.example --folder {at}/directory")).await.unwrap();
-        run(&format!("evaluator init --folder {at}/e1 --id e1 --index 1 --endpoint localhost:1")).await.unwrap();
+        run(&format!("evaluator init --folder {at}/e1 --id e1 --index 1 --endpoint localhost:1"))
+            .await
+            .unwrap();
         for key in ["a", "b"] {
             run(&format!("directory statement key --key {at}/{key}.key")).await.unwrap();
         }

@@ -6,7 +6,9 @@ use crate::keyfile::{self, Role};
 use bytes::Bytes;
 use chancery_directory_core::ceremony::Plan;
 use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
-use chancery_directory_core::statement::{Authority, Decision, DirectoryKeys, Member, Statement};
+use chancery_directory_core::statement::{
+    Authority, Decision, DirectoryKeys, Entitlement, Member, Statement,
+};
 use chancery_directory_core::{Error, EvaluatorKey, SigningKey, Trust, governance};
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
@@ -101,7 +103,7 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 }
 
 /// Reads a decision from a TOML file with one table: `member`, `authority`,
-/// `ceremony_plan` or `directory_keys`; keys in hexadecimal.
+/// `ceremony_plan`, `directory_keys` or `evaluation_entitlement`; keys in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read or does not say a decision.
@@ -119,6 +121,7 @@ enum DecisionFile {
     Authority(AuthorityFile),
     CeremonyPlan(PlanFile),
     DirectoryKeys(KeysFile),
+    EvaluationEntitlement(EntitlementFile),
 }
 
 #[derive(Deserialize)]
@@ -163,6 +166,14 @@ struct PartyFile {
 struct KeysFile {
     hpke_public_key: Hex,
     lookup_prefix_bits: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntitlementFile {
+    #[serde(default)]
+    administration: String,
+    per_day: u64,
 }
 
 /// Bytes written in hexadecimal.
@@ -215,6 +226,12 @@ impl TryFrom<DecisionFile> for Decision {
                     })
                     .collect(),
             })?),
+            DecisionFile::EvaluationEntitlement(e) => {
+                Self::Entitlement(Entitlement::try_from(wire::EvaluationEntitlement {
+                    administration: e.administration,
+                    per_day: e.per_day,
+                })?)
+            }
             DecisionFile::DirectoryKeys(k) => {
                 Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
                     hpke_public_key: k.hpke_public_key.0,

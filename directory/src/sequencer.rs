@@ -8,12 +8,14 @@ use chancery_directory_core::governance::{self, GovernanceKeys};
 use chancery_directory_core::operation::RecordOperation;
 use chancery_directory_core::record::{Standing, judge};
 use chancery_directory_core::state::Admission;
+use chancery_directory_core::totals::EvaluationTotals;
 use chancery_directory_core::{Error, FederationState};
 use chancery_directory_log::{Appender, LogError};
 use chancery_kit::store::Store;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Clock, Entropy, Handle, Reason, Refusal, Timestamp};
+use chancery_types::{Clock, Entropy, Handle, NodeId, Reason, Refusal, Timestamp};
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use sqlx::Sqlite;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ enum Work {
     Record(Box<RecordOperation>),
     Statement(wire::SignedStatement),
     Ceremony(Box<wire::ConcludedCeremony>),
+    Totals(wire::SignedEvaluationTotals),
 }
 
 struct Job {
@@ -105,6 +108,11 @@ impl Sequencer {
     /// Logs what a ceremony of the evaluators came to; gives the index of its entry.
     pub(crate) async fn conclude(&self, concluded: wire::ConcludedCeremony) -> Result<u64, Refusal> {
         self.submit(Work::Ceremony(Box::new(concluded))).await
+    }
+
+    /// Logs what an evaluator answered in a day; gives the index of its entry.
+    pub(crate) async fn total(&self, totals: wire::SignedEvaluationTotals) -> Result<u64, Refusal> {
+        self.submit(Work::Totals(totals)).await
     }
 
     async fn submit(&self, work: Work) -> Result<u64, Refusal> {
@@ -185,11 +193,15 @@ impl Task {
     }
 
     async fn begin(&self, work: &[Work]) -> Result<Batch, LogError> {
-        let (mut ids, mut handles) = (Vec::new(), Vec::new());
+        let (mut ids, mut handles, mut days) = (Vec::new(), Vec::new(), Vec::new());
         for work in work {
-            if let Work::Record(operation) = work {
-                ids.push(operation.request_id);
-                handles.push(*operation.record.handle());
+            match work {
+                Work::Record(operation) => {
+                    ids.push(operation.request_id);
+                    handles.push(*operation.record.handle());
+                }
+                Work::Totals(totals) => days.extend(EvaluationTotals::claim(totals).ok()),
+                Work::Statement(_) | Work::Ceremony(_) => {}
             }
         }
         let pool = self.parts.store.readers();
@@ -202,6 +214,7 @@ impl Task {
             rows: NewRows { sequenced_at_ms: now.millis(), ..NewRows::default() },
             logged: store::operations(pool, &ids).await?,
             standing: store::standing(pool, &handles).await?,
+            totals: store::totals(pool, &days).await?,
         })
     }
 }
@@ -216,6 +229,7 @@ struct Batch {
     rows: NewRows,
     logged: HashMap<[u8; 16], ([u8; 32], u64)>,
     standing: HashMap<Handle, Standing>,
+    totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
 }
 
 impl Batch {
@@ -224,6 +238,7 @@ impl Batch {
             Work::Record(operation) => self.record(*operation, task),
             Work::Statement(statement) => self.statement(statement, task),
             Work::Ceremony(concluded) => self.ceremony(concluded, task),
+            Work::Totals(totals) => self.totals(totals, task),
         }
     }
 
@@ -272,6 +287,22 @@ impl Batch {
         let index = self.log(Event::Ceremony(concluded))?;
         self.rows.statements.push(index);
         self.state.get_or_insert_with(|| task.state.clone()).conclude(conclusion, index);
+        Ok(index)
+    }
+
+    fn totals(&mut self, signed: wire::SignedEvaluationTotals, task: &Task) -> Result<u64, Refusal> {
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        let totals = EvaluationTotals::verify(&signed, state, self.now)?;
+        let digest: [u8; 32] = Sha256::digest(&signed.totals).into();
+        let day = (totals.evaluator, totals.day);
+        match self.totals.get(&day) {
+            Some((logged, index)) if *logged == digest => return Ok(*index),
+            Some(_) => return Err(reused("other totals of the evaluator were logged for the day")),
+            None => {}
+        }
+        let index = self.log(Event::EvaluationTotals(signed))?;
+        self.rows.totals.push((day.clone(), digest, index));
+        self.totals.insert(day, (digest, index));
         Ok(index)
     }
 

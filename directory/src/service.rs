@@ -99,7 +99,7 @@ pub async fn serve_evaluator(
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
-    let evaluator = Evaluator::open(config, &credentials, entropy)?;
+    let evaluator = Evaluator::open(config, &credentials, entropy).await?;
     let mut routes = RoutesBuilder::default();
     routes.add_service(rpc::evaluator::evaluations(evaluator.clone()));
     routes.add_service(rpc::evaluator::ceremonies(evaluator.clone()));

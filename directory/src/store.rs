@@ -5,7 +5,7 @@ use chancery_directory_core::entry::{Leaf, SALT_LENGTH};
 use chancery_directory_core::record::{SignedRecord, Standing};
 use chancery_kit::store::{StoreError, values};
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Handle, Timestamp};
+use chancery_types::{Handle, NodeId, Timestamp};
 use prost::Message as _;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::SqliteRow;
@@ -130,6 +130,28 @@ pub(crate) async fn operations(
     Ok(found)
 }
 
+/// Digest and entry of the totals that were logged for these evaluators and days.
+pub(crate) async fn totals(
+    pool: &Pool<Sqlite>,
+    days: &[(NodeId, u32)],
+) -> Result<HashMap<(NodeId, u32), ([u8; 32], u64)>, StoreError> {
+    let mut found = HashMap::new();
+    for (evaluator, day) in days {
+        let row =
+            sqlx::query("SELECT digest, entry_index FROM evaluation_total WHERE evaluator = $1 AND day = $2")
+                .bind(evaluator.as_str())
+                .bind(i64::from(*day))
+                .fetch_optional(pool)
+                .await?;
+        if let Some(row) = row {
+            let digest = array(row.try_get("digest")?);
+            let digest = digest.ok_or_else(|| unreadable("evaluation_total.digest", "wrong length"))?;
+            found.insert((evaluator.clone(), *day), (digest, index(row.try_get("entry_index")?)?));
+        }
+    }
+    Ok(found)
+}
+
 /// All statements in the order of the log.
 pub(crate) async fn statements(pool: &Pool<Sqlite>) -> Result<Vec<(u64, Leaf)>, StoreError> {
     let rows = sqlx::query(
@@ -168,6 +190,8 @@ pub(crate) struct NewRows {
     pub(crate) operations: Vec<([u8; 16], [u8; 32], u64)>,
     /// Entries that hold statements.
     pub(crate) statements: Vec<u64>,
+    /// Totals: evaluator and day, digest, entry.
+    pub(crate) totals: Vec<((NodeId, u32), [u8; 32], u64)>,
     /// When all of it was sequenced.
     pub(crate) sequenced_at_ms: i64,
 }
@@ -210,6 +234,17 @@ impl NewRows {
                 query = query.bind(id.as_slice()).bind(digest.as_slice()).bind(position(*entry)?);
             }
             query.execute(&mut *connection).await?;
+        }
+        for ((evaluator, day), digest, entry) in &self.totals {
+            sqlx::query(
+                "INSERT INTO evaluation_total (evaluator, day, digest, entry_index) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(evaluator.as_str())
+            .bind(i64::from(*day))
+            .bind(digest.as_slice())
+            .bind(position(*entry)?)
+            .execute(&mut *connection)
+            .await?;
         }
         for entry in &self.statements {
             sqlx::query("INSERT INTO statement (entry_index) VALUES ($1)")

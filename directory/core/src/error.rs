@@ -88,7 +88,7 @@ impl Error {
         match self {
             Self::Field(_) | Self::Length(_) | Self::Name(_) | Self::Statement(_) | Self::Totals(_) => {
                 Reason::InvalidField
-            },
+            }
             Self::TooLarge(_) => Reason::TooLarge,
             Self::Element => Reason::InvalidElement,
             Self::WrongEvaluation { .. } => Reason::WrongEvaluation,

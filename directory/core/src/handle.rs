@@ -146,25 +146,46 @@ impl fmt::Debug for Blinded {
     }
 }
 
-/// An evaluator's answer to a request, as the evaluator makes it.
+/// A request that an evaluator may answer: elements that are canonical, for the
+/// epoch and generation that it serves.
+pub struct Checked(Vec<Element>);
+
+impl Checked {
+    /// How many identifiers.
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Checks a request, before it is counted.
 ///
 /// # Errors
 /// Another epoch or generation than `serving`'s, an element that is not
 /// canonical or the identity, an empty or too long batch.
-pub fn answer(
-    request: &wire::EvaluateRequest,
-    serving: &Serving,
-    entropy: &dyn Entropy,
-) -> Result<wire::EvaluateResponse, Error> {
+pub fn check(request: wire::EvaluateRequest, serving: &Serving) -> Result<Checked, Error> {
     if (request.key_epoch, request.generation) != (serving.key_epoch, serving.generation) {
         return Err(Error::WrongKeyEpoch);
     }
-    if request.blinded_elements.len() > MAX_BATCH {
-        return Err(Error::TooLarge("a batch has more than 1,000 elements"));
+    match request.blinded_elements.len() {
+        0 => return Err(Error::Field("a batch is empty")),
+        1..=MAX_BATCH => {}
+        _ => return Err(Error::TooLarge("a batch has more than 1,000 elements")),
     }
-    let blinded =
-        request.blinded_elements.iter().map(|e| e.as_ref().try_into()).collect::<Result<Vec<_>, _>>()?;
-    let (evaluated, proof) = serving.share.evaluate(&blinded, entropy)?;
+    let elements = request.blinded_elements.iter().map(|e| e.as_ref().try_into());
+    Ok(Checked(elements.collect::<Result<_, _>>()?))
+}
+
+/// An evaluator's answer to a request, as the evaluator makes it.
+///
+/// # Errors
+/// Never: the request was checked.
+pub fn answer(
+    request: &Checked,
+    serving: &Serving,
+    entropy: &dyn Entropy,
+) -> Result<wire::EvaluateResponse, Error> {
+    let (evaluated, proof) = serving.share.evaluate(&request.0, entropy)?;
     Ok(wire::EvaluateResponse {
         index: serving.index,
         evaluated_elements: evaluated.iter().map(Element::to_wire).collect(),
@@ -207,6 +228,14 @@ mod tests {
         Serving { share: oprf::SecretKey::from_bytes(&serving.share.to_bytes()).unwrap(), ..*serving }
     }
 
+    fn answered(
+        request: &wire::EvaluateRequest,
+        serving: &Serving,
+        world: &World,
+    ) -> Result<wire::EvaluateResponse, Error> {
+        answer(&check(request.clone(), serving)?, serving, &world.entropy)
+    }
+
     /// What the evaluators at these positions answer.
     fn asked(
         world: &World,
@@ -216,7 +245,7 @@ mod tests {
         let request = blinded.request(epoch(world));
         let answers = positions
             .iter()
-            .map(|at| answer(&request, &world.evaluators.servings[*at], &world.entropy).unwrap())
+            .map(|at| answered(&request, &world.evaluators.servings[*at], world).unwrap())
             .collect();
         (request, answers)
     }
@@ -263,7 +292,7 @@ mod tests {
         assert!(spoil(&|r| r.index = 9));
         // Another's share, under its own proof.
         let other = Serving { share: oprf::SecretKey::random(&world.entropy), ..serving(&world, 1) };
-        let forged = answer(&blinded.request(epoch(&world)), &other, &world.entropy).unwrap();
+        let forged = answered(&blinded.request(epoch(&world)), &other, &world).unwrap();
         assert!(spoil(&|r| *r = forged.clone()));
     }
 
@@ -291,7 +320,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut wire::EvaluateRequest)| {
             let mut request = request.clone();
             change(&mut request);
-            answer(&request, &serving, entropy).map(drop).unwrap_err()
+            answered(&request, &serving, &world).map(drop).unwrap_err()
         };
         assert_eq!(refused(&|r| r.key_epoch = 2), Error::WrongKeyEpoch);
         assert_eq!(refused(&|r| r.generation = 2), Error::WrongKeyEpoch);

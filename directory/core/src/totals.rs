@@ -58,6 +58,15 @@ impl EvaluationTotals {
         wire::SignedEvaluationTotals { totals, signature }
     }
 
+    /// Evaluator and day that they claim to be of, unchecked.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn claim(signed: &wire::SignedEvaluationTotals) -> Result<(NodeId, u32), Error> {
+        let totals = parse(signed)?;
+        Ok((totals.evaluator.parse()?, totals.day))
+    }
+
     /// Checks that an evaluator in force signed them, about a day that is over.
     ///
     /// # Errors
@@ -67,14 +76,7 @@ impl EvaluationTotals {
         federation: &FederationState,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        if signed.totals.len() > MAX_TOTALS {
-            return Err(Error::TooLarge("totals have at most 32 KiB"));
-        }
-        let totals = wire::EvaluationTotals::decode(signed.totals.as_ref())
-            .map_err(|_| Error::Field("totals do not parse"))?;
-        if totals.totals.len() > MAX_ADMINISTRATIONS {
-            return Err(Error::TooLarge("totals name at most 1,024 administrations"));
-        }
+        let totals = parse(signed)?;
         let evaluator: NodeId = totals.evaluator.parse()?;
         let shares = federation.evaluators().map_or(&[][..], |epoch| &epoch.evaluators);
         let share = shares.iter().find(|share| share.evaluator == evaluator);
@@ -96,6 +98,18 @@ impl EvaluationTotals {
         }
         Ok(Self { evaluator, day: totals.day, totals: by_administration })
     }
+}
+
+fn parse(signed: &wire::SignedEvaluationTotals) -> Result<wire::EvaluationTotals, Error> {
+    if signed.totals.len() > MAX_TOTALS {
+        return Err(Error::TooLarge("totals have at most 32 KiB"));
+    }
+    let totals = wire::EvaluationTotals::decode(signed.totals.as_ref())
+        .map_err(|_| Error::Field("totals do not parse"))?;
+    if totals.totals.len() > MAX_ADMINISTRATIONS {
+        return Err(Error::TooLarge("totals name at most 1,024 administrations"));
+    }
+    Ok(totals)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! share that the log puts in force, and takes its part in ceremonies.
 
 mod files;
+mod quota;
 mod seal;
 
 use crate::DirectoryError;
@@ -14,14 +15,16 @@ use chancery_directory_core::ceremony::transcript::{Dealings, Outcome};
 use chancery_directory_core::ceremony::{Ceremony, Joins};
 use chancery_directory_core::governance;
 use chancery_directory_core::handle::{self, Serving};
-use chancery_directory_core::{Error, EvaluatorKey, SigningKey};
-use chancery_directory_log::Follower;
+use chancery_directory_core::totals::{self, EvaluationTotals};
+use chancery_directory_core::{Error, EvaluatorKey, FederationState, SigningKey};
+use chancery_directory_log::{Follower, directory_call};
 use chancery_kit::tls::{Credentials, connect_lazy};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Entropy, NodeId, Reason, Refusal};
+use chancery_types::{Clock, Entropy, NodeId, Reason, Refusal};
 use files::{CeremonyFile, Files};
 use prost::Message as _;
+use quota::{Limits, Quota};
 use seal::Seal;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -31,8 +34,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How often an evaluator looks at the log by itself.
 const FOLLOW: Duration = Duration::from_secs(10);
-/// How often a caller may make it look.
+/// How often a caller may make it look …
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// … and while a share of its own waits to be put in force.
+const ASK_SOON: Duration = Duration::from_millis(100);
 
 /// The key that signs what an evaluator says in ceremonies, made first when
 /// there is none; its public half goes into the ceremony's plan.
@@ -56,7 +61,9 @@ struct Inner {
     key: SigningKey,
     files: Files,
     log: Follower,
+    clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    quota: Quota,
     serving: RwLock<Option<Arc<Serving>>>,
     /// One step of one ceremony at a time.
     step: tokio::sync::Mutex<()>,
@@ -65,7 +72,7 @@ struct Inner {
 
 impl Evaluator {
     /// Opens its folder. What was begun is finished, and the share in force serves.
-    pub(crate) fn open(
+    pub(crate) async fn open(
         config: EvaluatorConfig,
         credentials: &Arc<Credentials>,
         entropy: Arc<dyn Entropy>,
@@ -79,7 +86,10 @@ impl Evaluator {
             }
         }
         let serving = files.share()?.map(Arc::new);
+        let quota = Quota::open(&config.folder).await?;
         Ok(Self(Arc::new(Inner {
+            quota,
+            clock: Arc::clone(credentials.clock()),
             id: config.id,
             key,
             files,
@@ -96,19 +106,46 @@ impl Evaluator {
         let mut ticks = tokio::time::interval(FOLLOW);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(refusal) = self.look().await {
+            let followed = async {
+                self.look().await?;
+                self.report().await
+            };
+            if let Err(refusal) = followed.await {
                 tracing::warn!(reason = %refusal.reason, "evaluator.log.fail");
             }
         }
     }
 
-    /// Answers with the share in force; an epoch that it does not know makes it
-    /// look at the log first.
+    /// Has the directory log the totals of days that are over.
+    async fn report(&self) -> Result<(), Refusal> {
+        let today = totals::day_of(self.0.clock.now());
+        while let Some((day, totals)) = self.0.quota.unlogged(today).await.map_err(failed)? {
+            let totals = EvaluationTotals { evaluator: self.0.id.clone(), day, totals };
+            let totals = Some(totals.sign(&self.0.key));
+            let request = wire::SubmitEvaluationTotalsRequest { totals };
+            directory_call(self.0.log.directory().submit_evaluation_totals(request)).await?;
+            self.0.quota.logged(day).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// What the log says, as last seen; looked at again for a caller that it
+    /// does not name.
+    pub(crate) async fn state(&self, caller: &NodeId) -> Arc<FederationState> {
+        if self.0.log.state().member(caller).is_none() {
+            self.look_for_caller().await;
+        }
+        self.0.log.state()
+    }
+
+    /// Answers an administration's node with the share in force, once it is
+    /// counted. An epoch that it does not know makes it look at the log first.
     ///
     /// # Errors
-    /// As [`handle::answer`]; WRONG_KEY_EPOCH without a share.
+    /// As [`handle::answer`]; WRONG_KEY_EPOCH without a share; QUOTA_EXCEEDED.
     pub(crate) async fn answer(
         &self,
+        administration: &NodeId,
         request: wire::EvaluateRequest,
     ) -> Result<wire::EvaluateResponse, Refusal> {
         let named = (request.key_epoch, request.generation);
@@ -118,6 +155,11 @@ impl Evaluator {
             serving = self.serving();
         }
         let serving = serving.ok_or(Error::WrongKeyEpoch)?;
+        let request = handle::check(request, &serving)?;
+        let state = self.0.log.state();
+        let limits = Limits { administration: state.entitlement(administration), all: state.ceiling() };
+        let day = totals::day_of(self.0.clock.now());
+        self.0.quota.take(administration, day, request.len(), limits).await?;
         let entropy = Arc::clone(&self.0.entropy);
         // A full batch takes some 100 ms: not on a thread that serves others.
         let working = tokio::task::spawn_blocking(move || handle::answer(&request, &serving, &*entropy));
@@ -257,14 +299,26 @@ impl Evaluator {
         self.0.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Looks at the log because a caller knows more, but not for every call. When
+    /// a ceremony was concluded here, the log is about to put its share in force.
     async fn look_for_caller(&self) {
         let mut asked = self.0.asked.lock().await;
-        if asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-            *asked = Some(Instant::now());
-            if let Err(refusal) = self.look().await {
-                tracing::warn!(reason = %refusal.reason, "evaluator.log.fail");
+        if let Some(at) = *asked {
+            if self.awaits_force() {
+                tokio::time::sleep_until(at + ASK_SOON).await;
+            } else if at.elapsed() < ASK_AGAIN {
+                return;
             }
         }
+        *asked = Some(Instant::now());
+        if let Err(refusal) = self.look().await {
+            tracing::warn!(reason = %refusal.reason, "evaluator.log.fail");
+        }
+    }
+
+    fn awaits_force(&self) -> bool {
+        let begun = self.0.files.ceremonies();
+        begun.is_ok_and(|begun| begun.iter().any(|file| file.concluded.is_some()))
     }
 
     /// Looks at the log, and puts in force what it puts in force.

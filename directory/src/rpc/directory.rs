@@ -1,6 +1,6 @@
 //! `chancery.directory.v1.DirectoryService`.
 
-use super::{MAX_REQUEST, node};
+use super::{MAX_REQUEST, admit, node};
 use crate::sequencer::Sequencer;
 use crate::store::{self, StoredRecord};
 use bytes::Bytes;
@@ -49,17 +49,9 @@ impl Service {
         DirectoryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
     }
 
-    /// Refuses whoever is no node that the log admits under the key it shows.
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Refusal> {
         let (node, peer) = node(request)?;
-        let state = self.sequencer.state();
-        let member = state
-            .member(&node)
-            .ok_or_else(|| Refusal::new(Reason::NotAMember, "the node is not a member of the federation"))?;
-        if member.node_key_pin != *peer.key_pin() {
-            return Err(Refusal::new(Reason::WrongNodeKey, "the log pins another key for the node"));
-        }
-        Ok(())
+        admit(&node, &peer, &self.sequencer.state())
     }
 
     /// The latest checkpoint, or the first that covers an entry committed a moment ago.
@@ -203,6 +195,18 @@ impl DirectoryService for Service {
             let index = self.sequencer.conclude(concluded).await?;
             let checkpoint = self.log.covering(index).await?;
             Ok(wire::SubmitCeremonyResponse { index, checkpoint: checkpoint.note().clone() })
+        })
+        .await
+    }
+
+    async fn submit_evaluation_totals(
+        &self,
+        request: Request<wire::SubmitEvaluationTotalsRequest>,
+    ) -> Result<Response<wire::SubmitEvaluationTotalsResponse>, Status> {
+        unary(async {
+            let totals = request.into_inner().totals;
+            let totals = totals.ok_or_else(|| Refusal::field("the totals are missing"))?;
+            Ok(wire::SubmitEvaluationTotalsResponse { index: self.sequencer.total(totals).await? })
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! `chancery.directory.v1.EvaluatorService` and `CeremonyService`.
 
-use super::{MAX_REQUEST, node};
+use super::{MAX_REQUEST, admit, node};
 use crate::evaluator::Evaluator;
 use chancery_kit::serve::unary;
 use chancery_proto::directory::v1 as wire;
@@ -34,8 +34,9 @@ impl EvaluatorService for Service {
         request: Request<wire::EvaluateRequest>,
     ) -> Result<Response<wire::EvaluateResponse>, Status> {
         unary(async {
-            node(&request)?;
-            self.0.answer(request.into_inner()).await
+            let (node, peer) = node(&request)?;
+            admit(&node, &peer, &*self.0.state(&node).await)?;
+            self.0.answer(&node, request.into_inner()).await
         })
         .await
     }

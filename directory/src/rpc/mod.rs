@@ -3,6 +3,7 @@
 pub(crate) mod directory;
 pub(crate) mod evaluator;
 
+use chancery_directory_core::FederationState;
 use chancery_kit::tls::ConnectionInfo;
 use chancery_pki_core::{Party, VerifiedPeer};
 use chancery_types::{NodeId, Reason, Refusal};
@@ -10,6 +11,17 @@ use tonic::Request;
 
 /// Largest request in bytes: 1,000 blinded elements, or a ceremony that fits into an entry.
 pub(crate) const MAX_REQUEST: usize = 128 * 1024;
+
+/// Refuses whoever is no node that the log admits under the key it shows.
+pub(crate) fn admit(node: &NodeId, peer: &VerifiedPeer, state: &FederationState) -> Result<(), Refusal> {
+    let member = state
+        .member(node)
+        .ok_or_else(|| Refusal::new(Reason::NotAMember, "the node is not a member of the federation"))?;
+    if member.node_key_pin != *peer.key_pin() {
+        return Err(Refusal::new(Reason::WrongNodeKey, "the log pins another key for the node"));
+    }
+    Ok(())
+}
 
 /// The node behind a call: evaluations, lookups and record operations come
 /// through nodes alone.

@@ -56,7 +56,7 @@ async fn send(channel: &Channel, path: &'static str, bytes: Vec<u8>) -> Result<(
     grpc.unary(tonic::Request::new(Bytes::from(bytes)), path, Raw).await.map(drop)
 }
 
-const DIRECTORY: [&str; 8] = [
+const DIRECTORY: [&str; 9] = [
     "/chancery.directory.v1.DirectoryService/Lookup",
     "/chancery.directory.v1.DirectoryService/Publish",
     "/chancery.directory.v1.DirectoryService/SubmitStatement",
@@ -65,6 +65,7 @@ const DIRECTORY: [&str; 8] = [
     "/chancery.directory.v1.DirectoryService/ProveConsistency",
     "/chancery.directory.v1.DirectoryService/ListStatements",
     "/chancery.directory.v1.DirectoryService/SubmitCeremony",
+    "/chancery.directory.v1.DirectoryService/SubmitEvaluationTotals",
 ];
 const EVALUATOR: [&str; 5] = [
     "/chancery.directory.v1.EvaluatorService/Evaluate",

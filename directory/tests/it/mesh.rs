@@ -57,6 +57,7 @@ pub(crate) struct Mesh {
 }
 
 /// A party with its certificate.
+#[derive(Clone)]
 pub(crate) struct Certified {
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) key_pin: [u8; 32],

@@ -8,7 +8,9 @@ use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
 use chancery_directory::{authority::AuthoritySigner, ceremony, evaluator, governance};
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
-use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
+use chancery_directory_core::statement::{
+    Authority as AuthorityEntry, Decision, DirectoryKeys, Entitlement, Member,
+};
 use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
 use chancery_kit::tls::files::IdentityFolder;
 use chancery_kit::tls::{Credentials, connect, enrol};
@@ -32,6 +34,9 @@ use tonic::transport::Channel;
 pub(crate) const FEDERATION: &str = "chancery.local";
 /// How many evaluators must answer.
 const EVALUATORS_NEEDED: u32 = 2;
+/// Identifiers that each evaluator evaluates for an administration in a day:
+/// for as many residents as one machine bears.
+const EVALUATIONS: u64 = 1_000_000;
 /// Id of the enrolment authority.
 const AUTHORITY: &str = "residents";
 /// Bits of a handle that a lookup names: about 16 records stand under each of
@@ -211,6 +216,8 @@ impl LocalFederation {
             agents: BTreeMap::from([(name(AGENT)?, agent_key)]),
         };
         self.decide(Decision::Member(member)).await?;
+        let entitlement = Entitlement { administration: Some(name(administration)?), per_day: EVALUATIONS };
+        self.decide(Decision::Entitlement(entitlement)).await?;
         let parts = NodeParts {
             data: self.layout.path(&party),
             directory: self.layout.address("directory").to_string(),
