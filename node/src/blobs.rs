@@ -2,7 +2,7 @@
 //! before. What has come of a part is kept across cuts and restarts; a blob
 //! counts only after its hash was checked and the file flushed.
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, peer_call};
 use crate::store::NodeStore;
 use bytes::Bytes;
 use chancery_node_core::parcel::MAX_LIFE;
@@ -11,12 +11,12 @@ use chancery_types::{BlobId, NodeId, Reason, Refusal, Timestamp};
 use futures::stream::BoxStream;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::OwnedMutexGuard;
 
 /// Largest blob, in bytes.
@@ -80,16 +80,17 @@ impl Blobs {
         if !complete && stored != offset {
             return Err(Refusal::new(Reason::WrongOffset, "call StatBlob and go on from there"));
         }
-        let file = if complete {
-            None
-        } else {
-            let file = File::options().create(true).append(true).open(self.part(blob)).await;
-            Some(file.map_err(|error| disk(&error))?)
-        };
-        Ok(Writer { blobs: self.clone(), blob, size, stored, expires_at, file, _guard: guard })
+        let file = if complete { None } else { Some(self.open_part(blob)?) };
+        Ok(Writer { blobs: self.clone(), blob, size, stored, expires_at, file, alone: Arc::new(guard) })
     }
 
-    /// Reads a whole blob from `offset` on.
+    fn open_part(&self, blob: BlobId) -> Result<Arc<std::fs::File>, Refusal> {
+        let file = std::fs::File::options().create(true).append(true).open(self.part(blob));
+        Ok(Arc::new(file.map_err(|error| disk(&error))?))
+    }
+
+    /// Reads a whole blob from `offset` on: at least one piece, which says how
+    /// large it is even when no bytes are left.
     pub(crate) async fn read(
         &self,
         blob: BlobId,
@@ -103,7 +104,7 @@ impl Blobs {
         }
         let mut file = File::open(path).await.map_err(|error| disk(&error))?;
         file.seek(io::SeekFrom::Start(offset)).await.map_err(|error| disk(&error))?;
-        Ok(Box::pin(futures::stream::try_unfold((file, size), |(mut file, size)| async move {
+        Ok(Box::pin(futures::stream::try_unfold((file, true), move |(mut file, first)| async move {
             let mut data = bytes::BytesMut::with_capacity(PIECE);
             // A file may give less than asked; a message should not.
             while data.len() < PIECE {
@@ -112,10 +113,10 @@ impl Blobs {
                     break;
                 }
             }
-            if data.is_empty() {
+            if data.is_empty() && !first {
                 return Ok(None);
             }
-            Ok(Some((Piece { size, data: data.freeze() }, (file, size))))
+            Ok(Some((Piece { size, data: data.freeze() }, (file, false))))
         })))
     }
 
@@ -129,30 +130,37 @@ impl Blobs {
             return Err(Refusal::new(Reason::BlobUnknown, "the blob is not on this node, where it was put"));
         }
         let guard = self.lock(blob).lock_owned().await;
-        let (stored, complete) = self.stat(blob).await?;
+        let (mut stored, complete) = self.stat(blob).await?;
         if complete {
             return Ok(());
         }
         let mut peer = mesh.peer(origin).await?;
-        let request = federation::ReadBlobRequest { blob_id: blob.to_wire(), offset: stored };
-        let mut pieces = crate::mesh::peer_call(peer.read_blob(request)).await?;
-        let file = File::options().create(true).append(true).open(self.part(blob)).await;
+        let from = |offset| federation::ReadBlobRequest { blob_id: blob.to_wire(), offset };
+        let mut pieces = match peer_call(peer.read_blob(from(stored))).await {
+            // More is here than there is of the blob: no part of it.
+            Err(refusal) if refusal.reason == Reason::WrongOffset => {
+                remove(&self.part(blob)).await?;
+                stored = 0;
+                peer_call(peer.read_blob(from(0))).await?
+            }
+            pieces => pieces?,
+        };
+        let cut = || Refusal::new(Reason::PeerUnreachable, "the blob's node broke off; try again");
         let mut writer = Writer {
             blobs: self.clone(),
             blob,
             size: MAX_BLOB,
             stored,
             expires_at: self.store.now().after(MAX_LIFE),
-            file: Some(file.map_err(|error| disk(&error))?),
-            _guard: guard,
+            file: Some(self.open_part(blob)?),
+            alone: Arc::new(guard),
         };
         loop {
             let piece = tokio::time::timeout(PATIENCE, pieces.message()).await;
-            let cut = || Refusal::new(Reason::PeerUnreachable, "the blob's node broke off; try again");
             match piece.map_err(|_| cut())?.map_err(|_| cut())? {
                 Some(piece) => {
                     writer.size = piece.size.min(MAX_BLOB);
-                    writer.append(&piece.data).await?;
+                    writer.append(piece.data).await?;
                 }
                 None => break,
             }
@@ -217,42 +225,49 @@ pub(crate) struct Writer {
     stored: u64,
     expires_at: Timestamp,
     /// `None`: the blob was whole before.
-    file: Option<File>,
-    _guard: OwnedMutexGuard<()>,
+    file: Option<Arc<std::fs::File>>,
+    /// Held by what is under way on the disk as well, which goes on when the
+    /// call is cut.
+    alone: Arc<OwnedMutexGuard<()>>,
 }
 
 impl Writer {
     /// Adds the next bytes.
-    pub(crate) async fn append(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        if self.stored + bytes.len() as u64 > self.size {
+    pub(crate) async fn append(&mut self, bytes: Bytes) -> Result<(), Refusal> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let stored = self.stored + bytes.len() as u64;
+        if stored > self.size {
             return Err(Refusal::new(Reason::TooLarge, "more bytes than size"));
         }
-        file.write_all(bytes).await.map_err(|error| disk(&error))?;
-        // tokio buffers: what is not handed to the system is lost when the call is cut.
-        file.flush().await.map_err(|error| disk(&error))?;
-        self.stored += bytes.len() as u64;
+        self.on_disk(move || (&*file).write_all(&bytes)).await?;
+        self.stored = stored;
         Ok(())
     }
 
     /// All bytes are here: checks, flushes, and only then counts.
     pub(crate) async fn finish(self) -> Result<(), Refusal> {
-        if let Some(file) = self.file {
+        if let Some(file) = self.file.clone() {
             if self.stored != self.size {
                 return Err(Refusal::new(Reason::WrongOffset, "the blob is not whole yet; go on"));
             }
-            file.sync_all().await.map_err(|error| disk(&error))?;
-            let part = self.blobs.part(self.blob);
-            if digest(part.clone()).await? != *self.blob.as_bytes() {
-                remove(&part).await?;
+            let (part, whole) = (self.blobs.part(self.blob), self.blobs.whole(self.blob));
+            let (folder, blob) = (Arc::clone(&self.blobs.folder), self.blob);
+            let keep = move || {
+                file.sync_all()?;
+                if digest(&part)? != *blob.as_bytes() {
+                    std::fs::remove_file(&part)?;
+                    return Ok(false);
+                }
+                std::fs::rename(&part, whole)?;
+                std::fs::File::open(folder)?.sync_all()?;
+                Ok(true)
+            };
+            if !self.on_disk(keep).await? {
                 return Err(Refusal::new(
                     Reason::BlobMismatch,
                     "the bytes do not hash to blob_id; begin anew",
                 ));
             }
-            tokio::fs::rename(&part, self.blobs.whole(self.blob)).await.map_err(|error| disk(&error))?;
-            let folder = File::open(&self.blobs.folder).await.map_err(|error| disk(&error))?;
-            folder.sync_all().await.map_err(|error| disk(&error))?;
         }
         let (blob, size, expires_at) = (self.blob, self.stored, self.expires_at);
         self.blobs
@@ -274,6 +289,20 @@ impl Writer {
             })
             .await
     }
+
+    /// Works on the disk; no other writer does until that has ended.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let alone = Arc::clone(&self.alone);
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(alone);
+            done
+        });
+        working.await.map_err(io::Error::other).flatten().map_err(|error| disk(&error))
+    }
 }
 
 async fn forget(tx: &mut crate::store::Tx<'_>, blob: BlobId) -> Result<(), sqlx::Error> {
@@ -284,13 +313,10 @@ async fn forget(tx: &mut crate::store::Tx<'_>, blob: BlobId) -> Result<(), sqlx:
         .map(drop)
 }
 
-async fn digest(path: PathBuf) -> Result<[u8; 32], Refusal> {
-    let hashed = tokio::task::spawn_blocking(move || {
-        let mut hash = Sha256::new();
-        io::copy(&mut io::BufReader::with_capacity(1024 * 1024, std::fs::File::open(path)?), &mut hash)?;
-        io::Result::Ok(hash.finalize().into())
-    });
-    hashed.await.map_err(io::Error::other).flatten().map_err(|error| disk(&error))
+fn digest(path: &Path) -> io::Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    io::copy(&mut io::BufReader::with_capacity(1024 * 1024, std::fs::File::open(path)?), &mut hash)?;
+    Ok(hash.finalize().into())
 }
 
 async fn size(path: &Path) -> Result<Option<u64>, Refusal> {

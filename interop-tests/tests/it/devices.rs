@@ -255,6 +255,37 @@ async fn a_file_of_50_mb_is_resumed_on_its_way_in_and_on_its_way_out() {
     assert!(person.fetch(external, &spool, &resume).await == file);
 }
 
+/// A node was killed when a blob's last byte had come but before it counted, or
+/// its part holds what is not of the blob.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_left_behind_is_finished_or_begun_anew() {
+    let (mesh, federal) = mesh().await;
+    let mut client = agent::connect(&federal.address).await;
+    let to = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &to, "person").await.live();
+    let mut request = agent::request(&agent::request_id(1), &to, "Two plans are attached.");
+    let attachments = [b'a', b'b'].map(|byte| wire::Attachment {
+        file_name: "plan".to_owned(),
+        media_type: "application/octet-stream".to_owned(),
+        source: Some(wire::attachment::Source::Data(vec![byte; 300_000].into())),
+    });
+    request.letter.as_mut().unwrap().attachments.extend(attachments);
+    client.send(request).await.unwrap();
+    person.inbox(1).await;
+    let letter = letterbox::read(&person.endpoint).await.remove(0);
+    let [whole, spoilt] = letter.attachments.as_slice() else { panic!("not two attachments") };
+    for (file, more) in [(whole, &b""[..]), (spoilt, b"more than there is")] {
+        let name = hex::encode(file.blob.id.as_bytes());
+        let mut bytes = std::fs::read(mesh.path(&format!("node-federal/blobs/{name}"))).unwrap();
+        bytes.extend_from_slice(more);
+        std::fs::write(mesh.path(&format!("node-regional/blobs/{name}.part")), bytes).unwrap();
+    }
+    let spool = Arc::new(Spool::open(mesh.path("spool"), 200_000_000).unwrap());
+    let resume = Resume::new(&*mesh.entropy);
+    assert!(person.fetch(whole, &spool, &resume).await == [b'a'; 300_000]);
+    assert!(person.fetch(spoilt, &spool, &resume).await == [b'b'; 300_000]);
+}
+
 /// Begins a download and drops it after 20 MB; gives how far it was.
 async fn cut_download(person: &Device, file: &ExternalFile, spool: &Arc<Spool>, resume: &Resume) -> u64 {
     let blobs = person.endpoint.node().blobs().await.unwrap();

@@ -75,7 +75,7 @@ impl BlobDoor {
         let mut data = Some(first.data);
         while let Some(bytes) = data {
             limit("data", bytes.len(), crate::blobs::PIECE)?;
-            writer.append(&bytes).await?;
+            writer.append(bytes).await?;
             data = next(&mut pieces).await?.map(|piece| piece.data);
         }
         writer.finish().await?;
