@@ -2,7 +2,7 @@
 //! before. What has come of a part is kept across cuts and restarts; a blob
 //! counts only after its hash was checked and the file flushed.
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, peer_call};
 use crate::store::NodeStore;
 use bytes::Bytes;
 use chancery_node_core::parcel::MAX_LIFE;
@@ -130,20 +130,22 @@ impl Blobs {
             return Err(Refusal::new(Reason::BlobUnknown, "the blob is not on this node, where it was put"));
         }
         let guard = self.lock(blob).lock_owned().await;
-        let (stored, complete) = self.stat(blob).await?;
+        let (mut stored, complete) = self.stat(blob).await?;
         if complete {
             return Ok(());
         }
         let mut peer = mesh.peer(origin).await?;
-        let request = federation::ReadBlobRequest { blob_id: blob.to_wire(), offset: stored };
-        let mut pieces = match crate::mesh::peer_call(peer.read_blob(request)).await {
+        let from = |offset| federation::ReadBlobRequest { blob_id: blob.to_wire(), offset };
+        let mut pieces = match peer_call(peer.read_blob(from(stored))).await {
             // More is here than there is of the blob: no part of it.
             Err(refusal) if refusal.reason == Reason::WrongOffset => {
                 remove(&self.part(blob)).await?;
-                return Err(cut());
+                stored = 0;
+                peer_call(peer.read_blob(from(0))).await?
             }
             pieces => pieces?,
         };
+        let cut = || Refusal::new(Reason::PeerUnreachable, "the blob's node broke off; try again");
         let mut writer = Writer {
             blobs: self.clone(),
             blob,
@@ -301,10 +303,6 @@ impl Writer {
         });
         working.await.map_err(io::Error::other).flatten().map_err(|error| disk(&error))
     }
-}
-
-fn cut() -> Refusal {
-    Refusal::new(Reason::PeerUnreachable, "the blob's node broke off; try again")
 }
 
 async fn forget(tx: &mut crate::store::Tx<'_>, blob: BlobId) -> Result<(), sqlx::Error> {
