@@ -3,6 +3,7 @@
 
 mod ceiling;
 mod device;
+mod directory;
 mod letters;
 mod relay;
 
@@ -28,6 +29,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Handles: an evaluator's answers, and the endpoint's share of the work.
+    Directory(directory::DirectoryArgs),
     /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
     Letters(letters::LettersArgs),
     /// Envelopes of 1 KiB from one node to another, durable at both ends.
@@ -52,6 +55,7 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
         None => Folder::temporary()?,
     };
     let text = match args.bench {
+        Bench::Directory(directory) => present(&directory::run(directory).await?, args.json)?,
         Bench::Letters(letters) => present(&letters::run(letters, &folder.0, shutdown).await?, args.json)?,
         Bench::Relay(relay) => present(&relay::run(relay, &folder.0, shutdown).await?, args.json)?,
     };
