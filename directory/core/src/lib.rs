@@ -15,6 +15,7 @@ pub mod evaluators;
 pub mod governance;
 pub mod handle;
 pub mod keys;
+pub mod map;
 pub mod merkle;
 pub mod note;
 pub mod operation;

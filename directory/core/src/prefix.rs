@@ -18,6 +18,11 @@ impl Prefix {
         Self(u32::from_be_bytes([a, b, c, d]) & mask(bits))
     }
 
+    /// The first `bits` bits of these 32; more are read as 32.
+    pub const fn from_bits(head: u32, bits: u32) -> Self {
+        Self(head & mask(bits))
+    }
+
     /// From a request.
     ///
     /// # Errors
@@ -58,7 +63,7 @@ impl std::fmt::Debug for Prefix {
     }
 }
 
-fn mask(bits: u32) -> u32 {
+const fn mask(bits: u32) -> u32 {
     match bits {
         0 => 0,
         1..MAX_BITS => u32::MAX << (MAX_BITS - bits),

@@ -1,0 +1,303 @@
+//! The map: which record stands for each handle, derived from the log's record
+//! changes and nothing else. A binary Merkle trie over the first 32 bits of
+//! handles, whose leaves are buckets of commitments. Its shape and root follow
+//! from the set of items alone, so that whoever holds the items of a place can
+//! compute its hash ([`proof`]). docs/decisions/0010.
+
+pub mod proof;
+
+use crate::Error;
+use crate::entry::RecordChange;
+use crate::merkle::Hash;
+use crate::prefix::{MAX_BITS, Prefix};
+use sha2::{Digest as _, Sha256};
+
+/// Most items of a bucket that can be split: one with more is an inner node.
+pub const MAX_ITEMS: usize = 128;
+/// Items whose handles agree in 32 bits stay together, however many.
+const MAX_DEPTH: u32 = MAX_BITS;
+
+/// What stands for one handle.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Item {
+    /// First 32 bits of the handle.
+    prefix: u32,
+    /// Entry of the record that stands.
+    index: u64,
+    /// The entry's commitment to the record.
+    commitment: [u8; 32],
+}
+
+impl Item {
+    /// The item that a logged change puts.
+    pub const fn new(change: &RecordChange, index: u64) -> Self {
+        let prefix = u32::from_be_bytes(change.handle_prefix);
+        Self { prefix, index, commitment: change.commitment }
+    }
+
+    /// Entry of the record that stands.
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The entry's commitment to the record.
+    pub const fn commitment(&self) -> &[u8; 32] {
+        &self.commitment
+    }
+
+    /// Its 32-bit prefix, as a lookup names it.
+    pub const fn prefix(&self) -> [u8; 4] {
+        self.prefix.to_be_bytes()
+    }
+}
+
+impl std::fmt::Debug for Item {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Item({})", self.index)
+    }
+}
+
+/// Hash of a part of the map, and how many items are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sum {
+    /// How many.
+    pub items: u64,
+    /// Of a bucket: SHA-256(0x02 ‖ each item); of an inner node:
+    /// SHA-256(0x03 ‖ u64 items ‖ hash of the left ‖ u64 items ‖ hash of the right).
+    pub hash: Hash,
+}
+
+impl Sum {
+    fn bucket(items: &[Item]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([2]);
+        for item in items {
+            hash.update(item.prefix.to_be_bytes());
+            hash.update(item.index.to_be_bytes());
+            hash.update(item.commitment);
+        }
+        Self { items: items.len() as u64, hash: hash.finalize().into() }
+    }
+
+    fn inner(left: &Self, right: &Self) -> Self {
+        let mut hash = Sha256::new();
+        hash.update([3]);
+        for side in [left, right] {
+            hash.update(side.items.to_be_bytes());
+            hash.update(side.hash);
+        }
+        Self { items: left.items.saturating_add(right.items), hash: hash.finalize().into() }
+    }
+
+    /// The sum of all items of a place at `depth`, in order.
+    fn of(items: &[Item], depth: u32) -> Self {
+        if is_bucket(items.len(), depth) {
+            return Self::bucket(items);
+        }
+        let (left, right) = items.split_at(items.partition_point(|item| !bit(item.prefix, depth)));
+        Self::inner(&Self::of(left, depth + 1), &Self::of(right, depth + 1))
+    }
+}
+
+/// Whether this many items at this depth are one bucket.
+const fn is_bucket(items: usize, depth: u32) -> bool {
+    items <= MAX_ITEMS || depth == MAX_DEPTH
+}
+
+/// The bit that decides between left and right at `depth`, the first bit at 0.
+const fn bit(prefix: u32, depth: u32) -> bool {
+    prefix << depth >> 31 == 1
+}
+
+/// The map.
+#[derive(Clone, Debug, Default)]
+pub struct Map {
+    root: Node,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    /// Items in order. The sum is missing after a change.
+    Bucket { items: Vec<Item>, sum: Option<Sum> },
+    /// More than [`MAX_ITEMS`].
+    Inner { sides: Box<[Node; 2]>, items: usize, sum: Option<Sum> },
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self::Bucket { items: Vec::new(), sum: None }
+    }
+}
+
+impl Map {
+    /// Takes a logged change: its item, in the place of the handle's previous one.
+    ///
+    /// # Errors
+    /// The previous item does not stand, or the entry was taken before: the
+    /// log breaks its own rules.
+    pub fn apply(&mut self, change: &RecordChange, index: u64) -> Result<(), Error> {
+        let item = Item::new(change, index);
+        if let Some(previous) = change.previous_index
+            && !self.remove(item.prefix(), previous)
+        {
+            return Err(Error::Proof("a change names a previous entry that does not stand"));
+        }
+        if self.root.insert(item, 0) {
+            Ok(())
+        } else {
+            Err(Error::Proof("an entry of the log was taken twice"))
+        }
+    }
+
+    /// Takes out what stands by an entry; whether it stood.
+    pub fn remove(&mut self, prefix: [u8; 4], index: u64) -> bool {
+        self.root.remove(u32::from_be_bytes(prefix), index, 0)
+    }
+
+    /// How many handles have a record.
+    pub fn len(&self) -> usize {
+        self.root.len()
+    }
+
+    /// Whether nobody has one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Root of all items. Costs what changed since it was last asked for.
+    pub fn root(&mut self) -> Sum {
+        self.root.settle()
+    }
+
+    /// Items whose handles begin with `prefix`, and the sums that lead from them
+    /// to the root. What changed since [`Map::root`] was asked for is computed anew.
+    pub fn prove(&self, prefix: Prefix, bits: u32) -> proof::Place {
+        let (head, mut siblings, mut node, mut depth) =
+            (u32::from_be_bytes(prefix.to_bytes()), Vec::new(), &self.root, 0);
+        while let Node::Inner { sides, .. } = node
+            && depth < bits.min(MAX_DEPTH)
+        {
+            let [left, right] = &**sides;
+            let (next, other) = if bit(head, depth) { (right, left) } else { (left, right) };
+            siblings.push(other.sum(depth + 1));
+            (node, depth) = (next, depth + 1);
+        }
+        let mut items = Vec::with_capacity(node.len());
+        node.collect(&mut items);
+        proof::Place { siblings, items }
+    }
+}
+
+impl Node {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bucket { items, .. } => items.len(),
+            Self::Inner { items, .. } => *items,
+        }
+    }
+
+    fn collect(&self, all: &mut Vec<Item>) {
+        match self {
+            Self::Bucket { items, .. } => all.extend_from_slice(items),
+            Self::Inner { sides, .. } => sides.iter().for_each(|side| side.collect(all)),
+        }
+    }
+
+    /// Whether it was not there.
+    fn insert(&mut self, item: Item, depth: u32) -> bool {
+        match self {
+            Self::Bucket { items, sum } => {
+                let at = items.partition_point(|other| other.key() < item.key());
+                if items.get(at).is_some_and(|other| other.key() == item.key()) {
+                    return false;
+                }
+                items.insert(at, item);
+                *sum = None;
+                if !is_bucket(items.len(), depth) {
+                    let items = std::mem::take(items);
+                    *self = Self::of(items, depth);
+                }
+                true
+            }
+            Self::Inner { sides, items, sum } => {
+                let [left, right] = &mut **sides;
+                let side = if bit(item.prefix, depth) { right } else { left };
+                let inserted = side.insert(item, depth + 1);
+                if inserted {
+                    *items += 1;
+                    *sum = None;
+                }
+                inserted
+            }
+        }
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, prefix: u32, index: u64, depth: u32) -> bool {
+        match self {
+            Self::Bucket { items, sum } => {
+                let Ok(at) = items.binary_search_by_key(&(prefix, index), Item::key) else { return false };
+                items.remove(at);
+                *sum = None;
+                true
+            }
+            Self::Inner { sides, items, sum } => {
+                let [left, right] = &mut **sides;
+                let side = if bit(prefix, depth) { right } else { left };
+                if !side.remove(prefix, index, depth + 1) {
+                    return false;
+                }
+                *items -= 1;
+                *sum = None;
+                if is_bucket(*items, depth) {
+                    let mut items = Vec::with_capacity(*items);
+                    self.collect(&mut items);
+                    *self = Self::Bucket { items, sum: None };
+                }
+                true
+            }
+        }
+    }
+
+    fn of(items: Vec<Item>, depth: u32) -> Self {
+        if is_bucket(items.len(), depth) {
+            return Self::Bucket { items, sum: None };
+        }
+        let count = items.len();
+        let mut left = items;
+        let right = left.split_off(left.partition_point(|item| !bit(item.prefix, depth)));
+        let sides = Box::new([Self::of(left, depth + 1), Self::of(right, depth + 1)]);
+        Self::Inner { sides, items: count, sum: None }
+    }
+
+    fn settle(&mut self) -> Sum {
+        match self {
+            Self::Bucket { items, sum } => *sum.get_or_insert_with(|| Sum::bucket(items)),
+            Self::Inner { sides, sum, .. } => *sum.get_or_insert_with(|| {
+                let [left, right] = &mut **sides;
+                Sum::inner(&left.settle(), &right.settle())
+            }),
+        }
+    }
+
+    fn sum(&self, depth: u32) -> Sum {
+        match self {
+            Self::Bucket { sum: Some(sum), .. } | Self::Inner { sum: Some(sum), .. } => *sum,
+            Self::Bucket { items, .. } => Sum::bucket(items),
+            Self::Inner { sides, .. } => {
+                let [left, right] = &**sides;
+                Sum::inner(&left.sum(depth + 1), &right.sum(depth + 1))
+            }
+        }
+    }
+}
+
+impl Item {
+    /// What orders items and tells them apart.
+    const fn key(&self) -> (u32, u64) {
+        (self.prefix, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests;

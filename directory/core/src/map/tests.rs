@@ -1,0 +1,159 @@
+//! The map against a plain set, and proofs that lie.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn change(prefix: u32, previous_index: Option<u64>, seed: u64) -> RecordChange {
+    let mut commitment = [0; 32];
+    commitment[..8].copy_from_slice(&seed.to_be_bytes());
+    RecordChange { handle_prefix: prefix.to_be_bytes(), previous_index, commitment }
+}
+
+/// A map of many handles, evenly spread but for some that share 32 bits.
+fn large(count: u64) -> Map {
+    let mut map = Map::default();
+    for index in 0..count {
+        let prefix = if index % 10 == 0 { 7 } else { (index as u32).wrapping_mul(2_654_435_761) };
+        map.apply(&change(prefix, None, index), index).unwrap();
+    }
+    map
+}
+
+fn prefix(head: u32, bits: u32) -> Prefix {
+    Prefix::from_bits(head, bits)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(u32),
+    Change(usize),
+    Remove(usize),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    // Few distinct heads, so that buckets split and merge again.
+    let op = prop_oneof![
+        4 => (0_u32..64, any::<u16>()).prop_map(|(head, low)| Op::Put(head << 26 | u32::from(low))),
+        2 => any::<usize>().prop_map(Op::Change),
+        3 => any::<usize>().prop_map(Op::Remove),
+    ];
+    proptest::collection::vec(op, 0..1_200)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn shape_and_root_follow_from_the_items_alone(ops in ops(), head: u32, bits in 0_u32..=32) {
+        let (mut map, mut plain) = (Map::default(), BTreeSet::new());
+        for (index, op) in (0_u64..).zip(ops) {
+            let pick = |at: usize, plain: &BTreeSet<Item>| plain.iter().nth(at % plain.len().max(1)).copied();
+            match op {
+                Op::Put(prefix) => {
+                    let change = change(prefix, None, index);
+                    map.apply(&change, index).unwrap();
+                    plain.insert(Item::new(&change, index));
+                }
+                Op::Change(at) => if let Some(item) = pick(at, &plain) {
+                    let change = change(item.prefix, Some(item.index), index);
+                    map.apply(&change, index).unwrap();
+                    plain.remove(&item);
+                    plain.insert(Item::new(&change, index));
+                },
+                Op::Remove(at) => if let Some(item) = pick(at, &plain) {
+                    prop_assert!(map.remove(item.prefix(), item.index));
+                    prop_assert!(!map.remove(item.prefix(), item.index));
+                    plain.remove(&item);
+                },
+            }
+            // Settled now and then, as roots are logged.
+            if index % 97 == 0 {
+                map.root();
+            }
+        }
+        let items: Vec<_> = plain.iter().copied().collect();
+        prop_assert_eq!(map.len(), items.len());
+        let place = map.prove(prefix(head, bits), bits);
+        let root = map.root();
+        prop_assert_eq!(root, Sum::of(&items, 0));
+        prop_assert_eq!(&place, &map.prove(prefix(head, bits), bits));
+        place.verify(prefix(head, bits), bits, &root).unwrap();
+        let under = |item: &&Item| prefix(item.prefix, bits) == prefix(head, bits);
+        prop_assert!(items.iter().filter(under).all(|item| place.items.contains(item)));
+    }
+}
+
+#[test]
+fn every_lie_about_a_place_is_caught() {
+    let mut map = large(3_000);
+    let root = map.root();
+    let bits = 4;
+    for head in [0, 7, 1 << 31, u32::MAX] {
+        let prefix = prefix(head, bits);
+        let honest = map.prove(prefix, bits);
+        honest.verify(prefix, bits, &root).unwrap();
+        let lie = |change: &dyn Fn(&mut proof::Place)| {
+            let mut place = honest.clone();
+            change(&mut place);
+            place.verify(prefix, bits, &root).unwrap_err();
+        };
+        // A record dropped, put, exchanged, shown twice.
+        lie(&|p| drop(p.items.pop()));
+        lie(&|p| drop(p.items.remove(0)));
+        lie(&|p| p.items.push(Item { index: u64::MAX, ..p.items[p.items.len() - 1] }));
+        lie(&|p| p.items[0].commitment[31] ^= 1);
+        lie(&|p| p.items[0].index ^= 1);
+        lie(&|p| p.items.insert(0, p.items[0]));
+        lie(&|p| p.items.swap(0, 1));
+        // Sums that hide items elsewhere, or another place.
+        lie(&|p| p.siblings[0].items += 1);
+        lie(&|p| p.siblings[0].hash[0] ^= 1);
+        lie(&|p| p.siblings.swap(0, 1));
+        lie(&|p| drop(p.siblings.pop()));
+        lie(&|p| p.siblings.push(p.siblings[0]));
+        assert!(honest.verify(Prefix::from_bits(!head, bits), bits, &root).is_err());
+        assert!(honest.verify(prefix, bits, &Sum { items: root.items - 1, ..root }).is_err());
+    }
+    // The root of a day before.
+    let old = large(2_999).root();
+    let prefix = prefix(0, bits);
+    assert!(map.prove(prefix, bits).verify(prefix, bits, &old).is_err());
+}
+
+#[test]
+fn buckets_have_the_size_that_the_rule_gives_them() {
+    // A directory that cuts a small map into slivers is caught by the counts.
+    let mut map = large(100);
+    let root = map.root();
+    let whole = map.prove(prefix(0, 8), 8);
+    assert_eq!((whole.siblings.len(), whole.items.len()), (0, 100));
+    let (left, right) = whole.items.split_at(whole.items.partition_point(|item| !bit(item.prefix, 0)));
+    let sliver = proof::Place { siblings: vec![Sum::of(right, 1)], items: left.to_vec() };
+    let split = Sum::inner(&Sum::of(left, 1), &Sum::of(right, 1));
+    assert!(matches!(sliver.verify(prefix(0, 8), 8, &split), Err(Error::Proof(_))));
+    assert!(sliver.verify(prefix(0, 8), 8, &root).is_err());
+    // One that does not split is caught as well.
+    let mut map = large(1_000);
+    map.root();
+    let mut all = Vec::new();
+    map.root.collect(&mut all);
+    let flat = proof::Place { siblings: Vec::new(), items: all.clone() };
+    assert!(flat.verify(prefix(0, 8), 8, &Sum::bucket(&all)).is_err());
+    // What shares 32 bits stays together.
+    let mut map = large(3_000);
+    let deepest = map.prove(prefix(7, 32), 32);
+    assert_eq!((deepest.siblings.len(), deepest.items.len()), (32, 300));
+    deepest.verify(prefix(7, 32), 32, &map.root()).unwrap();
+}
+
+#[test]
+fn a_log_that_breaks_its_rules_is_noticed() {
+    let mut map = Map::default();
+    assert!(map.is_empty());
+    map.apply(&change(1, None, 0), 0).unwrap();
+    assert!(map.apply(&change(1, Some(5), 0), 6).is_err(), "the previous entry does not stand");
+    assert!(map.apply(&change(2, Some(0), 0), 6).is_err(), "it is another handle's");
+    assert!(map.apply(&change(1, None, 0), 0).is_err(), "twice");
+    map.apply(&change(1, Some(0), 0), 7).unwrap();
+    assert_eq!(map.len(), 1);
+}
