@@ -21,6 +21,7 @@ pub mod note;
 pub mod operation;
 pub mod oprf;
 mod padding;
+mod possession;
 pub mod prefix;
 pub mod record;
 pub mod sealed;

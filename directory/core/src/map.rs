@@ -179,7 +179,7 @@ impl Map {
         {
             let [left, right] = &**sides;
             let (next, other) = if bit(head, depth) { (right, left) } else { (left, right) };
-            siblings.push(other.sum(depth + 1));
+            siblings.push(other.sum());
             (node, depth) = (next, depth + 1);
         }
         let mut items = Vec::with_capacity(node.len());
@@ -280,13 +280,13 @@ impl Node {
         }
     }
 
-    fn sum(&self, depth: u32) -> Sum {
+    fn sum(&self) -> Sum {
         match self {
             Self::Bucket { sum: Some(sum), .. } | Self::Inner { sum: Some(sum), .. } => *sum,
             Self::Bucket { items, .. } => Sum::bucket(items),
             Self::Inner { sides, .. } => {
                 let [left, right] = &**sides;
-                Sum::inner(&left.sum(depth + 1), &right.sum(depth + 1))
+                Sum::inner(&left.sum(), &right.sum())
             }
         }
     }

@@ -155,6 +155,8 @@ impl Mesh {
 
     /// Starts the directory, again on the same folder.
     pub(crate) fn directory(&self) -> Server {
+        // Made before others read them.
+        drop(self.directory_keys());
         let credentials = self.certify(&Party::Directory).credentials;
         let config = DirectoryConfig {
             federation: FEDERATION.to_owned(),

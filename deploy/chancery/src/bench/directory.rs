@@ -82,7 +82,8 @@ fn measure(args: &DirectoryArgs) -> Result<Outcome<Conditions, Figures>, Failure
             .map(wire::EvaluateResponse::decode)
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| Failure::Panicked)?;
-        Ok(drop(blinded.finish(&answers, &epoch)?))
+        blinded.finish(&answers, &epoch)?;
+        Ok(())
     })?;
     let own = spent.saturating_sub(waited).as_secs_f64();
     let combine_us = own * 1e6 / (combined * identifiers.len()) as f64;

@@ -4,7 +4,7 @@
 
 use super::message::{Content, digest_of, hear};
 use super::{Ceremony, Dealer, Fault, FaultKind, Joins, share};
-use crate::oprf::Possession;
+use crate::possession::Possession;
 use crate::threshold::{Commitments, Weight, is_share};
 use crate::{Error, EvaluatorEpoch, EvaluatorShare};
 use bytes::Bytes;
