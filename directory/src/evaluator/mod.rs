@@ -205,7 +205,7 @@ impl Evaluator {
         joins: &[wire::SignedCeremonyMessage],
     ) -> Result<wire::SignedCeremonyMessage, Refusal> {
         let _step = self.0.step.lock().await;
-        let (ceremony, mut file) = self.begun(id)?;
+        let (ceremony, mut file) = self.begun(id).await?;
         let joins = Joins::verify(&ceremony, joins)?;
         let digest = hex::encode(joins.digest());
         if let Some((upon, dealt)) = &file.dealt {
@@ -236,7 +236,7 @@ impl Evaluator {
         dealings: &[wire::SignedCeremonyMessage],
     ) -> Result<wire::SignedCeremonyMessage, Refusal> {
         let _step = self.0.step.lock().await;
-        let (ceremony, file) = self.begun(id)?;
+        let (ceremony, file) = self.begun(id).await?;
         let joins = Joins::verify(&ceremony, joins)?;
         let dealings = Dealings::verify(&ceremony, &joins, dealings)?;
         let party = self.party(&ceremony)?;
@@ -254,7 +254,7 @@ impl Evaluator {
         transcript: &wire::CeremonyTranscript,
     ) -> Result<wire::ConcludeResponse, Refusal> {
         let _step = self.0.step.lock().await;
-        let (ceremony, mut file) = self.begun(&transcript.ceremony)?;
+        let (ceremony, mut file) = self.begun(&transcript.ceremony).await?;
         let outcome = Outcome::of(&ceremony, transcript)?;
         let (party, result) = (self.party(&ceremony)?, outcome.result());
         match &file.concluded {
@@ -283,12 +283,20 @@ impl Evaluator {
     }
 
     /// A ceremony that this evaluator joined, upon what is in force.
-    fn begun(&self, id: &[u8]) -> Result<(Ceremony, CeremonyFile), Refusal> {
+    async fn begun(&self, id: &[u8]) -> Result<(Ceremony, CeremonyFile), Refusal> {
         let id = id.try_into().map_err(|_| Error::Field("a ceremony's id has not 32 bytes"))?;
         let file = self.0.files.ceremony(&id).map_err(failed)?;
         let file = file.ok_or(Error::Ceremony("this evaluator did not join the ceremony"))?;
-        let plan: wire::SignedStatement = decode(&file.plan)?;
-        Ok((Ceremony::new(&self.verify(&plan)?, &self.0.log.state())?, file))
+        let plan = self.verify(&decode(&file.plan)?)?;
+        let ceremony = match Ceremony::new(&plan, &self.0.log.state()) {
+            Ok(ceremony) => ceremony,
+            // Started again since, or behind the log.
+            Err(_) => {
+                self.look().await?;
+                Ceremony::new(&plan, &self.0.log.state())?
+            }
+        };
+        Ok((ceremony, file))
     }
 
     fn party(&self, ceremony: &Ceremony) -> Result<u32, Error> {

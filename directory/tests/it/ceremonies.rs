@@ -131,9 +131,9 @@ async fn an_evaluator_says_the_same_after_a_restart_and_deals_once() {
     e1.kill();
     let e1 = mesh.evaluator("e1", &directory);
     let mut client = ceremonies(&mesh, "e1", &e1).await;
+    assert!(client.deal(deal(&joins[..2])).await.unwrap().into_inner().dealing == dealt);
     let request = wire::JoinRequest { plan: Some(plan.clone()) };
     assert!(client.join(request).await.unwrap().into_inner().join == Some(joins[0].clone()));
-    assert!(client.deal(deal(&joins[..2])).await.unwrap().into_inner().dealing == dealt);
     assert_eq!(refusal(client.deal(deal(&joins)).await).reason, Reason::RequestIdReused);
 
     // Joins that nobody signed, and a ceremony that nobody planned.

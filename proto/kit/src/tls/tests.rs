@@ -452,3 +452,15 @@ async fn replaced_files_are_noticed_and_broken_ones_ignored() {
     stop.cancel();
     watch.await.unwrap();
 }
+
+#[test]
+fn what_is_erased_was_overwritten_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, other) = (folder.path().join("secret"), folder.path().join("the same file"));
+    files::replace(&path, b"a secret").unwrap();
+    std::fs::hard_link(&path, &other).unwrap();
+    files::erase(&path).unwrap();
+    assert!(!path.exists());
+    assert_eq!(std::fs::read(&other).unwrap(), [0; 8]);
+    files::erase(&path).unwrap();
+}
