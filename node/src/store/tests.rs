@@ -243,14 +243,20 @@ async fn an_answer_goes_through_the_hub_and_its_outcome_comes_back() {
     assert!(matches!(accepted, Some(wire::outcome::Decision::Accepted(a)) if a.sequence == 3));
 }
 
-#[tokio::test]
-async fn a_stale_answer_is_refused_and_its_id_may_come_again() {
+/// A thread in which Anna renewed the epoch while Bert wrote in the old one.
+async fn crossed() -> (Side, Side) {
     let (a, b) = thread().await;
     a.hand_over(&b, false).await;
     let commit =
         Commit { mls_commit: private(1, 3, 1), welcome: Default::default(), joins: vec![], leaves: vec![] };
     a.submit("a", vec![submission(5, ANNA, 10, 1, Body::Commit(commit))]).await;
     b.submit("b", vec![letter(4, BERT, 20)]).await;
+    (a, b)
+}
+
+#[tokio::test]
+async fn a_stale_answer_is_refused_and_its_id_may_come_again() {
+    let (a, b) = crossed().await;
     b.hand_over(&a, true).await;
     a.hand_over(&b, true).await;
     let stale = b.read(BERT, 20).await.into_iter().find_map(|item| match item.item {
@@ -316,12 +322,7 @@ async fn the_outcome_of_a_later_commit_stands_behind_what_was_ordered_before() {
 
 #[tokio::test]
 async fn a_repeated_refusal_does_not_undo_what_was_submitted_anew() {
-    let (a, b) = thread().await;
-    a.hand_over(&b, false).await;
-    let commit =
-        Commit { mls_commit: private(1, 3, 1), welcome: Default::default(), joins: vec![], leaves: vec![] };
-    a.submit("a", vec![submission(5, ANNA, 10, 1, Body::Commit(commit))]).await;
-    b.submit("b", vec![letter(4, BERT, 20)]).await;
+    let (a, b) = crossed().await;
     b.hand_over(&a, false).await;
     // The refusal arrives; its acknowledgement does not.
     let refusal: Vec<_> = outbox::next(&a.store, &name("b"), 0, 256).await.unwrap();
