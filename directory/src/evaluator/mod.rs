@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often an evaluator looks at the log by itself.
 const FOLLOW: Duration = Duration::from_secs(10);
+/// When a day's totals are final: calls counted before midnight have ended.
+const DAY_SETTLES: Duration = Duration::from_mins(5);
 /// How often a caller may make it look …
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// … and while a share of its own waits to be put in force.
@@ -118,12 +120,18 @@ impl Evaluator {
 
     /// Has the directory log the totals of days that are over.
     async fn report(&self) -> Result<(), Refusal> {
-        let today = totals::day_of(self.0.clock.now());
+        let today = totals::day_of(self.0.clock.now().before(DAY_SETTLES));
         while let Some((day, totals)) = self.0.quota.unlogged(today).await.map_err(failed)? {
             let totals = EvaluationTotals { evaluator: self.0.id.clone(), day, totals };
             let totals = Some(totals.sign(&self.0.key));
             let request = wire::SubmitEvaluationTotalsRequest { totals };
-            directory_call(self.0.log.directory().submit_evaluation_totals(request)).await?;
+            match directory_call(self.0.log.directory().submit_evaluation_totals(request)).await {
+                // What is logged stands; the days after it must not wait for ever.
+                Err(refusal) if refusal.reason == Reason::RequestIdReused => {
+                    tracing::error!(day, "evaluator.totals.differ_from_logged");
+                }
+                submitted => drop(submitted?),
+            }
             self.0.quota.logged(day).await.map_err(failed)?;
         }
         Ok(())
