@@ -128,15 +128,19 @@ impl SignedAttestation {
         &self.content
     }
 
-    /// Checks that an authority admitted for the scheme signed it and that it
-    /// is for the evaluators' current key epoch.
+    /// Checks that an authority that was admitted for the scheme at a time signed
+    /// it and that it is for the evaluators' current key epoch.
     ///
     /// # Errors
-    /// Authority unknown or not admitted, wrong signature, another key epoch.
-    pub fn verify(&self, federation: &FederationState) -> Result<VerifiedAttestation<'_>, Error> {
+    /// Authority unknown or not admitted then, wrong signature, another key epoch.
+    pub fn verify(
+        &self,
+        federation: &FederationState,
+        at: Timestamp,
+    ) -> Result<VerifiedAttestation<'_>, Error> {
         let claim = &self.content;
         let authority = federation
-            .authority(&claim.authority)
+            .authority(&claim.authority, at)
             .filter(|a| a.schemes.contains(&claim.scheme))
             .ok_or(Error::AuthorityNotAdmitted)?;
         if !authority.key.verifies(Purpose::Attestation, &self.bytes, &self.signature) {

@@ -1,5 +1,6 @@
 //! Entries of the log: how a leaf is made and read. Storing them is the log's room.
 
+use crate::map::Sum;
 use crate::statement::array;
 use crate::{Error, Prefix, merkle};
 use bytes::Bytes;
@@ -32,6 +33,8 @@ pub enum Event {
     Ceremony(Box<wire::ConcludedCeremony>),
     /// What an evaluator answered in a day; not verified yet.
     EvaluationTotals(wire::SignedEvaluationTotals),
+    /// Root of the map that the entries before this one make.
+    MapRoot(Sum),
 }
 
 /// Commits to a record without naming it.
@@ -39,10 +42,14 @@ pub enum Event {
 pub struct RecordChange {
     /// First 4 bytes of the handle.
     pub handle_prefix: [u8; 4],
-    /// Index of the handle's previous entry.
+    /// Entry of the record that this one replaces; of a pending one, would replace.
     pub previous_index: Option<u64>,
     /// [`commitment`] to the record.
     pub commitment: [u8; 32],
+    /// Whether it is a re-enrolment that is not in force.
+    pub pending: bool,
+    /// Entry of the pending re-enrolment that it ends.
+    pub ends_index: Option<u64>,
 }
 
 impl RecordChange {
@@ -53,11 +60,9 @@ impl RecordChange {
         salt: &[u8; SALT_LENGTH],
         record: &wire::SignedRecord,
     ) -> Self {
-        Self {
-            handle_prefix: Prefix::of(handle, crate::prefix::MAX_BITS).to_bytes(),
-            previous_index,
-            commitment: commitment(salt, record),
-        }
+        let handle_prefix = Prefix::of(handle, crate::prefix::MAX_BITS).to_bytes();
+        let commitment = commitment(salt, record);
+        Self { handle_prefix, previous_index, commitment, pending: false, ends_index: None }
     }
 }
 
@@ -91,7 +96,10 @@ impl Leaf {
                     handle_prefix: Bytes::copy_from_slice(&change.handle_prefix),
                     previous_index: change.previous_index,
                     commitment: Bytes::copy_from_slice(&change.commitment),
+                    pending: change.pending,
+                    ends_index: change.ends_index,
                 }),
+                Event::MapRoot(sum) => Wire::MapRoot(wire::MapRoot { sum: Some(sum.into()) }),
             }),
         }
         .encode_to_vec();
@@ -135,7 +143,13 @@ impl Leaf {
                 handle_prefix: array(&change.handle_prefix, "a handle's prefix has not 4 bytes")?,
                 previous_index: change.previous_index,
                 commitment: array(&change.commitment, "a commitment has not 32 bytes")?,
+                pending: change.pending,
+                ends_index: change.ends_index,
             }),
+            Some(Wire::MapRoot(root)) => {
+                let sum = root.sum.ok_or(Error::Field("a root of the map is empty"))?;
+                Event::MapRoot(sum.try_into()?)
+            }
             None => return Err(Error::Unsupported("the entry's kind is unknown to this build")),
         };
         Ok(Entry { sequenced_at: Timestamp::from_millis(entry.sequenced_at_ms), event })
@@ -154,11 +168,19 @@ mod tests {
 
     #[test]
     fn leaves_read_back() {
-        let change = RecordChange { handle_prefix: [1; 4], previous_index: Some(0), commitment: [2; 32] };
-        let entry = Entry { sequenced_at: Timestamp::from_millis(5), event: Event::RecordChange(change) };
-        let leaf = Leaf::new(&entry).unwrap();
-        let Event::RecordChange(read) = leaf.entry().unwrap().event else { panic!("another kind") };
-        assert_eq!(read, change);
+        let leaf = |event| Leaf::new(&Entry { sequenced_at: Timestamp::from_millis(5), event }).unwrap();
+        let change = RecordChange {
+            handle_prefix: [1; 4],
+            previous_index: Some(0),
+            commitment: [2; 32],
+            pending: true,
+            ends_index: Some(3),
+        };
+        let read = leaf(Event::RecordChange(change)).entry().unwrap().event;
+        assert!(matches!(read, Event::RecordChange(read) if read == change));
+        let sum = Sum { items: 7, hash: [8; 32] };
+        let read = leaf(Event::MapRoot(sum)).entry().unwrap().event;
+        assert!(matches!(read, Event::MapRoot(read) if read == sum));
         assert!(Leaf::from_bytes(vec![0; MAX_ENTRY + 1].into()).is_err());
         assert!(matches!(Leaf::from_bytes(Bytes::new()).unwrap().entry(), Err(Error::Unsupported(_))));
         assert!(matches!(Leaf::from_bytes(vec![0xff].into()).unwrap().entry(), Err(Error::Field(_))));

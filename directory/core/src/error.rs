@@ -54,6 +54,18 @@ pub enum Error {
     /// The record moved on.
     #[error("the record stands at another version or entry")]
     VersionConflict,
+    /// The record is closed.
+    #[error("the record is closed: its owner left")]
+    Closed,
+    /// The record was changed as often as it may be in a day.
+    #[error("a record is changed at most 20 times a day")]
+    ChangeLimit,
+    /// A re-enrolment is pending that this cannot end.
+    #[error("a re-enrolment of the handle is pending")]
+    ReEnrolmentPending,
+    /// The newest root that the directory shows is too old.
+    #[error("what the directory shows is more than 7 days old")]
+    Stale,
     /// A message, transcript or plan of the evaluators' ceremony does not hold.
     #[error("{0}")]
     Ceremony(&'static str),
@@ -99,6 +111,10 @@ impl Error {
             Self::AuthorityNotAdmitted => Reason::AuthorityNotAdmitted,
             Self::AttestationExpired => Reason::AttestationExpired,
             Self::VersionConflict => Reason::RecordVersionConflict,
+            Self::Closed => Reason::RecipientClosed,
+            Self::ChangeLimit => Reason::RecordChangeLimit,
+            Self::ReEnrolmentPending => Reason::ReEnrolmentPending,
+            Self::Stale => Reason::DirectoryStale,
             Self::Ceremony(_) => Reason::InvalidCeremony,
             Self::CannotOpen => Reason::CannotOpen,
             Self::NotGoverned { .. } => Reason::NotGoverned,

@@ -1,7 +1,7 @@
 //! The directory's words and decisions, without I/O: pseudonymous handles,
 //! records and their attestations, governance, the log's entries, checkpoints
 //! and proofs. Whoever asks the directory verifies its answers with
-//! [`client`]; the directory itself decides with [`record`] and [`state`].
+//! [`client`] and [`lookup`]; the directory itself decides with [`rules`] and [`state`].
 //!
 //! Messages of the contract become domain types here, and verifying consumes
 //! one type and returns another.
@@ -15,6 +15,7 @@ pub mod evaluators;
 pub mod governance;
 pub mod handle;
 pub mod keys;
+pub mod lookup;
 pub mod map;
 pub mod merkle;
 pub mod note;
@@ -24,6 +25,7 @@ mod padding;
 mod possession;
 pub mod prefix;
 pub mod record;
+pub mod rules;
 pub mod sealed;
 pub mod state;
 pub mod statement;
@@ -33,12 +35,13 @@ pub mod totals;
 #[cfg(test)]
 mod testing;
 
-pub use client::{Trust, VerifiedLookup, VerifiedRecord};
+pub use client::Trust;
 pub use error::Error;
 pub use evaluators::{EvaluatorEpoch, EvaluatorShare};
 pub use governance::GovernanceKeys;
 pub use handle::{Blinded, RecordKey};
 pub use keys::{AccountKey, AgentKey, AuthorityKey, CredentialKey, EvaluatorKey, GovernanceKey, SigningKey};
+pub use lookup::{VerifiedLookup, VerifiedRecord};
 pub use note::VerifiedCheckpoint;
 pub use prefix::Prefix;
 pub use sealed::Address;

@@ -10,34 +10,52 @@ use crate::Error;
 use crate::entry::RecordChange;
 use crate::merkle::Hash;
 use crate::prefix::{MAX_BITS, Prefix};
+use bytes::Bytes;
+use chancery_proto::directory::v1 as wire;
+use chancery_types::Timestamp;
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 
 /// Most items of a bucket that can be split: one with more is an inner node.
 pub const MAX_ITEMS: usize = 128;
 /// Items whose handles agree in 32 bits stay together, however many.
 const MAX_DEPTH: u32 = MAX_BITS;
 
-/// What stands for one handle.
+/// What stands for one handle: its record, or a re-enrolment that is pending.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item {
     /// First 32 bits of the handle.
     prefix: u32,
-    /// Entry of the record that stands.
+    /// Its entry.
     index: u64,
+    /// When the entry was sequenced.
+    sequenced_at: Timestamp,
+    /// Whether it is a re-enrolment that is not in force.
+    pending: bool,
     /// The entry's commitment to the record.
     commitment: [u8; 32],
 }
 
 impl Item {
     /// The item that a logged change puts.
-    pub const fn new(change: &RecordChange, index: u64) -> Self {
+    pub const fn new(change: &RecordChange, index: u64, sequenced_at: Timestamp) -> Self {
         let prefix = u32::from_be_bytes(change.handle_prefix);
-        Self { prefix, index, commitment: change.commitment }
+        Self { prefix, index, sequenced_at, pending: change.pending, commitment: change.commitment }
     }
 
-    /// Entry of the record that stands.
+    /// Its entry.
     pub const fn index(&self) -> u64 {
         self.index
+    }
+
+    /// When the entry was sequenced.
+    pub const fn sequenced_at(&self) -> Timestamp {
+        self.sequenced_at
+    }
+
+    /// Whether it is a re-enrolment that is not in force.
+    pub const fn is_pending(&self) -> bool {
+        self.pending
     }
 
     /// The entry's commitment to the record.
@@ -48,6 +66,11 @@ impl Item {
     /// Its 32-bit prefix, as a lookup names it.
     pub const fn prefix(&self) -> [u8; 4] {
         self.prefix.to_be_bytes()
+    }
+
+    /// Whether it stands under `prefix` of `bits` bits.
+    pub fn is_under(&self, prefix: Prefix, bits: u32) -> bool {
+        Prefix::from_bits(self.prefix, bits) == prefix
     }
 }
 
@@ -62,8 +85,7 @@ impl std::fmt::Debug for Item {
 pub struct Sum {
     /// How many.
     pub items: u64,
-    /// Of a bucket: SHA-256(0x02 ‖ each item); of an inner node:
-    /// SHA-256(0x03 ‖ u64 items ‖ hash of the left ‖ u64 items ‖ hash of the right).
+    /// As the contract's `MapSum` says.
     pub hash: Hash,
 }
 
@@ -74,6 +96,8 @@ impl Sum {
         for item in items {
             hash.update(item.prefix.to_be_bytes());
             hash.update(item.index.to_be_bytes());
+            hash.update(item.sequenced_at.millis().to_be_bytes());
+            hash.update([u8::from(item.pending)]);
             hash.update(item.commitment);
         }
         Self { items: items.len() as u64, hash: hash.finalize().into() }
@@ -99,6 +123,20 @@ impl Sum {
     }
 }
 
+impl From<&Sum> for wire::MapSum {
+    fn from(sum: &Sum) -> Self {
+        Self { items: sum.items, hash: Bytes::copy_from_slice(&sum.hash) }
+    }
+}
+
+impl TryFrom<wire::MapSum> for Sum {
+    type Error = Error;
+
+    fn try_from(sum: wire::MapSum) -> Result<Self, Error> {
+        Ok(Self { items: sum.items, hash: crate::merkle::hash(&sum.hash)? })
+    }
+}
+
 /// Whether this many items at this depth are one bucket.
 const fn is_bucket(items: usize, depth: u32) -> bool {
     items <= MAX_ITEMS || depth == MAX_DEPTH
@@ -109,10 +147,10 @@ const fn bit(prefix: u32, depth: u32) -> bool {
     prefix << depth >> 31 == 1
 }
 
-/// The map.
+/// The map. A copy costs nothing: copies share what they have in common.
 #[derive(Clone, Debug, Default)]
 pub struct Map {
-    root: Node,
+    root: Arc<Node>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +158,7 @@ enum Node {
     /// Items in order. The sum is missing after a change.
     Bucket { items: Vec<Item>, sum: Option<Sum> },
     /// More than [`MAX_ITEMS`].
-    Inner { sides: Box<[Node; 2]>, items: usize, sum: Option<Sum> },
+    Inner { sides: [Arc<Node>; 2], items: usize, sum: Option<Sum> },
 }
 
 impl Default for Node {
@@ -130,19 +168,40 @@ impl Default for Node {
 }
 
 impl Map {
-    /// Takes a logged change: its item, in the place of the handle's previous one.
+    /// The map of these items, in any order.
     ///
     /// # Errors
-    /// The previous item does not stand, or the entry was taken before: the
-    /// log breaks its own rules.
-    pub fn apply(&mut self, change: &RecordChange, index: u64) -> Result<(), Error> {
-        let item = Item::new(change, index);
-        if let Some(previous) = change.previous_index
-            && !self.remove(item.prefix(), previous)
-        {
-            return Err(Error::Proof("a change names a previous entry that does not stand"));
+    /// An item is there twice.
+    pub fn from_items(mut items: Vec<Item>) -> Result<Self, Error> {
+        items.sort_unstable_by_key(Item::key);
+        if items.windows(2).any(|pair| matches!(pair, [a, b] if a.key() == b.key())) {
+            return Err(Error::Proof("an entry of the log stands twice in the map"));
         }
-        if self.root.insert(item, 0) {
+        Ok(Self { root: Arc::new(Node::of(items, 0)) })
+    }
+
+    /// Takes a logged change: puts its item, and takes out the handle's previous
+    /// one and the pending one that the change ends.
+    ///
+    /// # Errors
+    /// What it takes out does not stand, or the entry was taken before: the
+    /// log breaks its own rules.
+    pub fn apply(&mut self, change: &RecordChange, index: u64, sequenced_at: Timestamp) -> Result<(), Error> {
+        let standing = |map: &Self, of: u64, pending: bool| {
+            let found = map.under(change.handle_prefix).iter().any(|i| i.index == of && i.pending == pending);
+            if found { Ok(()) } else { Err(Error::Proof("a change names an entry that does not stand")) }
+        };
+        if let Some(previous) = change.previous_index {
+            standing(self, previous, false)?;
+            if !change.pending {
+                self.remove(change.handle_prefix, previous);
+            }
+        }
+        if let Some(ended) = change.ends_index {
+            standing(self, ended, true)?;
+            self.remove(change.handle_prefix, ended);
+        }
+        if Arc::make_mut(&mut self.root).insert(Item::new(change, index, sequenced_at), 0) {
             Ok(())
         } else {
             Err(Error::Proof("an entry of the log was taken twice"))
@@ -151,40 +210,61 @@ impl Map {
 
     /// Takes out what stands by an entry; whether it stood.
     pub fn remove(&mut self, prefix: [u8; 4], index: u64) -> bool {
-        self.root.remove(u32::from_be_bytes(prefix), index, 0)
+        self.under(prefix).iter().any(|item| item.index == index)
+            && Arc::make_mut(&mut self.root).remove(u32::from_be_bytes(prefix), index, 0)
     }
 
-    /// How many handles have a record.
+    /// All that stands for handles with these first 32 bits.
+    pub fn under(&self, prefix: [u8; 4]) -> &[Item] {
+        let head = u32::from_be_bytes(prefix);
+        let (mut node, mut depth) = (&self.root, 0);
+        loop {
+            match &**node {
+                Node::Inner { sides: [left, right], .. } => {
+                    node = if bit(head, depth) { right } else { left };
+                    depth += 1;
+                }
+                Node::Bucket { items, .. } => {
+                    let start = items.partition_point(|item| item.prefix < head);
+                    let end = items.partition_point(|item| item.prefix <= head);
+                    return items.get(start..end).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// How many items stand.
     pub fn len(&self) -> usize {
         self.root.len()
     }
 
-    /// Whether nobody has one.
+    /// Whether none does.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// Root of all items. Costs what changed since it was last asked for.
     pub fn root(&mut self) -> Sum {
-        self.root.settle()
+        settle(&mut self.root)
     }
 
-    /// Items whose handles begin with `prefix`, and the sums that lead from them
-    /// to the root. What changed since [`Map::root`] was asked for is computed anew.
-    pub fn prove(&self, prefix: Prefix, bits: u32) -> proof::Place {
+    /// Items whose handles begin with `prefix`, the sums that lead from them to the
+    /// root, and their own. What changed since [`Map::root`] was asked for is
+    /// computed anew.
+    pub fn prove(&self, prefix: Prefix, bits: u32) -> (proof::Place, Sum) {
         let (head, mut siblings, mut node, mut depth) =
             (u32::from_be_bytes(prefix.to_bytes()), Vec::new(), &self.root, 0);
-        while let Node::Inner { sides, .. } = node
+        while let Node::Inner { sides, .. } = &**node
             && depth < bits.min(MAX_DEPTH)
         {
-            let [left, right] = &**sides;
+            let [left, right] = sides;
             let (next, other) = if bit(head, depth) { (right, left) } else { (left, right) };
             siblings.push(other.sum());
             (node, depth) = (next, depth + 1);
         }
         let mut items = Vec::with_capacity(node.len());
         node.collect(&mut items);
-        proof::Place { siblings, items }
+        (proof::Place { siblings, items }, node.sum())
     }
 }
 
@@ -219,10 +299,9 @@ impl Node {
                 }
                 true
             }
-            Self::Inner { sides, items, sum } => {
-                let [left, right] = &mut **sides;
+            Self::Inner { sides: [left, right], items, sum } => {
                 let side = if bit(item.prefix, depth) { right } else { left };
-                let inserted = side.insert(item, depth + 1);
+                let inserted = Arc::make_mut(side).insert(item, depth + 1);
                 if inserted {
                     *items += 1;
                     *sum = None;
@@ -241,10 +320,9 @@ impl Node {
                 *sum = None;
                 true
             }
-            Self::Inner { sides, items, sum } => {
-                let [left, right] = &mut **sides;
+            Self::Inner { sides: [left, right], items, sum } => {
                 let side = if bit(prefix, depth) { right } else { left };
-                if !side.remove(prefix, index, depth + 1) {
+                if !Arc::make_mut(side).remove(prefix, index, depth + 1) {
                     return false;
                 }
                 *items -= 1;
@@ -266,18 +344,8 @@ impl Node {
         let count = items.len();
         let mut left = items;
         let right = left.split_off(left.partition_point(|item| !bit(item.prefix, depth)));
-        let sides = Box::new([Self::of(left, depth + 1), Self::of(right, depth + 1)]);
+        let sides = [left, right].map(|side| Arc::new(Self::of(side, depth + 1)));
         Self::Inner { sides, items: count, sum: None }
-    }
-
-    fn settle(&mut self) -> Sum {
-        match self {
-            Self::Bucket { items, sum } => *sum.get_or_insert_with(|| Sum::bucket(items)),
-            Self::Inner { sides, sum, .. } => *sum.get_or_insert_with(|| {
-                let [left, right] = &mut **sides;
-                Sum::inner(&left.settle(), &right.settle())
-            }),
-        }
     }
 
     fn sum(&self) -> Sum {
@@ -285,10 +353,21 @@ impl Node {
             Self::Bucket { sum: Some(sum), .. } | Self::Inner { sum: Some(sum), .. } => *sum,
             Self::Bucket { items, .. } => Sum::bucket(items),
             Self::Inner { sides, .. } => {
-                let [left, right] = &**sides;
+                let [left, right] = sides;
                 Sum::inner(&left.sum(), &right.sum())
             }
         }
+    }
+}
+
+/// Computes what is missing; what is shared with a copy has nothing missing.
+fn settle(node: &mut Arc<Node>) -> Sum {
+    if let Node::Bucket { sum: Some(sum), .. } | Node::Inner { sum: Some(sum), .. } = &**node {
+        return *sum;
+    }
+    match Arc::make_mut(node) {
+        Node::Bucket { items, sum } => *sum.insert(Sum::bucket(items)),
+        Node::Inner { sides: [left, right], sum, .. } => *sum.insert(Sum::inner(&settle(left), &settle(right))),
     }
 }
 

@@ -5,7 +5,6 @@
 use crate::Error;
 use crate::padding::padded;
 use crate::record::SignedRecord;
-use crate::statement::array;
 use aes_gcm::aead::Aead as _;
 use aes_gcm::{Aes128Gcm, KeyInit as _};
 use bytes::Bytes;
@@ -15,7 +14,6 @@ use hpke_rs::hpke_types::{AeadAlgorithm, KdfAlgorithm, KemAlgorithm};
 use hpke_rs::{Context, Hpke, HpkePrivateKey, HpkePublicKey, Mode};
 use hpke_rs_rust_crypto::HpkeRustCrypto;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use std::fmt;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
@@ -23,7 +21,9 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 pub const MAX_SEALED_OPERATION: usize = 16 * 1024;
 /// Longest sealed answer in bytes: a logged record and a checkpoint.
 const MAX_SEALED_RESULT: usize = 40 * 1024;
-/// Answers are padded to a multiple of this many bytes.
+/// Operations are padded to a multiple of this many bytes …
+const OPERATION_BLOCK: usize = 2_048;
+/// … and answers of this many.
 const RESULT_BLOCK: usize = 4_096;
 const INFO: &[u8] = b"chancery record operation v1";
 const EXPORT: &[u8] = b"chancery record result v1";
@@ -53,8 +53,8 @@ impl OperationKey {
     /// Opens a sealed operation.
     ///
     /// # Errors
-    /// Too long, does not open, or holds no well-formed operation. From
-    /// [`Opened::operation`] on, refusals can be sealed to the caller.
+    /// Too long, or does not open. From [`Opened::record`] on, refusals can be
+    /// sealed to the caller.
     pub fn open(&self, request: &wire::PublishRequest) -> Result<Opened, Error> {
         if request.ciphertext.len() > MAX_SEALED_OPERATION {
             return Err(Error::TooLarge("a sealed operation has at most 16 KiB"));
@@ -67,7 +67,7 @@ impl OperationKey {
             .map_err(|_| Error::CannotOpen)?;
         let plaintext = context.open(&[], &request.ciphertext).map_err(|_| Error::CannotOpen)?;
         let answer = ResultKey::export(&context)?;
-        Ok(Opened { operation: RecordOperation::parse(plaintext.into()), answer })
+        Ok(Opened { record: parse(plaintext.into()), answer })
     }
 }
 
@@ -80,45 +80,30 @@ impl fmt::Debug for OperationKey {
 /// What a sealed request held.
 #[derive(Debug)]
 pub struct Opened {
-    /// The operation, or why it is none.
-    pub operation: Result<RecordOperation, Error>,
+    /// The record to put, or why it is none.
+    pub record: Result<SignedRecord, Error>,
     /// Seals the answer.
     pub answer: ResultKey,
 }
 
-/// What an owner asks of the directory.
-#[derive(Clone, Debug)]
-pub struct RecordOperation {
-    /// Chosen by the caller.
-    pub request_id: [u8; 16],
-    /// SHA-256 of the record with its signature: one request id, one digest.
-    pub digest: [u8; 32],
-    /// The record to put or change.
-    pub record: SignedRecord,
+fn parse(plaintext: Bytes) -> Result<SignedRecord, Error> {
+    let operation = wire::RecordOperation::decode(plaintext)
+        .map_err(|_| Error::Field("a record operation does not parse"))?;
+    operation.record.ok_or(Error::Field("a record operation has no record"))?.try_into()
 }
 
-impl RecordOperation {
-    fn parse(plaintext: Bytes) -> Result<Self, Error> {
-        let operation = wire::RecordOperation::decode(plaintext)
-            .map_err(|_| Error::Field("a record operation does not parse"))?;
-        let record = operation.record.ok_or(Error::Field("a record operation has no record"))?;
-        Ok(Self {
-            request_id: array(&operation.request_id, "a request id has not 16 bytes")?,
-            digest: Sha256::digest(record.encode_to_vec()).into(),
-            record: record.try_into()?,
-        })
-    }
-}
-
-/// Seals an operation to the directory.
+/// Seals a record to the directory, padded so that the length does not show
+/// what is asked.
 ///
 /// # Errors
-/// The directory's key is no X25519 key, or the operation is too long.
+/// The directory's key is no X25519 key, or the record is too long.
 pub fn seal(
-    operation: &wire::RecordOperation,
+    record: wire::SignedRecord,
     directory: &[u8; 32],
 ) -> Result<(wire::PublishRequest, ResultKey), Error> {
-    let plaintext = Zeroizing::new(operation.encode_to_vec());
+    let operation = wire::RecordOperation { record: Some(record), padding: Bytes::new() };
+    let plaintext = padded(operation, OPERATION_BLOCK, |operation, zeroes| operation.padding = zeroes);
+    let plaintext = Zeroizing::new(plaintext);
     let (encapsulated_key, mut context) = hpke()
         .setup_sender(&HpkePublicKey::new(directory.to_vec()), INFO, None, None, None)
         .map_err(|_| Error::Field("the directory's HPKE key is not usable"))?;
@@ -206,14 +191,15 @@ mod tests {
         let key = OperationKey::from_seed(&[3; 32]).unwrap();
         let world = testing::World::new(&entropy);
         let record = world.first_record(1);
-        let operation =
-            wire::RecordOperation { request_id: Bytes::from_static(&[4; 16]), record: Some(record.clone()) };
-        let (request, sender) = seal(&operation, key.public()).unwrap();
+        let (request, sender) = seal(record.clone(), key.public()).unwrap();
         assert!(!request.ciphertext.windows(64).any(|w| w == record.signature.as_ref()));
+        let mut closing = world.draft(2, Some(1));
+        closing.sealed_part = Bytes::new();
+        let (closing, _) = seal(closing.sign(&world.account), key.public()).unwrap();
+        assert_eq!(closing.ciphertext.len(), request.ciphertext.len());
 
         let opened = key.open(&request).unwrap();
-        let received = opened.operation.unwrap();
-        assert_eq!((received.request_id, received.record.version()), ([4; 16], 1));
+        assert!(*opened.record.unwrap().wire() == record);
         let result = wire::RecordOperationResult { checkpoint: "x".into(), ..Default::default() };
         let mut response = opened.answer.seal(result, &entropy).unwrap();
         assert_eq!(sender.open(&response).unwrap().checkpoint, "x");
@@ -231,10 +217,9 @@ mod tests {
     fn what_does_not_open_is_refused() {
         let key = OperationKey::from_seed(&[3; 32]).unwrap();
         let other = OperationKey::from_seed(&[4; 32]).unwrap();
-        let empty = wire::RecordOperation { request_id: Bytes::new(), record: None };
-        let (request, _) = seal(&empty, key.public()).unwrap();
+        let (request, _) = seal(wire::SignedRecord::default(), key.public()).unwrap();
         assert_eq!(other.open(&request).unwrap_err(), Error::CannotOpen);
-        assert!(matches!(key.open(&request).unwrap().operation, Err(Error::Field(_))));
+        assert!(matches!(key.open(&request).unwrap().record, Err(Error::Field(_))));
         let long = wire::PublishRequest { ciphertext: vec![0; MAX_SEALED_OPERATION + 1].into(), ..request };
         assert!(matches!(key.open(&long), Err(Error::TooLarge(_))));
         let short = wire::PublishRequest { encapsulated_key: Bytes::new(), ciphertext: Bytes::new() };

@@ -1,12 +1,10 @@
-//! Records: made by their owners, judged by the directory's rules, committed
-//! to in the log. The sealed part is [`crate::sealed`]'s.
+//! Records as their owners make them. Whether one may be logged is
+//! [`crate::rules`]'s, the sealed part [`crate::sealed`]'s.
 
 use crate::Error;
 use crate::attestation::SignedAttestation;
-use crate::entry::{RecordChange, SALT_LENGTH};
 use crate::keys::{self, AccountKey, Purpose, SigningKey};
 use crate::sealed::MAX_SEALED;
-use crate::state::FederationState;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, Timestamp};
@@ -27,8 +25,12 @@ pub struct RecordDraft {
     pub previous_index: Option<u64>,
     /// Who vouches for the account key.
     pub attestation: wire::SignedAttestation,
-    /// [`crate::Address`], sealed for this handle and version.
+    /// For a re-enrolment: who else does.
+    pub second_attestation: Option<wire::SignedAttestation>,
+    /// [`crate::Address`], sealed for this handle and version; empty closes the record.
     pub sealed_part: Bytes,
+    /// Whether a re-enrolment over this record takes two authorities.
+    pub two_authorities: bool,
     /// When the account makes the change.
     pub changed_at: Timestamp,
 }
@@ -42,8 +44,11 @@ impl RecordDraft {
             version: self.version,
             previous_index: self.previous_index,
             attestation: Some(self.attestation),
+            closed: self.sealed_part.is_empty(),
             sealed_part: self.sealed_part,
             changed_at_ms: self.changed_at.millis(),
+            second_attestation: self.second_attestation,
+            two_authorities: self.two_authorities,
         }
         .encode_to_vec();
         let signature = Bytes::copy_from_slice(&keys::sign(Purpose::Record, &record, account));
@@ -60,7 +65,9 @@ pub struct SignedRecord {
     version: u64,
     previous_index: Option<u64>,
     attestation: SignedAttestation,
+    second_attestation: Option<SignedAttestation>,
     sealed_part: Bytes,
+    two_authorities: bool,
     changed_at: Timestamp,
 }
 
@@ -90,7 +97,22 @@ impl SignedRecord {
         &self.attestation
     }
 
-    /// The sealed part.
+    /// Who else does, unchecked; another authority.
+    pub const fn second_attestation(&self) -> Option<&SignedAttestation> {
+        self.second_attestation.as_ref()
+    }
+
+    /// Whether its owner left.
+    pub fn is_closed(&self) -> bool {
+        self.sealed_part.is_empty()
+    }
+
+    /// Whether a re-enrolment over it takes two authorities.
+    pub const fn two_authorities(&self) -> bool {
+        self.two_authorities
+    }
+
+    /// The sealed part; empty in a closed record.
     pub const fn sealed_part(&self) -> &Bytes {
         &self.sealed_part
     }
@@ -129,12 +151,24 @@ impl TryFrom<wire::SignedRecord> for SignedRecord {
         if record.version == 0 {
             return Err(Error::Field("versions of records count from 1"));
         }
+        if record.closed != record.sealed_part.is_empty() {
+            return Err(Error::Field("a closed record has no sealed part, and no other goes without"));
+        }
         let attestation: SignedAttestation =
             record.attestation.ok_or(Error::Field("a record has no attestation"))?.try_into()?;
+        let second_attestation = record.second_attestation.map(SignedAttestation::try_from).transpose()?;
         let (handle, account_key) =
             (Handle::try_from(&record.handle)?, AccountKey::try_from(record.account_key.as_ref())?);
-        if attestation.claim().handle != handle || attestation.claim().account_key != account_key {
-            return Err(Error::Record("the attestation names another handle or account key"));
+        for claim in [Some(&attestation), second_attestation.as_ref()].into_iter().flatten() {
+            if claim.claim().handle != handle || claim.claim().account_key != account_key {
+                return Err(Error::Record("the attestation names another handle or account key"));
+            }
+        }
+        if let Some(second) = &second_attestation
+            && (second.claim().authority == attestation.claim().authority
+                || second.claim().scheme != attestation.claim().scheme)
+        {
+            return Err(Error::Record("a second attestation is by another authority, for the same scheme"));
         }
         Ok(Self {
             handle,
@@ -142,7 +176,9 @@ impl TryFrom<wire::SignedRecord> for SignedRecord {
             version: record.version,
             previous_index: record.previous_index,
             attestation,
+            second_attestation,
             sealed_part: record.sealed_part,
+            two_authorities: record.two_authorities,
             changed_at: Timestamp::from_millis(record.changed_at_ms),
             wire: signed,
         })
@@ -153,75 +189,6 @@ impl fmt::Debug for SignedRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SignedRecord(version {})", self.version)
     }
-}
-
-/// The record that stands for a handle.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// Index of its entry.
-    pub index: u64,
-    /// The record.
-    pub record: SignedRecord,
-}
-
-/// A record that may be logged: only [`judge`] makes one.
-#[derive(Clone, Debug)]
-pub struct AcceptedRecord(SignedRecord);
-
-impl AcceptedRecord {
-    /// The record.
-    pub const fn record(&self) -> &SignedRecord {
-        &self.0
-    }
-
-    /// The record, now standing at `index`.
-    pub fn standing_at(self, index: u64) -> Standing {
-        Standing { index, record: self.0 }
-    }
-
-    /// The entry that commits to it.
-    pub fn change(&self, salt: &[u8; SALT_LENGTH]) -> RecordChange {
-        RecordChange::new(&self.0.handle, self.0.previous_index, salt, &self.0.wire)
-    }
-}
-
-/// The directory's rules. A first record has version 1, no previous index and
-/// a current attestation. A change is the next version after the one that
-/// stands, names its entry, keeps its account key and is signed by it; an
-/// attestation other than the one that stands must be current. (An account key
-/// is replaced by re-enrolment, never by a change: senders, who see one
-/// version, could not tell who signed it.)
-///
-/// # Errors
-/// Which rule is broken.
-pub fn judge(
-    record: SignedRecord,
-    standing: Option<&Standing>,
-    federation: &FederationState,
-    now: Timestamp,
-) -> Result<AcceptedRecord, Error> {
-    let next = match standing {
-        Some(s) => (s.record.version.checked_add(1), Some(s.index)),
-        None => (Some(1), None),
-    };
-    if (Some(record.version), record.previous_index) != next {
-        return Err(Error::VersionConflict);
-    }
-    if let Some(standing) = standing {
-        if standing.record.handle != record.handle {
-            return Err(Error::Internal("a record was judged against another handle's"));
-        }
-        if standing.record.account_key != record.account_key {
-            return Err(Error::Record("a change does not replace the account key"));
-        }
-    }
-    if !record.is_signed() {
-        return Err(Error::Record("the record's signature is wrong"));
-    }
-    if standing.is_none_or(|s| s.record.attestation != record.attestation) {
-        record.attestation.verify(federation)?.current(now)?;
-    }
-    Ok(AcceptedRecord(record))
 }
 
 #[cfg(test)]

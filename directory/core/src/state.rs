@@ -6,7 +6,7 @@ use crate::EvaluatorEpoch;
 use crate::ceremony::conclusion::Conclusion;
 use crate::governance::VerifiedStatement;
 use crate::statement::{Authority, Decision, DirectoryKeys, Member};
-use chancery_types::NodeId;
+use chancery_types::{NodeId, Timestamp};
 use std::collections::{BTreeMap, HashMap};
 
 /// What an administration may have evaluated until the log says otherwise.
@@ -18,7 +18,8 @@ const CEILING: u64 = 10_000_000;
 #[derive(Clone, Debug, Default)]
 pub struct FederationState {
     members: BTreeMap<NodeId, Member>,
-    authorities: BTreeMap<NodeId, Authority>,
+    /// All that was ever decided about each, with its time.
+    authorities: BTreeMap<NodeId, Vec<(Timestamp, Authority)>>,
     evaluators: Option<EvaluatorEpoch>,
     entitlements: BTreeMap<Option<NodeId>, u64>,
     /// Which ceremony brought the evaluators into force.
@@ -33,23 +34,14 @@ pub struct FederationState {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Member(NodeId),
-    Authority(NodeId),
+    /// The how many-th decision about it: whether an authority was admitted is
+    /// judged at the time of its word, so none replaces another.
+    Authority(NodeId, usize),
     Evaluators,
     Directory,
     Entitlement(Option<NodeId>),
 }
 
-impl Subject {
-    fn of(decision: &Decision) -> Option<Self> {
-        match decision {
-            Decision::Member(m) => Some(Self::Member(m.administration.clone())),
-            Decision::Authority(a) => Some(Self::Authority(a.authority.clone())),
-            Decision::DirectoryKeys(_) => Some(Self::Directory),
-            Decision::Entitlement(e) => Some(Self::Entitlement(e.administration.clone())),
-            Decision::CeremonyPlan(_) => None,
-        }
-    }
-}
 
 /// What becomes of a statement that is handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +65,10 @@ impl FederationState {
         self.members.values()
     }
 
-    /// An enrolment authority.
-    pub fn authority(&self, authority: &NodeId) -> Option<&Authority> {
-        self.authorities.get(authority)
+    /// An enrolment authority, as was in force at a time.
+    pub fn authority(&self, authority: &NodeId, at: Timestamp) -> Option<&Authority> {
+        let decided = self.authorities.get(authority)?;
+        decided.iter().rev().find(|(since, _)| *since <= at).map(|(_, authority)| authority)
     }
 
     /// The evaluators' current epoch.
@@ -103,7 +96,7 @@ impl FederationState {
         self.directory.as_ref().map_or(crate::prefix::MAX_BITS, |d| d.lookup_prefix_bits)
     }
 
-    /// Indices of the statements in force, ascending.
+    /// Indices of the statements in force and of all about authorities, ascending.
     pub fn in_force(&self) -> Vec<u64> {
         let mut indices: Vec<_> = self.in_force.values().copied().collect();
         indices.sort_unstable();
@@ -114,8 +107,10 @@ impl FederationState {
     pub fn holds(&self, decision: &Decision) -> bool {
         match decision {
             Decision::Member(m) => self.members.get(&m.administration) == Some(m),
-            Decision::Authority(a) => self.authorities.get(&a.authority) == Some(a),
-            Decision::CeremonyPlan(_) => false,
+            Decision::Authority(a) => {
+                self.authorities.get(&a.authority).and_then(|all| all.last()).is_some_and(|(_, last)| last == a)
+            }
+            Decision::CeremonyPlan(_) | Decision::Erasure(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
             Decision::Entitlement(e) => self.entitlements.get(&e.administration) == Some(&e.per_day),
         }
@@ -131,26 +126,41 @@ impl FederationState {
             Some(_) => return Ok(Admission::NonceReused),
             None => {}
         }
-        if Subject::of(&statement.statement().decision).is_none() {
+        if matches!(statement.statement().decision, Decision::CeremonyPlan(_)) {
             return Err(Error::Statement("a ceremony's plan is logged with its conclusion"));
         }
         Ok(Admission::New)
     }
 
-    /// Takes a logged statement into account.
-    pub fn apply(&mut self, statement: VerifiedStatement, index: u64) {
+    fn subject(&self, decision: &Decision) -> Option<Subject> {
+        match decision {
+            Decision::Member(m) => Some(Subject::Member(m.administration.clone())),
+            Decision::Authority(a) => {
+                let earlier = self.authorities.get(&a.authority).map_or(0, Vec::len);
+                Some(Subject::Authority(a.authority.clone(), earlier))
+            }
+            Decision::DirectoryKeys(_) => Some(Subject::Directory),
+            Decision::Entitlement(e) => Some(Subject::Entitlement(e.administration.clone())),
+            Decision::CeremonyPlan(_) | Decision::Erasure(_) => None,
+        }
+    }
+
+    /// Takes a logged statement into account. What it erases is the map's.
+    pub fn apply(&mut self, statement: VerifiedStatement, index: u64, sequenced_at: Timestamp) {
         let digest = *statement.digest();
         let statement = statement.into_statement();
         self.nonces.insert(statement.nonce, (index, digest));
-        if let Some(subject) = Subject::of(&statement.decision) {
+        if let Some(subject) = self.subject(&statement.decision) {
             self.in_force.insert(subject, index);
         }
         match statement.decision {
             Decision::Member(m) => drop(self.members.insert(m.administration.clone(), m)),
-            Decision::Authority(a) => drop(self.authorities.insert(a.authority.clone(), a)),
+            Decision::Authority(a) => {
+                self.authorities.entry(a.authority.clone()).or_default().push((sequenced_at, a));
+            }
             Decision::DirectoryKeys(k) => self.directory = Some(k),
             Decision::Entitlement(e) => drop(self.entitlements.insert(e.administration, e.per_day)),
-            Decision::CeremonyPlan(_) => {}
+            Decision::CeremonyPlan(_) | Decision::Erasure(_) => {}
         }
     }
 

@@ -17,6 +17,8 @@ const MAX_AGENTS: usize = 256;
 const MAX_ENDPOINTS: usize = 8;
 /// Largest entitlement, identifiers a day.
 const MAX_PER_DAY: u64 = 1_000_000_000_000;
+/// Most records of one erasure.
+const MAX_ERASED: usize = 256;
 /// Most schemes of one authority.
 const MAX_SCHEMES: usize = 32;
 
@@ -44,6 +46,8 @@ pub enum Decision {
     DirectoryKeys(DirectoryKeys),
     /// Says how much may be evaluated.
     Entitlement(Entitlement),
+    /// Erases records.
+    Erasure(Vec<ErasedRecord>),
 }
 
 /// An administration and what its node and agents are bound to.
@@ -90,6 +94,15 @@ pub struct Entitlement {
     pub per_day: u64,
 }
 
+/// A record that is erased, with all its versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErasedRecord {
+    /// First 4 bytes of the handle.
+    pub handle_prefix: [u8; 4],
+    /// Entry of the version that stands.
+    pub index: u64,
+}
+
 impl Statement {
     /// A new statement with a random nonce.
     pub fn new(federation: &str, decision: Decision, entropy: &dyn Entropy) -> Self {
@@ -108,6 +121,7 @@ impl TryFrom<wire::Statement> for Statement {
             Some(Wire::CeremonyPlan(p)) => Decision::CeremonyPlan(p.try_into()?),
             Some(Wire::DirectoryKeys(k)) => Decision::DirectoryKeys(k.try_into()?),
             Some(Wire::EvaluationEntitlement(e)) => Decision::Entitlement(e.try_into()?),
+            Some(Wire::RecordErasure(e)) => Decision::Erasure(erasure(&e)?),
             None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
         };
         if !(1..=255).contains(&statement.federation.len()) {
@@ -133,6 +147,9 @@ impl From<&Statement> for wire::Statement {
                 Decision::CeremonyPlan(p) => Wire::CeremonyPlan(p.into()),
                 Decision::DirectoryKeys(k) => Wire::DirectoryKeys(k.into()),
                 Decision::Entitlement(e) => Wire::EvaluationEntitlement(e.into()),
+                Decision::Erasure(records) => Wire::RecordErasure(wire::RecordErasure {
+                    records: records.iter().map(Into::into).collect(),
+                }),
             }),
         }
     }
@@ -253,6 +270,28 @@ impl From<&Entitlement> for wire::EvaluationEntitlement {
     fn from(entitlement: &Entitlement) -> Self {
         let administration = entitlement.administration.as_ref().map(ToString::to_string);
         Self { administration: administration.unwrap_or_default(), per_day: entitlement.per_day }
+    }
+}
+
+fn erasure(erasure: &wire::RecordErasure) -> Result<Vec<ErasedRecord>, Error> {
+    if !(1..=MAX_ERASED).contains(&erasure.records.len()) {
+        return Err(Error::Field("an erasure names 1 to 256 records"));
+    }
+    erasure.records.iter().map(TryInto::try_into).collect()
+}
+
+impl TryFrom<&wire::ErasedRecord> for ErasedRecord {
+    type Error = Error;
+
+    fn try_from(record: &wire::ErasedRecord) -> Result<Self, Error> {
+        let handle_prefix = array(&record.handle_prefix, "a handle's prefix has not 4 bytes")?;
+        Ok(Self { handle_prefix, index: record.index })
+    }
+}
+
+impl From<&ErasedRecord> for wire::ErasedRecord {
+    fn from(record: &ErasedRecord) -> Self {
+        Self { handle_prefix: Bytes::copy_from_slice(&record.handle_prefix), index: record.index }
     }
 }
 

@@ -5,18 +5,22 @@ use crate::ceremony::conclusion::{self, Conclusion};
 use crate::ceremony::party::{self, Secret};
 use crate::ceremony::transcript::{Dealings, Outcome};
 use crate::ceremony::{Ceremony, Joins, Party, Plan};
-use crate::entry::Event;
+use crate::entry::{Entry, Event, Leaf};
 use crate::governance::{self, GovernanceKeys};
 use crate::handle::{self, RecordKey, Serving};
 use crate::keys::{self, AccountKey, GovernanceKey, SigningKey};
+use crate::merkle::{self, Hash};
+use crate::note::{self, CheckpointSigner, VerifiedCheckpoint};
 use crate::oprf::SecretKey;
 use crate::record::RecordDraft;
 use crate::statement::{Authority, Decision, DirectoryKeys, Statement};
-use crate::{Address, Error, FederationState};
+use crate::{Address, Error, FederationState, Trust};
+use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::entropy::SeededEntropy;
 use chancery_types::{Alias, Entropy, Handle, NodeId, Timestamp};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const FEDERATION: &str = "mesh.example";
@@ -150,6 +154,74 @@ pub(crate) struct Evaluators {
     pub(crate) servings: Vec<Serving>,
 }
 
+/// A log in memory.
+#[derive(Clone)]
+pub(crate) struct Log {
+    pub(crate) leaves: Vec<Leaf>,
+    pub(crate) signer: Arc<CheckpointSigner>,
+}
+
+impl Log {
+    pub(crate) fn new(world: &World) -> Self {
+        let signer =
+            CheckpointSigner::new(&note::origin(FEDERATION), keys::generate(&world.entropy)).unwrap();
+        let mut log = Self { leaves: Vec::new(), signer: Arc::new(signer) };
+        for event in world.log.iter().cloned() {
+            log.append(NOW.before(Duration::from_secs(3_600)), event);
+        }
+        log
+    }
+
+    /// Gives the index.
+    pub(crate) fn append(&mut self, sequenced_at: Timestamp, event: Event) -> u64 {
+        self.leaves.push(Leaf::new(&Entry { sequenced_at, event }).unwrap());
+        self.leaves.len() as u64 - 1
+    }
+
+    pub(crate) fn trust(&self, world: &World) -> Trust {
+        Trust::new(FEDERATION, world.governance.clone(), &self.signer.vkey()).unwrap()
+    }
+
+    pub(crate) fn checkpoint(&self) -> VerifiedCheckpoint {
+        let hashes: Vec<_> = self.leaves.iter().map(Leaf::hash).collect();
+        self.signer.sign(hashes.len() as u64, &root(&hashes)).unwrap()
+    }
+
+    pub(crate) fn entry(&self, index: u64) -> wire::LoggedEntry {
+        let at = usize::try_from(index).unwrap();
+        let hashes: Vec<_> = self.leaves.iter().map(Leaf::hash).collect();
+        let path = path(&hashes, at).iter().map(|h| Bytes::copy_from_slice(h)).collect();
+        let inclusion = Some(wire::InclusionProof { index, path });
+        wire::LoggedEntry { entry: self.leaves[at].bytes().clone(), inclusion }
+    }
+}
+
+fn root(hashes: &[Hash]) -> Hash {
+    match hashes {
+        [] => merkle::empty_root(),
+        [one] => *one,
+        _ => {
+            let (left, right) = hashes.split_at(hashes.len().next_power_of_two() / 2);
+            merkle::node_hash(&root(left), &root(right))
+        }
+    }
+}
+
+fn path(hashes: &[Hash], index: usize) -> Vec<Hash> {
+    if hashes.len() == 1 {
+        return vec![];
+    }
+    let middle = hashes.len().next_power_of_two() / 2;
+    let (left, right) = hashes.split_at(middle);
+    let (mut rest, sibling) = if index < middle {
+        (path(left, index), root(right))
+    } else {
+        (path(right, index - middle), root(left))
+    };
+    rest.push(sibling);
+    rest
+}
+
 /// Two of three evaluators in epoch 1, generation 1.
 pub(crate) fn evaluators(world: &World) -> (Evaluators, wire::ConcludedCeremony) {
     let names = ["e1", "e2", "e3"];
@@ -227,7 +299,7 @@ impl World {
     pub(crate) fn decide(&mut self, decision: Decision) {
         let signed = self.sign(decision);
         let verified = governance::verify(&signed, FEDERATION, &self.governance).unwrap();
-        self.state.apply(verified, self.log.len() as u64);
+        self.state.apply(verified, self.log.len() as u64, NOW.before(Duration::from_secs(3_600)));
         self.log.push(Event::Statement(signed));
     }
 
@@ -261,9 +333,32 @@ impl World {
             version,
             previous_index,
             attestation: self.attestation().sign(&self.authority),
+            second_attestation: None,
             sealed_part: self.address.seal(&self.record_key, &self.handle, version, &self.entropy).unwrap(),
+            two_authorities: false,
             changed_at: NOW,
         }
+    }
+
+    /// Admits another authority for `be-nn`; gives its key.
+    pub(crate) fn admit_authority(&mut self, name: &str) -> SigningKey {
+        let key = keys::generate(&self.entropy);
+        self.decide(Decision::Authority(Authority {
+            authority: name.parse().unwrap(),
+            key: (&key).into(),
+            schemes: ["be-nn".parse().unwrap()].into(),
+        }));
+        key
+    }
+
+    /// Takes an authority's admission back.
+    pub(crate) fn withdraw_authority(&mut self, name: &str, key: &SigningKey, at: Timestamp) {
+        let authority =
+            Authority { authority: name.parse().unwrap(), key: key.into(), schemes: [].into() };
+        let signed = self.sign(Decision::Authority(authority));
+        let verified = governance::verify(&signed, FEDERATION, &self.governance).unwrap();
+        self.state.apply(verified, self.log.len() as u64, at);
+        self.log.push(Event::Statement(signed));
     }
 
     pub(crate) fn first_record(&self, version: u64) -> wire::SignedRecord {

@@ -207,6 +207,8 @@ reasons! {
     WrongEvaluation = "WRONG_EVALUATION", Internal, Directory, Never;
     /// Nobody enrolled the identifier.
     RecipientAbsent = "RECIPIENT_ABSENT", NotFound, Caller, Never;
+    /// The recipient's record is closed: its owner left.
+    RecipientClosed = "RECIPIENT_CLOSED", FailedPrecondition, Policy, Never;
     /// A record's or attestation's signature or content is wrong.
     InvalidRecord = "INVALID_RECORD", InvalidArgument, Caller, Never;
     /// The attestation's authority is not admitted for the scheme.
@@ -215,6 +217,12 @@ reasons! {
     AttestationExpired = "ATTESTATION_EXPIRED", FailedPrecondition, Caller, Never;
     /// The record has moved to another version.
     RecordVersionConflict = "RECORD_VERSION_CONFLICT", Aborted, Caller, AfterRefresh;
+    /// The record was changed as often as it may be in a day.
+    RecordChangeLimit = "RECORD_CHANGE_LIMIT", ResourceExhausted, Policy, Later;
+    /// A re-enrolment of the handle is pending, which this cannot end.
+    ReEnrolmentPending = "RE_ENROLMENT_PENDING", FailedPrecondition, Policy, Later;
+    /// What the directory shows is too old to be believed.
+    DirectoryStale = "DIRECTORY_STALE", Unavailable, Directory, Later;
     /// A message, transcript or plan of the evaluators' ceremony does not hold.
     InvalidCeremony = "INVALID_CEREMONY", FailedPrecondition, Caller, Never;
     /// A sealed message does not open.

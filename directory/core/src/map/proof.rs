@@ -35,7 +35,7 @@ impl Place {
             return Err(Error::Proof("items of the map are not in order, or one is there twice"));
         }
         let place = Prefix::from_bits(head, depth);
-        if self.items.iter().any(|item| Prefix::from_bits(item.prefix, depth) != place) {
+        if self.items.iter().any(|item| !item.is_under(place, depth)) {
             return Err(Error::Proof("an item of the map stands in another place"));
         }
         let mut sum = Sum::of(&self.items, depth);

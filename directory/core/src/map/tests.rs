@@ -7,7 +7,16 @@ use std::collections::BTreeSet;
 fn change(prefix: u32, previous_index: Option<u64>, seed: u64) -> RecordChange {
     let mut commitment = [0; 32];
     commitment[..8].copy_from_slice(&seed.to_be_bytes());
-    RecordChange { handle_prefix: prefix.to_be_bytes(), previous_index, commitment }
+    let handle_prefix = prefix.to_be_bytes();
+    RecordChange { handle_prefix, previous_index, commitment, pending: false, ends_index: None }
+}
+
+fn apply(map: &mut Map, change: &RecordChange, index: u64) -> Result<(), Error> {
+    map.apply(change, index, at(index))
+}
+
+fn at(index: u64) -> Timestamp {
+    Timestamp::from_millis(1_790_000_000_000 + index as i64)
 }
 
 /// A map of many handles, evenly spread but for some that share 32 bits.
@@ -15,7 +24,7 @@ fn large(count: u64) -> Map {
     let mut map = Map::default();
     for index in 0..count {
         let prefix = if index % 10 == 0 { 7 } else { (index as u32).wrapping_mul(2_654_435_761) };
-        map.apply(&change(prefix, None, index), index).unwrap();
+        apply(&mut map, &change(prefix, None, index), index).unwrap();
     }
     map
 }
@@ -47,20 +56,20 @@ proptest! {
     fn shape_and_root_follow_from_the_items_alone(ops in ops(), head: u32, bits in 0_u32..=32) {
         let (mut map, mut plain) = (Map::default(), BTreeSet::new());
         for (index, op) in (0_u64..).zip(ops) {
-            let pick = |at: usize, plain: &BTreeSet<Item>| plain.iter().nth(at % plain.len().max(1)).copied();
+            let pick = |nth: usize, plain: &BTreeSet<Item>| plain.iter().nth(nth % plain.len().max(1)).copied();
             match op {
                 Op::Put(prefix) => {
                     let change = change(prefix, None, index);
-                    map.apply(&change, index).unwrap();
-                    plain.insert(Item::new(&change, index));
+                    apply(&mut map, &change, index).unwrap();
+                    plain.insert(Item::new(&change, index, at(index)));
                 }
-                Op::Change(at) => if let Some(item) = pick(at, &plain) {
+                Op::Change(nth) => if let Some(item) = pick(nth, &plain) {
                     let change = change(item.prefix, Some(item.index), index);
-                    map.apply(&change, index).unwrap();
+                    apply(&mut map, &change, index).unwrap();
                     plain.remove(&item);
-                    plain.insert(Item::new(&change, index));
+                    plain.insert(Item::new(&change, index, at(index)));
                 },
-                Op::Remove(at) => if let Some(item) = pick(at, &plain) {
+                Op::Remove(nth) => if let Some(item) = pick(nth, &plain) {
                     prop_assert!(map.remove(item.prefix(), item.index));
                     prop_assert!(!map.remove(item.prefix(), item.index));
                     plain.remove(&item);
@@ -73,10 +82,15 @@ proptest! {
         }
         let items: Vec<_> = plain.iter().copied().collect();
         prop_assert_eq!(map.len(), items.len());
-        let place = map.prove(prefix(head, bits), bits);
+        let before = map.prove(prefix(head, bits), bits);
         let root = map.root();
         prop_assert_eq!(root, Sum::of(&items, 0));
-        prop_assert_eq!(&place, &map.prove(prefix(head, bits), bits));
+        prop_assert_eq!(&before, &map.prove(prefix(head, bits), bits));
+        let (place, own) = before;
+        prop_assert_eq!(own.items, place.items.len() as u64);
+        let mut shuffled = items.clone();
+        shuffled.reverse();
+        prop_assert_eq!(Map::from_items(shuffled).unwrap().root(), root);
         place.verify(prefix(head, bits), bits, &root).unwrap();
         let under = |item: &&Item| prefix(item.prefix, bits) == prefix(head, bits);
         prop_assert!(items.iter().filter(under).all(|item| place.items.contains(item)));
@@ -90,7 +104,7 @@ fn every_lie_about_a_place_is_caught() {
     let bits = 4;
     for head in [0, 7, 1 << 31, u32::MAX] {
         let prefix = prefix(head, bits);
-        let honest = map.prove(prefix, bits);
+        let (honest, _) = map.prove(prefix, bits);
         honest.verify(prefix, bits, &root).unwrap();
         let lie = |change: &dyn Fn(&mut proof::Place)| {
             let mut place = honest.clone();
@@ -104,6 +118,8 @@ fn every_lie_about_a_place_is_caught() {
         lie(&|p| p.items.push(Item { index: u64::MAX, ..p.items[p.items.len() - 1] }));
         lie(&|p| p.items[0].commitment[31] ^= 1);
         lie(&|p| p.items[0].index ^= 1);
+        lie(&|p| p.items[0].pending = true);
+        lie(&|p| p.items[0].sequenced_at = Timestamp::from_millis(1));
         lie(&|p| p.items.insert(0, p.items[0]));
         lie(&|p| p.items.swap(0, 1));
         // Sums that hide items elsewhere, or another place.
@@ -118,7 +134,7 @@ fn every_lie_about_a_place_is_caught() {
     // The root of a day before.
     let old = large(2_999).root();
     let prefix = prefix(0, bits);
-    assert!(map.prove(prefix, bits).verify(prefix, bits, &old).is_err());
+    assert!(map.prove(prefix, bits).0.verify(prefix, bits, &old).is_err());
 }
 
 #[test]
@@ -126,7 +142,7 @@ fn buckets_have_the_size_that_the_rule_gives_them() {
     // A directory that cuts a small map into slivers is caught by the counts.
     let mut map = large(100);
     let root = map.root();
-    let whole = map.prove(prefix(0, 8), 8);
+    let (whole, _) = map.prove(prefix(0, 8), 8);
     assert_eq!((whole.siblings.len(), whole.items.len()), (0, 100));
     let (left, right) = whole.items.split_at(whole.items.partition_point(|item| !bit(item.prefix, 0)));
     let sliver = proof::Place { siblings: vec![Sum::of(right, 1)], items: left.to_vec() };
@@ -142,7 +158,7 @@ fn buckets_have_the_size_that_the_rule_gives_them() {
     assert!(flat.verify(prefix(0, 8), 8, &Sum::bucket(&all)).is_err());
     // What shares 32 bits stays together.
     let mut map = large(3_000);
-    let deepest = map.prove(prefix(7, 32), 32);
+    let (deepest, _) = map.prove(prefix(7, 32), 32);
     assert_eq!((deepest.siblings.len(), deepest.items.len()), (32, 300));
     deepest.verify(prefix(7, 32), 32, &map.root()).unwrap();
 }
@@ -151,10 +167,30 @@ fn buckets_have_the_size_that_the_rule_gives_them() {
 fn a_log_that_breaks_its_rules_is_noticed() {
     let mut map = Map::default();
     assert!(map.is_empty());
-    map.apply(&change(1, None, 0), 0).unwrap();
-    assert!(map.apply(&change(1, Some(5), 0), 6).is_err(), "the previous entry does not stand");
-    assert!(map.apply(&change(2, Some(0), 0), 6).is_err(), "it is another handle's");
-    assert!(map.apply(&change(1, None, 0), 0).is_err(), "twice");
-    map.apply(&change(1, Some(0), 0), 7).unwrap();
-    assert_eq!(map.len(), 1);
+    let mut take = |change: &RecordChange, index| apply(&mut map, change, index).map(|()| map.len());
+    assert_eq!(take(&change(1, None, 0), 0), Ok(1));
+    assert!(take(&change(1, Some(5), 0), 6).is_err(), "the previous entry does not stand");
+    assert!(take(&change(2, Some(0), 0), 6).is_err(), "it is another handle's");
+    assert!(take(&change(1, None, 0), 0).is_err(), "twice");
+    assert_eq!(take(&change(1, Some(0), 0), 7), Ok(1));
+    // A pending one stands beside the live one, and ends with a change.
+    let pending = RecordChange { pending: true, ..change(1, Some(7), 1) };
+    assert_eq!(take(&pending, 8), Ok(2));
+    assert!(take(&change(1, Some(8), 0), 9).is_err(), "a pending one is not the record");
+    let ends = |ends_index| RecordChange { ends_index, ..change(1, Some(7), 2) };
+    assert!(take(&ends(Some(7)), 9).is_err(), "a record is not pending");
+}
+
+#[test]
+fn a_change_ends_what_is_pending_and_an_erasure_takes_out() {
+    let mut map = Map::default();
+    apply(&mut map, &change(1, None, 0), 0).unwrap();
+    let kept = map.clone();
+    apply(&mut map, &RecordChange { pending: true, ..change(1, Some(0), 1) }, 1).unwrap();
+    apply(&mut map, &RecordChange { ends_index: Some(1), ..change(1, Some(0), 2) }, 2).unwrap();
+    assert_eq!(map.under([0, 0, 0, 1]).iter().map(Item::index).collect::<Vec<_>>(), [2]);
+    assert!(map.remove([0, 0, 0, 1], 2) && map.is_empty());
+    // The copy is as it was.
+    assert_eq!(kept.under([0, 0, 0, 1]).iter().map(Item::index).collect::<Vec<_>>(), [0]);
+    assert!(kept.under([0; 4]).is_empty());
 }

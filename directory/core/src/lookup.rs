@@ -1,0 +1,306 @@
+//! What a sender verifies of a lookup: that nothing is left out of the places it
+//! asked for, down to a root of the map that the log holds; and of a record, before
+//! it is believed. An owner's device verifies the same of its own.
+
+use crate::attestation::{CLOCK_SKEW, SchemeName};
+use crate::entry::{Event, Leaf, RecordChange, SALT_LENGTH};
+use crate::keys::AccountKey;
+use crate::map::proof::Place;
+use crate::map::{Item, Sum};
+use crate::note::VerifiedCheckpoint;
+use crate::prefix::MAX_BITS;
+use crate::record::SignedRecord;
+use crate::statement::array;
+use crate::{Address, Error, FederationState, Prefix, RecordKey, Trust};
+use bytes::Bytes;
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{Handle, Timestamp};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// Most items in one place.
+pub const MAX_PLACE: usize = 4_096;
+/// Most prefixes, and so places and roots, of one lookup.
+pub const MAX_PREFIXES: usize = 256;
+/// Age of a root from which somebody ought to look at it.
+pub const ALARMING_AGE: Duration = Duration::from_hours(1);
+/// Age of a root from which it is not believed.
+pub const MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// A root of the map that the log holds.
+#[derive(Clone, Debug)]
+pub struct VerifiedRoot {
+    /// The whole map.
+    pub sum: Sum,
+    /// Index of its entry.
+    pub index: u64,
+    /// When it was sequenced.
+    pub sequenced_at: Timestamp,
+    /// Covers the entry.
+    pub checkpoint: VerifiedCheckpoint,
+}
+
+/// A record with its place in the log, not judged yet.
+#[derive(Clone, Debug)]
+struct Found {
+    record: SignedRecord,
+    item: Item,
+}
+
+/// What stands under the prefixes asked for: all of it.
+#[derive(Clone)]
+pub struct VerifiedLookup {
+    roots: Vec<VerifiedRoot>,
+    prefixes: Vec<Prefix>,
+    bits: u32,
+    standing: BTreeMap<Handle, Found>,
+    pending: BTreeMap<Handle, Found>,
+}
+
+impl Trust {
+    /// Verifies an answer to a lookup of `prefixes`, each of `bits` bits: nothing
+    /// is left out, and all of it leads to roots of the map in the log. Whether a
+    /// record may be believed is judged when it is taken out.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]: a root is older than [`MAX_AGE`]. Otherwise the first thing
+    /// that does not hold.
+    pub fn verify_lookup(
+        &self,
+        response: wire::LookupResponse,
+        prefixes: &[Prefix],
+        bits: u32,
+        now: Timestamp,
+    ) -> Result<VerifiedLookup, Error> {
+        if response.places.len() != prefixes.len() {
+            return Err(Error::Proof("a lookup has another number of places than prefixes"));
+        }
+        if response.roots.len() > MAX_PREFIXES {
+            return Err(Error::Proof("a lookup has more than 256 roots"));
+        }
+        let roots = response.roots.into_iter().map(|root| self.verify_root(root, now));
+        let roots = roots.collect::<Result<Vec<_>, _>>()?;
+        let mut lookup = VerifiedLookup {
+            roots,
+            prefixes: prefixes.to_vec(),
+            bits,
+            standing: BTreeMap::new(),
+            pending: BTreeMap::new(),
+        };
+        for (prefix, place) in prefixes.iter().zip(response.places) {
+            lookup.take(*prefix, place)?;
+        }
+        Ok(lookup)
+    }
+
+    fn verify_root(&self, root: wire::LoggedRoot, now: Timestamp) -> Result<VerifiedRoot, Error> {
+        let checkpoint = self.verify_checkpoint(&root.checkpoint)?;
+        let logged = root.entry.ok_or(Error::Proof("a root of the map comes without its entry"))?;
+        let inclusion = logged.inclusion.ok_or(Error::Proof("a root comes without its proof"))?;
+        let leaf = Leaf::from_bytes(logged.entry)?;
+        checkpoint.includes(&leaf.hash(), inclusion.index, &inclusion.path)?;
+        let entry = leaf.entry()?;
+        let Event::MapRoot(sum) = entry.event else {
+            return Err(Error::Proof("an entry given for a root of the map is none"));
+        };
+        if now.since(entry.sequenced_at) > MAX_AGE {
+            return Err(Error::Stale);
+        }
+        Ok(VerifiedRoot { sum, index: inclusion.index, sequenced_at: entry.sequenced_at, checkpoint })
+    }
+}
+
+impl VerifiedLookup {
+    fn take(&mut self, prefix: Prefix, place: wire::Place) -> Result<(), Error> {
+        if place.items.len() > MAX_PLACE || place.siblings.len() > MAX_BITS as usize {
+            return Err(Error::Proof("a place of the map is larger than it may be"));
+        }
+        let root = usize::try_from(place.root).ok().and_then(|root| self.roots.get(root));
+        let root = root.ok_or(Error::Proof("a place of the map names no root"))?;
+        let (mut items, mut found) = (Vec::with_capacity(place.items.len()), Vec::new());
+        for item in place.items {
+            let (item, record) = read_item(item)?;
+            if item.index() >= root.index {
+                return Err(Error::Proof("an item does not come before its root"));
+            }
+            match record {
+                Some(record) => found.push(Found { record, item }),
+                None if item.is_under(prefix, self.bits) => {
+                    return Err(Error::Proof("a record under the prefix is withheld"));
+                }
+                None => {}
+            }
+            items.push(item);
+        }
+        let siblings = place.siblings.into_iter().map(Sum::try_from).collect::<Result<_, _>>()?;
+        Place { siblings, items }.verify(prefix, self.bits, &root.sum)?;
+        for found in found {
+            let of = if found.item.is_pending() { &mut self.pending } else { &mut self.standing };
+            let (handle, index) = (*found.record.handle(), found.item.index());
+            if of.insert(handle, found).is_some_and(|other| other.item.index() != index) {
+                return Err(Error::Proof("two records stand for one handle"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The roots that everything leads to.
+    pub fn roots(&self) -> &[VerifiedRoot] {
+        &self.roots
+    }
+
+    /// How old the oldest of them is.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        self.roots.iter().map(|root| now.since(root.sequenced_at)).max().unwrap_or_default()
+    }
+
+    /// The record of a handle for a sender who addressed `scheme`: its
+    /// signature, its attestation for that very scheme by an authority
+    /// admitted for it at that time, and for a first record that the attestation
+    /// was current when it was logged. `None`: nobody enrolled the handle.
+    ///
+    /// # Errors
+    /// The handle was not asked for, or its record is not to be believed.
+    pub fn find(
+        &self,
+        handle: &Handle,
+        scheme: &SchemeName,
+        federation: &FederationState,
+    ) -> Result<Option<VerifiedRecord>, Error> {
+        self.judged(&self.standing, handle, Some(scheme), federation)
+    }
+
+    /// As its owner sees it, whatever the scheme: the record.
+    ///
+    /// # Errors
+    /// As [`VerifiedLookup::find`].
+    pub fn own(&self, handle: &Handle, federation: &FederationState) -> Result<Option<VerifiedRecord>, Error> {
+        self.judged(&self.standing, handle, None, federation)
+    }
+
+    /// As its owner sees it: the re-enrolment that is pending.
+    ///
+    /// # Errors
+    /// As [`VerifiedLookup::find`].
+    pub fn pending(
+        &self,
+        handle: &Handle,
+        federation: &FederationState,
+    ) -> Result<Option<VerifiedRecord>, Error> {
+        self.judged(&self.pending, handle, None, federation)
+    }
+
+    fn judged(
+        &self,
+        among: &BTreeMap<Handle, Found>,
+        handle: &Handle,
+        scheme: Option<&SchemeName>,
+        federation: &FederationState,
+    ) -> Result<Option<VerifiedRecord>, Error> {
+        if !self.prefixes.contains(&Prefix::of(handle, self.bits)) {
+            return Err(Error::Field("the lookup did not ask for this handle"));
+        }
+        let Some(Found { record, item }) = among.get(handle) else { return Ok(None) };
+        if !record.is_signed() {
+            return Err(Error::Record("the record's signature is wrong"));
+        }
+        let sequenced_at = item.sequenced_at();
+        for word in [Some(record.attestation()), record.second_attestation()].into_iter().flatten() {
+            // Whoever was admitted when it gave its word stays believed for it.
+            let given_at = word.claim().issued_at.after(CLOCK_SKEW).min(sequenced_at);
+            let word = word.verify(federation, given_at)?;
+            if scheme.is_some_and(|scheme| word.attestation().scheme != *scheme) {
+                return Err(Error::AuthorityNotAdmitted);
+            }
+            if record.version() == 1 {
+                word.current(sequenced_at)?;
+            }
+        }
+        Ok(Some(VerifiedRecord {
+            handle: *handle,
+            account_key: *record.account_key(),
+            version: record.version(),
+            index: item.index(),
+            previous_index: record.previous_index(),
+            sequenced_at,
+            sealed_part: record.sealed_part().clone(),
+        }))
+    }
+}
+
+fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error> {
+    use wire::map_item::Content;
+    let (change, record) = match item.content {
+        Some(Content::Body(body)) => {
+            let record = body.record.ok_or(Error::Proof("an item comes without its record"))?;
+            let record: SignedRecord = record.try_into()?;
+            let salt: [u8; SALT_LENGTH] = array(&body.salt, "a salt has not 32 bytes")?;
+            let change = RecordChange::new(record.handle(), record.previous_index(), &salt, record.wire());
+            (change, Some(record))
+        }
+        Some(Content::Bare(bare)) => (
+            RecordChange {
+                handle_prefix: array(&bare.handle_prefix, "a handle's prefix has not 4 bytes")?,
+                previous_index: None,
+                commitment: array(&bare.commitment, "a commitment has not 32 bytes")?,
+                pending: false,
+                ends_index: None,
+            },
+            None,
+        ),
+        None => return Err(Error::Proof("an item of the map is empty")),
+    };
+    let change = RecordChange { pending: item.pending, ..change };
+    let item = Item::new(&change, item.index, Timestamp::from_millis(item.sequenced_at_ms));
+    if record.as_ref().is_some_and(|r| r.previous_index().is_some_and(|previous| previous >= item.index())) {
+        return Err(Error::Proof("a record's previous entry does not come before it"));
+    }
+    Ok((item, record))
+}
+
+impl fmt::Debug for VerifiedLookup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifiedLookup({} records)", self.standing.len())
+    }
+}
+
+/// A record that a sender may believe.
+#[derive(Clone, Debug)]
+pub struct VerifiedRecord {
+    /// The handle.
+    pub handle: Handle,
+    /// Speaks for the handle.
+    pub account_key: AccountKey,
+    /// Version, from 1.
+    pub version: u64,
+    /// Index of its entry.
+    pub index: u64,
+    /// Index of the handle's previous entry.
+    pub previous_index: Option<u64>,
+    /// When the directory sequenced it.
+    pub sequenced_at: Timestamp,
+    sealed_part: Bytes,
+}
+
+impl VerifiedRecord {
+    /// Whether its owner left.
+    pub fn is_closed(&self) -> bool {
+        self.sealed_part.is_empty()
+    }
+
+    /// Where letters for the handle go.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::CannotOpen`], or the owner sealed something
+    /// malformed.
+    pub fn open(&self, key: &RecordKey) -> Result<Address, Error> {
+        if self.is_closed() {
+            return Err(Error::Closed);
+        }
+        Address::open(&self.sealed_part, key, &self.handle, self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests;
