@@ -166,11 +166,10 @@ pub async fn run_directory(
             let file: DirectoryFile = config::load(&config, "CHANCERY_DIRECTORY_")?;
             let bundle = party::read_bundle(&file.bundle)?;
             let credentials = party::keep_identity(&file.identity, &bundle, file.pki, clock, &shutdown)?;
-            let config = DirectoryConfig {
-                federation: bundle.federation().to_string(),
-                governance: GovernanceKeys::from_bundle(&bundle)?,
-                folder: file.folder,
-            };
+            let (federation, governance) =
+                (bundle.federation().to_string(), GovernanceKeys::from_bundle(&bundle)?);
+            let mut config = DirectoryConfig::embedded(federation, governance, file.folder);
+            config.database = file.database.unwrap_or(config.database);
             let listener = party::listen(file.listen).await?;
             service::serve(config, listener, credentials, entropy, shutdown).await
         }

@@ -1,10 +1,15 @@
 //! Configuration files of the directory and of an evaluator.
 
 use chancery_directory_core::{GovernanceKeys, Trust};
+use chancery_kit::store::DatabasePlace;
 use chancery_types::NodeId;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// Least time between two roots of a map that changes.
+const ROOT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a directory needs to serve.
 #[derive(Clone, Debug)]
@@ -13,8 +18,20 @@ pub struct DirectoryConfig {
     pub federation: String,
     /// Who decides.
     pub governance: GovernanceKeys,
-    /// Folder of its store and key files.
+    /// Folder of its key files.
     pub folder: PathBuf,
+    /// Where it keeps log, map and records.
+    pub database: DatabasePlace,
+    /// Least time between two roots of a map that changes: 5 seconds, but for tests.
+    pub root_interval: Duration,
+}
+
+impl DirectoryConfig {
+    /// With an SQLite file in the folder.
+    pub fn embedded(federation: String, governance: GovernanceKeys, folder: PathBuf) -> Self {
+        let database = DatabasePlace::File(folder.join("directory.sqlite"));
+        Self { federation, governance, folder, database, root_interval: ROOT_INTERVAL }
+    }
 }
 
 /// What an evaluator needs to serve.
@@ -44,8 +61,12 @@ pub struct DirectoryFile {
     pub identity: PathBuf,
     /// Enrolment service that renews it, host:port.
     pub pki: String,
-    /// Folder of its store and key files.
+    /// Folder of its key files, and of its store if that is SQLite.
     pub folder: PathBuf,
+    /// Its store: `postgres://user@host/name`, or the path of an SQLite file. Without
+    /// it, an SQLite file in the folder.
+    #[serde(default)]
+    pub database: Option<DatabasePlace>,
 }
 
 /// File of `chancery evaluator serve`.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chancery_directory_core::ceremony::Plan;
 use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
 use chancery_directory_core::statement::{
-    Authority, Decision, DirectoryKeys, Entitlement, Member, Statement,
+    Authority, Decision, DirectoryKeys, Entitlement, Member, Statement, erasure,
 };
 use chancery_directory_core::{Error, EvaluatorKey, SigningKey, Trust, governance};
 use chancery_kit::status::from_status;
@@ -103,7 +103,8 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 }
 
 /// Reads a decision from a TOML file with one table: `member`, `authority`,
-/// `ceremony_plan`, `directory_keys` or `evaluation_entitlement`; keys in hexadecimal.
+/// `ceremony_plan`, `directory_keys`, `evaluation_entitlement` or `record_erasure`; keys
+/// in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read or does not say a decision.
@@ -122,6 +123,7 @@ enum DecisionFile {
     CeremonyPlan(PlanFile),
     DirectoryKeys(KeysFile),
     EvaluationEntitlement(EntitlementFile),
+    RecordErasure(ErasureFile),
 }
 
 #[derive(Deserialize)]
@@ -174,6 +176,19 @@ struct EntitlementFile {
     #[serde(default)]
     administration: String,
     per_day: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErasureFile {
+    records: Vec<ErasedFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErasedFile {
+    handle_prefix: Hex,
+    index: u64,
 }
 
 /// Bytes written in hexadecimal.
@@ -231,6 +246,13 @@ impl TryFrom<DecisionFile> for Decision {
                     administration: e.administration,
                     per_day: e.per_day,
                 })?)
+            }
+            DecisionFile::RecordErasure(e) => {
+                let records = e.records.into_iter().map(|record| wire::ErasedRecord {
+                    handle_prefix: record.handle_prefix.0,
+                    index: record.index,
+                });
+                Self::Erasure(erasure(&wire::RecordErasure { records: records.collect() })?)
             }
             DecisionFile::DirectoryKeys(k) => {
                 Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {

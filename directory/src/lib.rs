@@ -11,6 +11,7 @@ mod error;
 pub mod evaluator;
 pub mod governance;
 pub mod keyfile;
+mod places;
 mod rpc;
 mod sequencer;
 mod service;

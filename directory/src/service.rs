@@ -3,6 +3,7 @@
 use crate::config::{DirectoryConfig, EvaluatorConfig};
 use crate::evaluator::Evaluator;
 use crate::keyfile::{self, Role};
+use crate::places::Places;
 use crate::rpc;
 use crate::sequencer::{Parts, Sequencer};
 use crate::{DirectoryError, store};
@@ -17,6 +18,7 @@ use chancery_types::Entropy;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -64,9 +66,9 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
     let keys = DirectoryKeyFiles::open(&config.folder, &config.federation, &*entropy)?;
-    let store = Store::open(&config.folder.join("directory.sqlite"), &store::migrations()).await?;
+    let store = Store::open_any(&config.database, &store::migrations()).await?;
     let (appender, log) = Appender::open(store.clone(), keys.signer).await?;
-    let records = store.readers().clone();
+    let places = Places::new(store.readers().clone());
     let sequencer = Sequencer::start(Parts {
         federation: config.federation,
         governance: config.governance,
@@ -74,9 +76,11 @@ pub async fn serve(
         appender,
         clock: Arc::clone(credentials.clock()),
         entropy: Arc::clone(&entropy),
+        root_interval: config.root_interval,
     })
     .await?;
-    let service = rpc::directory::Service { sequencer, log, records, key: keys.operation, entropy };
+    let key = keys.operation;
+    let service = rpc::directory::Service { sequencer, log, places, key, entropy, root: RwLock::default() };
     let mut routes = RoutesBuilder::default();
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;

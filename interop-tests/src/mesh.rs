@@ -210,11 +210,10 @@ impl Mesh {
     }
 
     async fn serve_directory_from(&mut self, folder: &str, listener: TcpListener) {
-        let config = DirectoryConfig {
-            federation: FEDERATION.to_owned(),
-            governance: GovernanceKeys::from_bundle(&self.bundle).unwrap(),
-            folder: self.path(folder),
-        };
+        let governance = GovernanceKeys::from_bundle(&self.bundle).unwrap();
+        let mut config = DirectoryConfig::embedded(FEDERATION.to_owned(), governance, self.path(folder));
+        // A root with each batch, so that what is published is found at once.
+        config.root_interval = Duration::ZERO;
         let credentials = self.certify(&Party::Directory).await;
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
         let stopped = stop.clone();

@@ -1,17 +1,15 @@
 //! What those who ask the directory verify before they believe: checkpoints,
-//! governance, publications; lookups are [`crate::lookup`]'s. Still no I/O;
+//! governance, what became of an operation; lookups are [`crate::lookup`]'s. Still no I/O;
 //! fetching is the caller's.
 
 use crate::ceremony::conclusion::Conclusion;
-use crate::entry::{Entry, Event, Leaf, RecordChange, SALT_LENGTH};
+use crate::entry::{Event, Leaf};
 use crate::governance::{self, GovernanceKeys};
 use crate::note::{self, LogVerifier, VerifiedCheckpoint};
-use crate::record::SignedRecord;
-use crate::statement::array;
 use crate::{Error, FederationState};
 use chancery_pki_core::FederationBundle;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Reason, Refusal, Timestamp};
+use chancery_types::{Reason, Refusal};
 
 /// What a party believes from the start: everything else is verified from it.
 #[derive(Clone, Debug)]
@@ -107,61 +105,31 @@ impl Trust {
         }
         Ok((checkpoint, state))
     }
-
-    /// Verifies the opened answer to a record operation: `sent` is in the log.
-    ///
-    /// # Errors
-    /// The directory's refusal, or what does not hold.
-    pub fn verify_publication(
-        &self,
-        result: wire::RecordOperationResult,
-        sent: &wire::SignedRecord,
-    ) -> Result<Publication, Refusal> {
-        use wire::record_operation_result::Result as Outcome;
-        match result.result {
-            Some(Outcome::Logged(logged)) => {
-                let checkpoint = self.log.verify(&result.checkpoint)?;
-                Ok(verify_publication(logged, sent, checkpoint)?)
-            }
-            Some(Outcome::Refusal(refusal)) => Err(Refusal::new(
-                Reason::from_wire(&refusal.reason).unwrap_or(Reason::DirectoryMisbehaved),
-                refusal.message.chars().take(500).collect::<String>(),
-            )),
-            None => Err(Refusal::new(Reason::DirectoryMisbehaved, "the directory's answer is empty")),
-        }
-    }
 }
 
-/// A record operation that is in the log.
-#[derive(Clone, Debug)]
+/// A record operation that the directory says it logged. The map proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Publication {
     /// Index of the entry: the next change names it as the previous one.
     pub index: u64,
     /// Whether it is a re-enrolment that waits for the owner's veto.
     pub pending: bool,
-    /// Covers the entry.
-    pub checkpoint: VerifiedCheckpoint,
 }
 
-fn verify_publication(
-    logged: wire::LoggedRecord,
-    sent: &wire::SignedRecord,
-    checkpoint: VerifiedCheckpoint,
-) -> Result<Publication, Error> {
-    let body = logged.body.ok_or(Error::Proof("a logged record comes without its record"))?;
-    let record: SignedRecord =
-        body.record.ok_or(Error::Proof("a logged record comes without its record"))?.try_into()?;
-    let inclusion = logged.inclusion.ok_or(Error::Proof("a record comes without its proof"))?;
-    let salt: [u8; SALT_LENGTH] = array(&body.salt, "a salt has not 32 bytes")?;
-    let change = RecordChange::new(record.handle(), record.previous_index(), &salt, record.wire());
-    let change = RecordChange { pending: logged.pending, ends_index: logged.ends_index, ..change };
-    let sequenced_at = Timestamp::from_millis(logged.sequenced_at_ms);
-    let leaf = Leaf::new(&Entry { sequenced_at, event: Event::RecordChange(change) })?;
-    checkpoint.includes(&leaf.hash(), inclusion.index, &inclusion.path)?;
-    if record.wire() != sent {
-        return Err(Error::Proof("the directory logged another record than was sent"));
+/// Reads the opened answer to a record operation.
+///
+/// # Errors
+/// The directory's refusal, or it says nothing.
+pub fn read_publication(result: wire::RecordOperationResult) -> Result<Publication, Refusal> {
+    use wire::record_operation_result::Result as Outcome;
+    match result.result {
+        Some(Outcome::Logged(logged)) => Ok(Publication { index: logged.index, pending: logged.pending }),
+        Some(Outcome::Refusal(refusal)) => Err(Refusal::new(
+            Reason::from_wire(&refusal.reason).unwrap_or(Reason::DirectoryMisbehaved),
+            refusal.message.chars().take(500).collect::<String>(),
+        )),
+        None => Err(Refusal::new(Reason::DirectoryMisbehaved, "the directory's answer is empty")),
     }
-    Ok(Publication { index: inclusion.index, pending: logged.pending, checkpoint })
 }
 
 #[cfg(test)]

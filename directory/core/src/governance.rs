@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::keys::{self, GovernanceKey, Purpose, SigningKey};
-use crate::statement::Statement;
+use crate::statement::{Decision, ErasedRecord, Statement};
 use bytes::Bytes;
 use chancery_pki_core::FederationBundle;
 use chancery_proto::directory::v1 as wire;
@@ -95,6 +95,15 @@ impl VerifiedStatement {
     /// What was decided.
     pub fn into_statement(self) -> Statement {
         self.statement
+    }
+}
+
+/// What a statement, not verified yet, would erase.
+pub fn erased(signed: &wire::SignedStatement) -> Vec<ErasedRecord> {
+    let statement = wire::Statement::decode(signed.statement.clone()).ok();
+    match statement.and_then(|statement| Statement::try_from(statement).ok()).map(|s| s.decision) {
+        Some(Decision::Erasure(records)) => records,
+        _ => Vec::new(),
     }
 }
 

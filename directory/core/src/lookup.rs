@@ -175,7 +175,11 @@ impl VerifiedLookup {
     ///
     /// # Errors
     /// As [`VerifiedLookup::find`].
-    pub fn own(&self, handle: &Handle, federation: &FederationState) -> Result<Option<VerifiedRecord>, Error> {
+    pub fn own(
+        &self,
+        handle: &Handle,
+        federation: &FederationState,
+    ) -> Result<Option<VerifiedRecord>, Error> {
         self.judged(&self.standing, handle, None, federation)
     }
 

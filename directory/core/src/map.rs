@@ -233,6 +233,12 @@ impl Map {
         }
     }
 
+    /// Whether it is the very map that `other` is a copy of. Two maps made apart
+    /// are not, even if they hold the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.root, &other.root)
+    }
+
     /// How many items stand.
     pub fn len(&self) -> usize {
         self.root.len()
@@ -248,23 +254,59 @@ impl Map {
         settle(&mut self.root)
     }
 
-    /// Items whose handles begin with `prefix`, the sums that lead from them to the
-    /// root, and their own. What changed since [`Map::root`] was asked for is
-    /// computed anew.
-    pub fn prove(&self, prefix: Prefix, bits: u32) -> (proof::Place, Sum) {
+    /// The part whose handles begin with `prefix`: the smallest that holds them all.
+    pub fn part(&self, prefix: Prefix, bits: u32) -> Part<'_> {
         let (head, mut siblings, mut node, mut depth) =
-            (u32::from_be_bytes(prefix.to_bytes()), Vec::new(), &self.root, 0);
-        while let Node::Inner { sides, .. } = &**node
+            (u32::from_be_bytes(prefix.to_bytes()), Vec::new(), &*self.root, 0);
+        while let Node::Inner { sides: [left, right], .. } = node
             && depth < bits.min(MAX_DEPTH)
         {
-            let [left, right] = sides;
             let (next, other) = if bit(head, depth) { (right, left) } else { (left, right) };
             siblings.push(other.sum());
             (node, depth) = (next, depth + 1);
         }
-        let mut items = Vec::with_capacity(node.len());
-        node.collect(&mut items);
-        (proof::Place { siblings, items }, node.sum())
+        Part { siblings, node }
+    }
+}
+
+/// A part of the map. What changed since [`Map::root`] was asked for is computed anew.
+#[derive(Debug)]
+pub struct Part<'a> {
+    siblings: Vec<Sum>,
+    node: &'a Node,
+}
+
+impl Part<'_> {
+    /// How many items are in it.
+    pub fn len(&self) -> usize {
+        self.node.len()
+    }
+
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its own sum: names what is in it.
+    pub fn sum(&self) -> Sum {
+        self.node.sum()
+    }
+
+    /// Sums beside the way from the root down to it.
+    pub fn siblings(&self) -> &[Sum] {
+        &self.siblings
+    }
+
+    /// Every item, in order.
+    pub fn items(&self) -> Vec<Item> {
+        let mut items = Vec::with_capacity(self.len());
+        self.node.collect(&mut items);
+        items
+    }
+
+    /// As a client verifies it.
+    pub fn into_place(self) -> proof::Place {
+        proof::Place { items: self.items(), siblings: self.siblings }
     }
 }
 
@@ -367,7 +409,9 @@ fn settle(node: &mut Arc<Node>) -> Sum {
     }
     match Arc::make_mut(node) {
         Node::Bucket { items, sum } => *sum.insert(Sum::bucket(items)),
-        Node::Inner { sides: [left, right], sum, .. } => *sum.insert(Sum::inner(&settle(left), &settle(right))),
+        Node::Inner { sides: [left, right], sum, .. } => {
+            *sum.insert(Sum::inner(&settle(left), &settle(right)))
+        }
     }
 }
 

@@ -19,12 +19,12 @@ use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 /// Longest sealed operation in bytes.
 pub const MAX_SEALED_OPERATION: usize = 16 * 1024;
-/// Longest sealed answer in bytes: a logged record and a checkpoint.
-const MAX_SEALED_RESULT: usize = 40 * 1024;
+/// Longest sealed answer in bytes.
+const MAX_SEALED_RESULT: usize = 4 * 1024;
 /// Operations are padded to a multiple of this many bytes …
 const OPERATION_BLOCK: usize = 2_048;
 /// … and answers of this many.
-const RESULT_BLOCK: usize = 4_096;
+const RESULT_BLOCK: usize = 1_024;
 const INFO: &[u8] = b"chancery record operation v1";
 const EXPORT: &[u8] = b"chancery record result v1";
 const NONCE_LENGTH: usize = 12;
@@ -151,7 +151,7 @@ impl ResultKey {
     /// [`Error::CannotOpen`]: not the directory's, or changed on its way.
     pub fn open(&self, response: &wire::PublishResponse) -> Result<wire::RecordOperationResult, Error> {
         if response.ciphertext.len() > MAX_SEALED_RESULT {
-            return Err(Error::TooLarge("a sealed answer has at most 40 KiB"));
+            return Err(Error::TooLarge("a sealed answer has at most 4 KiB"));
         }
         let (nonce, sealed) =
             response.ciphertext.split_first_chunk::<NONCE_LENGTH>().ok_or(Error::CannotOpen)?;
@@ -200,11 +200,16 @@ mod tests {
 
         let opened = key.open(&request).unwrap();
         assert!(*opened.record.unwrap().wire() == record);
-        let result = wire::RecordOperationResult { checkpoint: "x".into(), ..Default::default() };
-        let mut response = opened.answer.seal(result, &entropy).unwrap();
-        assert_eq!(sender.open(&response).unwrap().checkpoint, "x");
-        let longer = wire::RecordOperationResult { checkpoint: vec![1; 3_000].into(), ..Default::default() };
-        let longer = opened.answer.seal(longer, &entropy).unwrap();
+        use wire::record_operation_result::Result as Outcome;
+        let sealed = |outcome| {
+            let result = wire::RecordOperationResult { result: Some(outcome), padding: Bytes::new() };
+            opened.answer.seal(result, &entropy).unwrap()
+        };
+        let logged = wire::LoggedOperation { index: 7, pending: false };
+        let mut response = sealed(Outcome::Logged(logged.clone()));
+        assert!(sender.open(&response).unwrap().result == Some(Outcome::Logged(logged)));
+        let message = "m".repeat(500);
+        let longer = sealed(Outcome::Refusal(wire::RecordRefusal { reason: "REASON".to_owned(), message }));
         assert_eq!(longer.ciphertext.len(), response.ciphertext.len());
 
         let mut spoilt = response.ciphertext.to_vec();

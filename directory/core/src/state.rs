@@ -42,7 +42,6 @@ enum Subject {
     Entitlement(Option<NodeId>),
 }
 
-
 /// What becomes of a statement that is handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
@@ -107,9 +106,11 @@ impl FederationState {
     pub fn holds(&self, decision: &Decision) -> bool {
         match decision {
             Decision::Member(m) => self.members.get(&m.administration) == Some(m),
-            Decision::Authority(a) => {
-                self.authorities.get(&a.authority).and_then(|all| all.last()).is_some_and(|(_, last)| last == a)
-            }
+            Decision::Authority(a) => self
+                .authorities
+                .get(&a.authority)
+                .and_then(|all| all.last())
+                .is_some_and(|(_, last)| last == a),
             Decision::CeremonyPlan(_) | Decision::Erasure(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
             Decision::Entitlement(e) => self.entitlements.get(&e.administration) == Some(&e.per_day),

@@ -273,7 +273,11 @@ impl From<&Entitlement> for wire::EvaluationEntitlement {
     }
 }
 
-fn erasure(erasure: &wire::RecordErasure) -> Result<Vec<ErasedRecord>, Error> {
+/// What an erasure names.
+///
+/// # Errors
+/// Nothing, too much, or something malformed.
+pub fn erasure(erasure: &wire::RecordErasure) -> Result<Vec<ErasedRecord>, Error> {
     if !(1..=MAX_ERASED).contains(&erasure.records.len()) {
         return Err(Error::Field("an erasure names 1 to 256 records"));
     }

@@ -353,8 +353,7 @@ impl World {
 
     /// Takes an authority's admission back.
     pub(crate) fn withdraw_authority(&mut self, name: &str, key: &SigningKey, at: Timestamp) {
-        let authority =
-            Authority { authority: name.parse().unwrap(), key: key.into(), schemes: [].into() };
+        let authority = Authority { authority: name.parse().unwrap(), key: key.into(), schemes: [].into() };
         let signed = self.sign(Decision::Authority(authority));
         let verified = governance::verify(&signed, FEDERATION, &self.governance).unwrap();
         self.state.apply(verified, self.log.len() as u64, at);

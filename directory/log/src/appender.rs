@@ -9,7 +9,7 @@ use chancery_directory_core::VerifiedCheckpoint;
 use chancery_directory_core::entry::Leaf;
 use chancery_directory_core::note::{CheckpointSigner, LogVerifier};
 use chancery_kit::store::{Store, values};
-use sqlx::{AssertSqlSafe, Row as _, Sqlite, SqliteConnection};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _};
 use std::sync::Arc;
 use tlog_tiles::stored_hash_count;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ const WRITE_CHUNK: usize = 64;
 
 /// Appends to a log.
 pub struct Appender {
-    store: Store<Sqlite>,
+    store: Store<Any>,
     signer: CheckpointSigner,
     frontier: Frontier,
     head: watch::Sender<VerifiedCheckpoint>,
@@ -45,7 +45,7 @@ impl Appender {
     ///
     /// # Errors
     /// The store fails, or the log does not fit its head.
-    pub async fn open(store: Store<Sqlite>, signer: CheckpointSigner) -> Result<(Self, LogReader), LogError> {
+    pub async fn open(store: Store<Any>, signer: CheckpointSigner) -> Result<(Self, LogReader), LogError> {
         let (frontier, checkpoint) = match load(&store, &signer).await? {
             Some(loaded) => loaded,
             None => {
@@ -141,7 +141,7 @@ impl Batch {
     /// # Errors
     /// The database's; `RowNotFound` when the stored head is not the one the
     /// batch builds on, because another process writes to the same store.
-    pub async fn write(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    pub async fn write(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         let head = sqlx::query("UPDATE log_head SET size = $1, checkpoint = $2 WHERE id = 1 AND size = $3")
             .bind(self.0.new_size)
             .bind(self.0.checkpoint.note().as_ref())
@@ -177,7 +177,7 @@ impl Batch {
 }
 
 /// Stores the head of the empty tree.
-async fn begin(store: &Store<Sqlite>, signer: &CheckpointSigner) -> Result<(), LogError> {
+async fn begin(store: &Store<Any>, signer: &CheckpointSigner) -> Result<(), LogError> {
     let checkpoint = signer.sign(0, &Frontier::default().root()?)?;
     let note = checkpoint.note().clone();
     store
@@ -197,15 +197,16 @@ async fn begin(store: &Store<Sqlite>, signer: &CheckpointSigner) -> Result<(), L
 
 /// Reads the head and checks that the stored log is the one it signs.
 async fn load(
-    store: &Store<Sqlite>,
+    store: &Store<Any>,
     signer: &CheckpointSigner,
 ) -> Result<Option<(Frontier, VerifiedCheckpoint)>, LogError> {
-    // One snapshot: another process may be ending its last commit.
-    let mut snapshot = store.readers().begin().await?;
-    let connection = &mut *snapshot;
-    let head = sqlx::query("SELECT size, checkpoint FROM log_head WHERE id = 1")
-        .fetch_optional(&mut *connection)
-        .await?;
+    // One statement, one snapshot: another process may be ending its last commit.
+    let head = sqlx::query(
+        "SELECT size, checkpoint, (SELECT MAX(position) FROM log_entry), (SELECT MAX(position) FROM log_hash) \
+         FROM log_head WHERE id = 1",
+    )
+    .fetch_optional(store.readers())
+    .await?;
     let Some(head) = head else { return Ok(None) };
     let (size, note): (i64, Vec<u8>) = (head.try_get(0)?, head.try_get(1)?);
     let checkpoint = LogVerifier::new(&signer.vkey())?
@@ -214,14 +215,13 @@ async fn load(
     if signed(checkpoint.size())? != size {
         return Err(LogError::Damaged("the head's size is not that of its checkpoint"));
     }
-    let last =
-        |row: sqlx::sqlite::SqliteRow| Ok::<_, sqlx::Error>(row.try_get::<Option<i64>, _>(0)?.unwrap_or(-1));
-    let entry = last(sqlx::query("SELECT MAX(position) FROM log_entry").fetch_one(&mut *connection).await?)?;
-    let hash = last(sqlx::query("SELECT MAX(position) FROM log_hash").fetch_one(&mut *connection).await?)?;
+    let last = |column: usize| Ok::<_, sqlx::Error>(head.try_get::<Option<i64>, _>(column)?.unwrap_or(-1));
+    let (entry, hash) = (last(2)?, last(3)?);
     if entry != size - 1 || hash != signed(stored_hash_count(checkpoint.size()))? - 1 {
         return Err(LogError::Damaged("entries and hashes are not as many as the head says"));
     }
-    let edge = read_hashes(connection, &Frontier::positions(checkpoint.size())).await?;
+    let edge =
+        read_hashes(&mut *store.readers().acquire().await?, &Frontier::positions(checkpoint.size())).await?;
     let frontier = Frontier::new(checkpoint.size(), edge);
     if frontier.root()? != *checkpoint.root() {
         return Err(LogError::Damaged("the stored hashes do not lead to the head"));

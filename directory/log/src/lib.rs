@@ -15,13 +15,18 @@ pub use error::LogError;
 pub use follow::{Follower, directory_call};
 pub use reader::LogReader;
 
-/// The log's tables, versions 1 to 999: for the migrator of the store that
-/// holds the log, beside that store's own.
-pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations/sqlite");
+use chancery_kit::store::Migrations;
+use sqlx::migrate::Migrator;
 
-/// A migrator for the log's tables and the store's own, whose versions begin at 1000.
-pub fn migrations_with(own: &sqlx::migrate::Migrator) -> sqlx::migrate::Migrator {
-    sqlx::migrate::Migrator::with_migrations(MIGRATIONS.iter().chain(own.iter()).cloned().collect())
+/// The log's tables, versions 1 to 999, and those of the store that holds it, whose
+/// versions begin at 1000.
+pub fn migrations_with(own: &Migrations) -> Migrations {
+    static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+    static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
+    let both = |log: &Migrator, own: &Migrator| {
+        Migrator::with_migrations(log.iter().chain(own.iter()).cloned().collect())
+    };
+    Migrations { sqlite: both(&SQLITE, &own.sqlite), postgres: both(&POSTGRES, &own.postgres) }
 }
 
 #[cfg(test)]

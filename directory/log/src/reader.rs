@@ -8,7 +8,7 @@ use chancery_directory_core::entry::Leaf;
 use chancery_directory_core::merkle::Hash;
 use chancery_kit::store::{StoreError, values};
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Pool, Row as _, Sqlite, SqliteConnection};
+use sqlx::{Any, AnyConnection, AssertSqlSafe, Pool, Row as _};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use tlog_tiles::HashReader;
@@ -22,12 +22,12 @@ const MAX_LISTED: usize = 2 * 1024 * 1024;
 /// The log as readers see it. Cheap to clone.
 #[derive(Clone)]
 pub struct LogReader {
-    pool: Pool<Sqlite>,
+    pool: Pool<Any>,
     head: watch::Receiver<VerifiedCheckpoint>,
 }
 
 impl LogReader {
-    pub(crate) fn new(pool: Pool<Sqlite>, head: watch::Receiver<VerifiedCheckpoint>) -> Self {
+    pub(crate) fn new(pool: Pool<Any>, head: watch::Receiver<VerifiedCheckpoint>) -> Self {
         Self { pool, head }
     }
 
@@ -141,7 +141,7 @@ pub(crate) fn signed(value: u64) -> Result<i64, LogError> {
 
 /// Reads stored hashes; all of them or an error.
 pub(crate) async fn read_hashes(
-    connection: &mut SqliteConnection,
+    connection: &mut AnyConnection,
     positions: &[u64],
 ) -> Result<Hashes, LogError> {
     let mut hashes = Hashes::default();

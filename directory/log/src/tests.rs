@@ -1,23 +1,27 @@
 //! The log against a naive tree, across restarts, and damaged.
 
-use crate::{Appender, LogError, LogReader, MIGRATIONS};
+use crate::{Appender, LogError, LogReader, migrations_with};
 use bytes::Bytes;
 use chancery_directory_core::entry::Leaf;
 use chancery_directory_core::keys;
 use chancery_directory_core::merkle::{self, Hash};
 use chancery_directory_core::note::CheckpointSigner;
-use chancery_kit::store::Store;
+use chancery_kit::store::{DatabasePlace, Migrations, Store};
 use chancery_types::entropy::SeededEntropy;
 use proptest::prelude::*;
-use sqlx::Sqlite;
+use sqlx::Any;
+use sqlx::migrate::Migrator;
 use std::path::Path;
 
 fn signer(seed: u64) -> CheckpointSigner {
     CheckpointSigner::new("mesh.example/directory", keys::generate(&SeededEntropy::new(seed))).unwrap()
 }
 
-async fn open(folder: &Path) -> (Store<Sqlite>, Appender, LogReader) {
-    let store = Store::open(&folder.join("log.sqlite"), &MIGRATIONS).await.unwrap();
+async fn open(folder: &Path) -> (Store<Any>, Appender, LogReader) {
+    let none = || Migrator::with_migrations(Vec::new());
+    let migrations = migrations_with(&Migrations { sqlite: none(), postgres: none() });
+    let file = DatabasePlace::File(folder.join("log.sqlite"));
+    let store = Store::open_any(&file, &migrations).await.unwrap();
     let (appender, reader) = Appender::open(store.clone(), signer(1)).await.unwrap();
     (store, appender, reader)
 }

@@ -1,34 +1,27 @@
 //! `chancery.directory.v1.DirectoryService`.
 
 use super::{MAX_REQUEST, admit, node};
+use crate::places::Places;
 use crate::sequencer::Sequencer;
-use crate::store::{self, StoredRecord};
 use bytes::Bytes;
-use chancery_directory_core::client::MAX_BUCKET;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::lookup::MAX_PREFIXES;
 use chancery_directory_core::merkle::Hash;
-use chancery_directory_core::operation::{OperationKey, RecordOperation};
+use chancery_directory_core::operation::OperationKey;
+use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::{Error, Prefix, VerifiedCheckpoint};
 use chancery_directory_log::LogReader;
 use chancery_kit::serve::{REFUSALS, unary};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_server::{DirectoryService, DirectoryServiceServer};
 use chancery_types::{Entropy, Reason, Refusal};
-use prost::Message as _;
-use sqlx::{Pool, Sqlite};
 use std::sync::Arc;
+use tokio::sync::RwLock;
 use tonic::{Request, Response, Status};
 
 /// Name of the service, for health.
 pub(crate) const NAME: &str = "chancery.directory.v1.DirectoryService";
 
-/// Prefixes of one lookup at most.
-const MAX_PREFIXES: usize = 256;
-/// Bytes that one lookup answers at most, proofs included.
-const MAX_FOUND: usize = 3 * 1024 * 1024;
-/// Bytes of a record's salt, time, index and framing in an answer.
-const RECORD_OVERHEAD: usize = 96;
-/// Bytes of one hash of a proof in an answer.
-const HASH_OVERHEAD: usize = 34;
 /// Entries listed when the caller names no number.
 const DEFAULT_ENTRIES: u32 = 256;
 /// Entries listed at most.
@@ -38,9 +31,11 @@ const MAX_ENTRIES: u32 = 1_024;
 pub(crate) struct Service {
     pub(crate) sequencer: Sequencer,
     pub(crate) log: LogReader,
-    pub(crate) records: Pool<Sqlite>,
+    pub(crate) places: Places,
     pub(crate) key: OperationKey,
     pub(crate) entropy: Arc<dyn Entropy>,
+    /// The root that lookups named last: size of the log, its index, with proof.
+    pub(crate) root: RwLock<Option<(u64, u64, wire::LoggedRoot)>>,
 }
 
 impl Service {
@@ -69,56 +64,43 @@ impl Service {
         let bits = self.sequencer.state().lookup_prefix_bits();
         let prefixes = request.prefixes.iter().map(|prefix| Prefix::from_wire(prefix, bits));
         let prefixes = prefixes.collect::<Result<Vec<_>, Error>>()?;
-        let depth = usize::try_from(u64::BITS - self.log.checkpoint().size().leading_zeros()).unwrap_or(64);
-        let overhead = RECORD_OVERHEAD + (depth + 1) * HASH_OVERHEAD;
-        let (mut buckets, mut bytes) = (Vec::with_capacity(prefixes.len()), 0);
-        for prefix in prefixes {
-            let (low, high) = prefix.range(bits);
-            let bucket = store::records_between(&self.records, &low, &high, MAX_BUCKET + 1).await?;
-            bytes += bucket.iter().map(|stored| stored.record.encoded_len() + overhead).sum::<usize>();
-            if bucket.len() > MAX_BUCKET || bytes > MAX_FOUND {
-                return Err(Refusal::new(
-                    Reason::TooLarge,
-                    "more than 4,096 records or 3 MiB stand there; name fewer or longer prefixes",
-                ));
-            }
-            buckets.push(bucket);
+        let (root, places) = self.places.find(&self.sequencer, &prefixes, bits).await?;
+        Ok(wire::LookupResponse { places, roots: vec![self.root(root).await?] })
+    }
+
+    /// A root of the map with its proof. One is kept for as long as the log stands.
+    async fn root(&self, index: u64) -> Result<wire::LoggedRoot, Refusal> {
+        let checkpoint = self.log.covering(index).await?;
+        if let Some(root) = self.root.read().await.as_ref().filter(|(size, ..)| *size == checkpoint.size())
+            && root.1 == index
+        {
+            return Ok(root.2.clone());
         }
-        // Entries may have been committed a moment ago: the checkpoint covers them all.
-        let indices: Vec<_> = buckets.iter().flatten().map(|stored| stored.index).collect();
-        let checkpoint = self.covering(indices.iter().max()).await?;
-        let mut proofs = self.log.inclusion_proofs(&indices, checkpoint.size()).await?.into_iter();
-        let mut prove = |stored| logged(stored, proofs.next().unwrap_or_default());
-        let buckets = buckets
-            .into_iter()
-            .map(|bucket| wire::Bucket { records: bucket.into_iter().map(&mut prove).collect() })
-            .collect();
-        Ok(wire::LookupResponse { buckets, checkpoint: checkpoint.note().clone() })
+        let path = self.log.inclusion_proof(index, checkpoint.size()).await?;
+        let entry = self.log.entries(index, 1).await?.pop();
+        let entry = entry.ok_or_else(|| Refusal::new(Reason::Internal, "a root is not there"))?;
+        let entry =
+            wire::LoggedEntry { entry: entry.bytes().clone(), inclusion: Some(inclusion(index, path)) };
+        let root = wire::LoggedRoot { entry: Some(entry), checkpoint: checkpoint.note().clone() };
+        *self.root.write().await = Some((checkpoint.size(), index, root.clone()));
+        Ok(root)
     }
 
     /// What becomes of an operation that opened; refusals are answers, too.
-    async fn publish_opened(&self, operation: Result<RecordOperation, Error>) -> wire::RecordOperationResult {
-        let outcome = async {
-            let index = self.sequencer.publish(operation?).await?;
-            let checkpoint = self.log.covering(index).await?;
-            let missing = || Refusal::new(Reason::Internal, "the record was logged and is not there");
-            let stored = store::record_at(&self.records, index).await?.ok_or_else(missing)?;
-            let path = self.log.inclusion_proof(index, checkpoint.size()).await?;
-            Ok::<_, Refusal>((logged(stored, path), checkpoint))
-        };
+    async fn publish_opened(&self, record: Result<SignedRecord, Error>) -> wire::RecordOperationResult {
         use wire::record_operation_result::Result as Outcome;
-        let (result, checkpoint) = match outcome.await {
-            Ok((logged, checkpoint)) => (Outcome::Logged(logged), checkpoint.note().clone()),
+        let outcome = async { self.sequencer.publish(record?).await };
+        let result = match outcome.await {
+            Ok(Publication { index, pending }) => Outcome::Logged(wire::LoggedOperation { index, pending }),
             Err(refusal) => {
                 REFUSALS.add(refusal.reason);
-                let refusal = wire::RecordRefusal {
+                Outcome::Refusal(wire::RecordRefusal {
                     reason: refusal.reason.as_str().to_owned(),
                     message: refusal.message.into_owned(),
-                };
-                (Outcome::Refusal(refusal), Bytes::new())
+                })
             }
         };
-        wire::RecordOperationResult { result: Some(result), checkpoint, padding: Bytes::new() }
+        wire::RecordOperationResult { result: Some(result), padding: Bytes::new() }
     }
 
     async fn statements(&self, start: u64) -> Result<wire::ListStatementsResponse, Refusal> {
@@ -130,7 +112,7 @@ impl Service {
         for (index, path) in indices.into_iter().zip(proofs) {
             let entry = self.log.entries(index, 1).await?.pop();
             let entry = entry.ok_or_else(|| Refusal::new(Reason::Internal, "a statement is not there"))?;
-            statements.push(wire::LoggedStatement {
+            statements.push(wire::LoggedEntry {
                 entry: entry.bytes().clone(),
                 inclusion: Some(inclusion(index, path)),
             });
@@ -168,7 +150,7 @@ impl DirectoryService for Service {
         unary(async {
             self.admit(&request)?;
             let opened = self.key.open(request.get_ref())?;
-            let result = self.publish_opened(opened.operation).await;
+            let result = self.publish_opened(opened.record).await;
             Ok(opened.answer.seal(result, &*self.entropy)?)
         })
         .await
@@ -250,15 +232,6 @@ impl DirectoryService for Service {
         request: Request<wire::ListStatementsRequest>,
     ) -> Result<Response<wire::ListStatementsResponse>, Status> {
         unary(self.statements(request.into_inner().start)).await
-    }
-}
-
-fn logged(stored: StoredRecord, path: Vec<Hash>) -> wire::LoggedRecord {
-    wire::LoggedRecord {
-        inclusion: Some(inclusion(stored.index, path)),
-        record: Some(stored.record),
-        salt: stored.salt.into(),
-        sequenced_at_ms: stored.sequenced_at_ms,
     }
 }
 

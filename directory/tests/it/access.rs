@@ -1,6 +1,6 @@
 //! Who may call what.
 
-use crate::mesh::{Setting, client, refusal};
+use crate::mesh::{Backend, Setting, client, refusal};
 use bytes::Bytes;
 use chancery_kit::tls::connect;
 use chancery_pki_core::Party;
@@ -19,7 +19,7 @@ fn publish() -> wire::PublishRequest {
 
 #[tokio::test]
 async fn records_are_for_member_nodes_under_their_pinned_keys() {
-    let setting = Setting::new().await;
+    let setting = Setting::new(Backend::Sqlite).await;
     let mesh = &setting.mesh;
     let node = |name: &str| Party::Node(name.parse().unwrap());
     let agent = Party::Agent { administration: "federal".parse().unwrap(), name: "letters".parse().unwrap() };
@@ -46,11 +46,11 @@ async fn records_are_for_member_nodes_under_their_pinned_keys() {
 
 #[tokio::test]
 async fn anyone_may_audit() {
-    let setting = Setting::new().await;
+    let setting = Setting::new(Backend::Sqlite).await;
     let mut auditor = client(&setting.directory, setting.mesh.anonymous()).await;
     let checkpoint = auditor.fetch_checkpoint(wire::FetchCheckpointRequest {}).await.unwrap().into_inner();
     let checkpoint = setting.trust.verify_checkpoint(&checkpoint.checkpoint).unwrap();
-    assert_eq!(checkpoint.size(), 4);
+    assert_eq!(checkpoint.size(), 5);
     let entries = auditor.list_entries(wire::ListEntriesRequest { start: 1, limit: 2 }).await.unwrap();
     assert_eq!(entries.into_inner().entries.len(), 2);
     auditor.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();
@@ -59,7 +59,7 @@ async fn anyone_may_audit() {
 
 #[tokio::test]
 async fn evaluations_are_for_nodes() {
-    let setting = Setting::new().await;
+    let setting = Setting::new(Backend::Sqlite).await;
     let party = Party::Evaluator("e1".parse().unwrap());
     let call = async |credentials, request: wire::EvaluateRequest| {
         let (channel, _) = connect(&setting.evaluator.endpoint, party.clone(), credentials).await.unwrap();

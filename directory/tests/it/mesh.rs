@@ -8,7 +8,7 @@ use chancery_directory::{
 };
 use chancery_directory_core::attestation::SchemeName;
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
-use chancery_directory_core::client::Publication;
+use chancery_directory_core::client::{Publication, read_publication};
 use chancery_directory_core::handle::Blinded;
 use chancery_directory_core::record::RecordDraft;
 use chancery_directory_core::statement::{Authority, Decision, DirectoryKeys, Member};
@@ -17,6 +17,7 @@ use chancery_directory_core::{
     VerifiedLookup, keys, operation,
 };
 use chancery_kit::status::from_status;
+use chancery_kit::store::DatabasePlace;
 use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
 use chancery_kit::tls::{Credentials, connect};
 use chancery_pki_core::profile::{Ca, new_key_and_csr};
@@ -24,6 +25,7 @@ use chancery_pki_core::{CheckedCsr, Crls, LeafNames, Party, Serial, TrustAnchors
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
+use chancery_test_postgres::Postgres;
 use chancery_types::clock::ManualClock;
 use chancery_types::entropy::SeededEntropy;
 use chancery_types::{
@@ -44,6 +46,26 @@ const EVALUATOR: &str = "e1";
 pub(crate) const BITS: u32 = 8;
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Runs each scenario on both databases.
+macro_rules! on_both {
+    ($($scenario:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::mesh::Backend::Sqlite).await; })*
+        }
+        mod postgres {
+            $(#[tokio::test] async fn $scenario() { super::$scenario($crate::mesh::Backend::Postgres).await; })*
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// Where the directory keeps its rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
 pub(crate) struct Mesh {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) entropy: Arc<SeededEntropy>,
@@ -53,6 +75,7 @@ pub(crate) struct Mesh {
     root: Ca,
     issuing: Ca,
     pub(crate) anchors: TrustAnchors,
+    pub(crate) postgres: Option<Postgres>,
     folder: TempDir,
 }
 
@@ -90,7 +113,7 @@ impl Drop for Server {
 
 impl Mesh {
     /// Two governance keys, both needed.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(backend: Backend) -> Self {
         let clock = ManualClock::new(Timestamp::from_millis(1_790_000_000_000));
         let entropy = SeededEntropy::new(1);
         let federation = FEDERATION.parse().unwrap();
@@ -112,6 +135,10 @@ impl Mesh {
             root,
             issuing,
             anchors,
+            postgres: match backend {
+                Backend::Sqlite => None,
+                Backend::Postgres => Some(Postgres::start()),
+            },
             folder,
         }
     }
@@ -158,11 +185,13 @@ impl Mesh {
         // Made before others read them.
         drop(self.directory_keys());
         let credentials = self.certify(&Party::Directory).credentials;
-        let config = DirectoryConfig {
-            federation: FEDERATION.to_owned(),
-            governance: self.governance.clone(),
-            folder: self.directory_folder(),
-        };
+        let (governance, folder) = (self.governance.clone(), self.directory_folder());
+        let mut config = DirectoryConfig::embedded(FEDERATION.to_owned(), governance, folder);
+        if let Some(postgres) = &self.postgres {
+            config.database = DatabasePlace::Postgres(postgres.url());
+        }
+        // A root with each batch, so that what is published is found at once.
+        config.root_interval = Duration::ZERO;
         let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
         run(|listener, stop| async move {
             chancery_directory::serve(config, listener, credentials, entropy, stop).await.unwrap();
@@ -297,8 +326,8 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    pub(crate) async fn new() -> Self {
-        let mesh = Mesh::new();
+    pub(crate) async fn new(backend: Backend) -> Self {
+        let mesh = Mesh::new(backend);
         let federal = mesh.certify(&Party::Node("federal".parse().unwrap()));
         let directory = mesh.directory();
         let mut client = client(&directory, Arc::clone(&federal.credentials)).await;
@@ -312,7 +341,7 @@ impl Setting {
         // One evaluator that answers alone.
         let evaluator = mesh.evaluator(EVALUATOR, &directory);
         let plan = mesh.plan((1, 1, 1), &[(1, EVALUATOR, &evaluator)]);
-        assert_eq!(mesh.hold(plan, &directory).await.unwrap().index, 2);
+        assert_eq!(mesh.hold(plan, &directory).await.unwrap().index, 3);
         decide(mesh.keys()).await;
         let trust = mesh.trust();
         let listed = client.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();
@@ -328,8 +357,11 @@ impl Setting {
 
     /// Killed in the middle of things, and started again.
     pub(crate) async fn killed(self) -> Self {
-        let Self { mesh, federal, directory, evaluator, trust, state, .. } = self;
+        let Self { mut mesh, federal, directory, evaluator, trust, state, .. } = self;
         directory.kill();
+        if let Some(postgres) = &mut mesh.postgres {
+            postgres.crash();
+        }
         let directory = mesh.directory();
         let client = client(&directory, Arc::clone(&federal.credentials)).await;
         Self { mesh, federal, directory, evaluator, client, trust, state }
@@ -370,29 +402,22 @@ impl Setting {
             version,
             previous_index,
             attestation: self.mesh.authority.attest(Scheme::E164, owner.handle, key, 1, clock),
+            second_attestation: None,
             sealed_part: owner
                 .address
                 .seal(&owner.record_key, &owner.handle, version, &*self.mesh.entropy)
                 .unwrap(),
+            two_authorities: false,
             changed_at: self.mesh.clock.now(),
         }
     }
 
-    /// Seals, publishes, opens, verifies.
-    pub(crate) async fn publish(
-        &self,
-        request_id: [u8; 16],
-        record: wire::SignedRecord,
-    ) -> Result<Publication, Refusal> {
+    /// Seals, publishes, opens.
+    pub(crate) async fn publish(&self, record: wire::SignedRecord) -> Result<Publication, Refusal> {
         let directory = self.state.directory().unwrap().hpke_public_key;
-        let operation = wire::RecordOperation {
-            request_id: Bytes::copy_from_slice(&request_id),
-            record: Some(record.clone()),
-        };
-        let (request, answer) = operation::seal(&operation, &directory)?;
+        let (request, answer) = operation::seal(record, &directory)?;
         let response = self.client.clone().publish(request).await.map_err(|status| from_status(&status))?;
-        let result = answer.open(response.get_ref())?;
-        self.trust.verify_publication(result, &record)
+        read_publication(answer.open(response.get_ref())?)
     }
 
     pub(crate) async fn lookup(&self, handles: &[Handle]) -> wire::LookupResponse {
@@ -403,7 +428,7 @@ impl Setting {
 
     pub(crate) async fn verified(&self, handles: &[Handle]) -> VerifiedLookup {
         let prefixes: Vec<_> = handles.iter().map(|h| Prefix::of(h, BITS)).collect();
-        self.trust.verify_lookup(self.lookup(handles).await, &prefixes, BITS).unwrap()
+        self.trust.verify_lookup(self.lookup(handles).await, &prefixes, BITS, self.mesh.clock.now()).unwrap()
     }
 }
 
@@ -413,4 +438,12 @@ pub(crate) struct Owner {
     pub(crate) record_key: RecordKey,
     pub(crate) account: SigningKey,
     pub(crate) address: Address,
+}
+
+impl Owner {
+    /// The same handle and address under another account key.
+    pub(crate) fn with_account(&self, account: SigningKey) -> Self {
+        let (handle, record_key) = (self.handle, self.record_key.clone());
+        Self { handle, record_key, account, address: self.address.clone() }
+    }
 }

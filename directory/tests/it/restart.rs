@@ -1,9 +1,11 @@
 //! Stopped, killed, started again: what was answered stands.
 
-use crate::mesh::{Owner, Setting};
+use crate::mesh::{Backend, Owner, Setting, on_both};
 use chancery_directory_core::VerifiedCheckpoint;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::Scheme;
+
+on_both!(a_restart_keeps_head_records_and_answers, nothing_answered_is_lost_when_it_is_killed);
 
 async fn head(setting: &Setting) -> VerifiedCheckpoint {
     let answer = setting.client.clone().fetch_checkpoint(wire::FetchCheckpointRequest {}).await.unwrap();
@@ -17,46 +19,39 @@ async fn check_extends(setting: &Setting, older: &VerifiedCheckpoint) {
     newer.extends(older, &path).unwrap();
 }
 
-#[tokio::test]
-async fn a_restart_keeps_head_records_and_answers() {
-    let mut setting = Setting::new().await;
+async fn a_restart_keeps_head_records_and_answers(backend: Backend) {
+    let mut setting = Setting::new(backend).await;
     let owner = setting.owner();
     let record = setting.draft(&owner, 1, None).sign(&owner.account);
-    let published = setting.publish([1; 16], record.clone()).await.unwrap();
+    let published = setting.publish(record.clone()).await.unwrap();
     let before = head(&setting).await;
     setting.restart().await;
     assert_eq!(head(&setting).await, before);
-    assert_eq!(setting.publish([1; 16], record).await.unwrap().index, published.index);
+    assert_eq!(setting.publish(record).await.unwrap().index, published.index);
     let change = setting.draft(&owner, 2, Some(published.index)).sign(&owner.account);
-    setting.publish([2; 16], change).await.unwrap();
+    setting.publish(change).await.unwrap();
     check_extends(&setting, &before).await;
 }
 
-#[tokio::test]
-async fn nothing_answered_is_lost_when_it_is_killed() {
-    let mut setting = Setting::new().await;
+async fn nothing_answered_is_lost_when_it_is_killed(backend: Backend) {
+    let mut setting = Setting::new(backend).await;
     let mut acknowledged: Vec<(Owner, u64)> = Vec::new();
-    let mut newest = head(&setting).await;
-    for round in 0..3_u8 {
+    for _ in 0..3 {
         let owners: Vec<_> = (0..24).map(|_| setting.owner()).collect();
         let mut tasks = tokio::task::JoinSet::new();
         let shared = std::sync::Arc::new(setting);
-        for (i, owner) in (0_u8..).zip(owners) {
+        for owner in owners {
             let shared = std::sync::Arc::clone(&shared);
             tasks.spawn(async move {
                 let record = shared.draft(&owner, 1, None).sign(&owner.account);
-                let mut id = [round; 16];
-                id[0] = i;
-                (shared.publish(id, record).await, owner)
+                (shared.publish(record).await, owner)
             });
         }
+        let newest = head(&shared).await;
         // Killed while most are under way.
         for _ in 0..5 {
             let (result, owner) = tasks.join_next().await.unwrap().unwrap();
             let published = result.unwrap();
-            if published.checkpoint.size() > newest.size() {
-                newest = published.checkpoint;
-            }
             acknowledged.push((owner, published.index));
         }
         tasks.shutdown().await;

@@ -4,6 +4,10 @@
 //! whatever has queued goes into the next transaction together. A job's caller
 //! hears its answer after commit and flush, never before.
 
+mod database;
+
+pub use database::{DatabasePlace, Migrations};
+
 use chancery_types::{Reason, Refusal};
 use futures::future::BoxFuture;
 use sqlx::migrate::{Migrate, Migrator};

@@ -160,11 +160,11 @@ impl LocalFederation {
     }
 
     async fn serve_directory(&mut self) -> Result<(), Failure> {
-        let config = DirectoryConfig {
-            federation: FEDERATION.to_owned(),
-            governance: GovernanceKeys::from_bundle(&self.bundle)?,
-            folder: self.layout.path("directory"),
-        };
+        let (governance, folder) =
+            (GovernanceKeys::from_bundle(&self.bundle)?, self.layout.path("directory"));
+        let mut config = DirectoryConfig::embedded(FEDERATION.to_owned(), governance, folder);
+        // Whoever tries it out need not wait.
+        config.root_interval = Duration::from_secs(1);
         let listener = self.listen("directory").await?;
         let credentials = self.enrol("directory/identity", Party::Directory).await?;
         let (entropy, shutdown) = (Arc::clone(&self.entropy), self.shutdown.clone());

@@ -1,11 +1,11 @@
 //! A directory that lies about what governs, or about what it logged.
 
 use super::*;
-use crate::entry::SALT_LENGTH;
 use crate::keys;
 use crate::note::CheckpointSigner;
 use crate::testing::{FEDERATION, Log, NOW, World};
 use bytes::Bytes;
+use chancery_types::Timestamp;
 use chancery_types::entropy::SeededEntropy;
 
 fn setting() -> (World, Log, Trust) {
@@ -43,7 +43,10 @@ fn statements_are_verified_one_by_one() {
     assert_eq!(state.in_force(), [0, 1, 2, 3]);
     assert_eq!(state.evaluators(), world.state.evaluators());
     let admitted = |at| state.authority(&"enrol".parse().unwrap(), at).map(|a| a.schemes.len());
-    assert_eq!([admitted(NOW), admitted(NOW.before(std::time::Duration::from_millis(1)))], [Some(0), Some(1)]);
+    assert_eq!(
+        [admitted(NOW), admitted(NOW.before(std::time::Duration::from_millis(1)))],
+        [Some(0), Some(1)]
+    );
     assert_eq!(admitted(Timestamp::from_millis(0)), None);
 
     let refused = |change: &dyn Fn(&mut wire::ListStatementsResponse)| {
@@ -71,43 +74,18 @@ fn statements_are_verified_one_by_one() {
 }
 
 #[test]
-fn a_publication_is_what_was_sent() {
+fn an_answer_is_an_index_or_a_reason() {
     use wire::record_operation_result::Result as Outcome;
-    let (world, mut log, trust) = setting();
-    let sent = world.first_record(1);
-    let salt = [6; SALT_LENGTH];
-    let change = RecordChange::new(&world.handle, None, &salt, &sent);
-    let index = log.append(NOW, Event::RecordChange(RecordChange { pending: true, ..change }));
-    let logged = wire::LoggedRecord {
-        body: Some(wire::RecordBody { record: Some(sent.clone()), salt: salt.to_vec().into() }),
-        sequenced_at_ms: NOW.millis(),
-        inclusion: log.entry(index).inclusion,
-        pending: true,
-        ends_index: None,
+    let read = |result| read_publication(wire::RecordOperationResult { result, padding: Bytes::new() });
+    let logged = wire::LoggedOperation { index: 7, pending: true };
+    assert_eq!(read(Some(Outcome::Logged(logged))), Ok(Publication { index: 7, pending: true }));
+    let refused = |reason: &str| {
+        let refusal = wire::RecordRefusal { reason: reason.to_owned(), message: "no".repeat(400) };
+        let refusal = read(Some(Outcome::Refusal(refusal))).unwrap_err();
+        assert_eq!(refusal.message.len(), 500);
+        refusal.reason
     };
-    let verify = |logged: wire::LoggedRecord, sent: &wire::SignedRecord| {
-        let checkpoint = log.checkpoint().note().clone();
-        let result = Some(Outcome::Logged(logged));
-        let result = wire::RecordOperationResult { result, checkpoint, padding: Bytes::new() };
-        trust.verify_publication(result, sent).map_err(|refusal| refusal.reason)
-    };
-    let published = verify(logged.clone(), &sent).unwrap();
-    assert_eq!((published.index, published.pending), (index, true));
-    let lie = |change: &dyn Fn(&mut wire::LoggedRecord)| {
-        let mut logged = logged.clone();
-        change(&mut logged);
-        assert!(verify(logged, &sent).is_err());
-    };
-    lie(&|l| l.pending = false);
-    lie(&|l| l.ends_index = Some(1));
-    lie(&|l| l.sequenced_at_ms += 1);
-    lie(&|l| l.inclusion = None);
-    lie(&|l| l.body.as_mut().unwrap().salt = Bytes::new());
-    let other = world.draft(1, Some(2)).sign(&world.account);
-    assert_eq!(verify(logged, &other).unwrap_err(), Reason::InvalidProof);
-
-    let refused = wire::RecordRefusal { reason: "ATTESTATION_EXPIRED".to_owned(), message: "no".to_owned() };
-    let result =
-        wire::RecordOperationResult { result: Some(Outcome::Refusal(refused)), ..Default::default() };
-    assert_eq!(trust.verify_publication(result, &sent).unwrap_err().reason, Reason::AttestationExpired);
+    assert_eq!(refused("ATTESTATION_EXPIRED"), Reason::AttestationExpired);
+    assert_eq!(refused("NEW_TO_US"), Reason::DirectoryMisbehaved);
+    assert_eq!(read(None).unwrap_err().reason, Reason::DirectoryMisbehaved);
 }

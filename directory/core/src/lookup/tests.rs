@@ -50,7 +50,7 @@ impl Setting {
         let mut log = self.log.clone();
         let mut map = self.map.clone();
         let root = log.append(NOW, Event::MapRoot(map.root()));
-        let (place, _) = map.prove(self.prefix(), BITS);
+        let place = map.part(self.prefix(), BITS).into_place();
         let item = |item: &Item| wire::MapItem {
             index: item.index(),
             sequenced_at_ms: item.sequenced_at().millis(),

@@ -82,12 +82,13 @@ proptest! {
         }
         let items: Vec<_> = plain.iter().copied().collect();
         prop_assert_eq!(map.len(), items.len());
-        let before = map.prove(prefix(head, bits), bits);
+        let before = map.part(prefix(head, bits), bits).into_place();
         let root = map.root();
         prop_assert_eq!(root, Sum::of(&items, 0));
-        prop_assert_eq!(&before, &map.prove(prefix(head, bits), bits));
-        let (place, own) = before;
-        prop_assert_eq!(own.items, place.items.len() as u64);
+        let part = map.part(prefix(head, bits), bits);
+        let (own, place) = (part.sum(), part.into_place());
+        prop_assert_eq!(&before, &place);
+        prop_assert_eq!(own, Sum::of(&place.items, place.siblings.len() as u32));
         let mut shuffled = items.clone();
         shuffled.reverse();
         prop_assert_eq!(Map::from_items(shuffled).unwrap().root(), root);
@@ -104,7 +105,7 @@ fn every_lie_about_a_place_is_caught() {
     let bits = 4;
     for head in [0, 7, 1 << 31, u32::MAX] {
         let prefix = prefix(head, bits);
-        let (honest, _) = map.prove(prefix, bits);
+        let honest = map.part(prefix, bits).into_place();
         honest.verify(prefix, bits, &root).unwrap();
         let lie = |change: &dyn Fn(&mut proof::Place)| {
             let mut place = honest.clone();
@@ -134,7 +135,7 @@ fn every_lie_about_a_place_is_caught() {
     // The root of a day before.
     let old = large(2_999).root();
     let prefix = prefix(0, bits);
-    assert!(map.prove(prefix, bits).0.verify(prefix, bits, &old).is_err());
+    assert!(map.part(prefix, bits).into_place().verify(prefix, bits, &old).is_err());
 }
 
 #[test]
@@ -142,7 +143,7 @@ fn buckets_have_the_size_that_the_rule_gives_them() {
     // A directory that cuts a small map into slivers is caught by the counts.
     let mut map = large(100);
     let root = map.root();
-    let (whole, _) = map.prove(prefix(0, 8), 8);
+    let whole = map.part(prefix(0, 8), 8).into_place();
     assert_eq!((whole.siblings.len(), whole.items.len()), (0, 100));
     let (left, right) = whole.items.split_at(whole.items.partition_point(|item| !bit(item.prefix, 0)));
     let sliver = proof::Place { siblings: vec![Sum::of(right, 1)], items: left.to_vec() };
@@ -158,7 +159,7 @@ fn buckets_have_the_size_that_the_rule_gives_them() {
     assert!(flat.verify(prefix(0, 8), 8, &Sum::bucket(&all)).is_err());
     // What shares 32 bits stays together.
     let mut map = large(3_000);
-    let (deepest, _) = map.prove(prefix(7, 32), 32);
+    let deepest = map.part(prefix(7, 32), 32).into_place();
     assert_eq!((deepest.siblings.len(), deepest.items.len()), (32, 300));
     deepest.verify(prefix(7, 32), 32, &map.root()).unwrap();
 }

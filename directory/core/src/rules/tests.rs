@@ -257,7 +257,10 @@ fn two_authorities_override_a_veto() {
     let held = first(&world);
     draft.second_attestation = Some(backed.word(&world, "enrol", &world.authority));
     let twice = backed.accept(&world, draft.clone(), &held, NOW).map(drop);
-    assert_eq!(twice, Err(Error::Record("a second attestation is by another authority, for the same scheme")));
+    assert_eq!(
+        twice,
+        Err(Error::Record("a second attestation is by another authority, for the same scheme"))
+    );
     draft.second_attestation = Some(backed.word(&world, "other", &world.authority));
     assert!(matches!(backed.accept(&world, draft, &held, NOW), Err(Error::Record(_))));
 }

@@ -1,0 +1,59 @@
+-- The directory's own rows beside the log, as PostgreSQL keeps them. The log commits to
+-- records; the bodies lie here, where they can be erased. Rows go under growing keys
+-- alone, so that a record costs the same whatever number of them is there.
+
+CREATE TABLE record_body (
+    -- Index of the log entry that commits to the record. Never changes.
+    entry_index BIGINT NOT NULL PRIMARY KEY,
+    -- Entry of the version before, of the same handle. Never changes.
+    previous_index BIGINT,
+    -- The SignedRecord, serialised, as the commitment covers it. Never changes.
+    record BYTEA NOT NULL,
+    -- Salt of the commitment, 32 bytes. Never changes.
+    salt BYTEA NOT NULL,
+    -- When the entry was sequenced, milliseconds since the Unix epoch. Never changes.
+    sequenced_at_ms BIGINT NOT NULL,
+    -- The handle's entries of that day, this one included. Never changes.
+    changes BIGINT NOT NULL
+);
+
+-- For erasing all that was ever put for a handle.
+CREATE INDEX record_body_previous ON record_body (previous_index) WHERE previous_index IS NOT NULL;
+
+CREATE TABLE map_item (
+    -- Index of the entry that stands in the map. Never changes.
+    entry_index BIGINT NOT NULL PRIMARY KEY,
+    -- First 32 bits of the handle, as a number. Never changes.
+    handle_prefix BIGINT NOT NULL,
+    -- 1: a re-enrolment that is not in force. Never changes.
+    pending BIGINT NOT NULL,
+    -- When the entry was sequenced, milliseconds since the Unix epoch. Never changes.
+    sequenced_at_ms BIGINT NOT NULL,
+    -- The entry's commitment to the record, 32 bytes. Never changes.
+    commitment BYTEA NOT NULL
+);
+
+CREATE TABLE map_root (
+    -- 1: there is one latest root.
+    id BIGINT NOT NULL PRIMARY KEY CHECK (id = 1),
+    -- Index of its entry. Only grows.
+    entry_index BIGINT NOT NULL
+);
+
+CREATE TABLE statement (
+    -- Index of a log entry that holds a governance statement: they are
+    -- replayed at the start. Never changes.
+    entry_index BIGINT NOT NULL PRIMARY KEY
+);
+
+CREATE TABLE evaluation_total (
+    -- Id of the evaluator. Never changes.
+    evaluator TEXT NOT NULL,
+    -- Day (UTC) since the Unix epoch. Never changes.
+    day BIGINT NOT NULL,
+    -- SHA-256 of the totals as signed, 32 bytes. Never changes.
+    digest BYTEA NOT NULL,
+    -- Entry that holds them. Never changes.
+    entry_index BIGINT NOT NULL,
+    PRIMARY KEY (evaluator, day)
+);

@@ -1,0 +1,199 @@
+//! A batch as it grows: what is stored, and on top what it adds itself.
+
+use super::Work;
+use super::task::Task;
+use crate::store::write::{NewBody, NewRows};
+use chancery_directory_core::ceremony::conclusion::Conclusion;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::entry::{Entry, Event, Leaf};
+use chancery_directory_core::map::{Item, Map};
+use chancery_directory_core::record::SignedRecord;
+use chancery_directory_core::rules::{Held, Judgement, Logged, judge};
+use chancery_directory_core::state::Admission;
+use chancery_directory_core::statement::{Decision, ErasedRecord};
+use chancery_directory_core::totals::EvaluationTotals;
+use chancery_directory_core::{Error, FederationState, governance};
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{Handle, NodeId, Reason, Refusal, Timestamp};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+
+pub(super) struct Batch {
+    next: u64,
+    pub(super) now: Timestamp,
+    /// Set once the batch holds a statement.
+    pub(super) state: Option<FederationState>,
+    pub(super) map: Map,
+    pub(super) leaves: Vec<Leaf>,
+    pub(super) rows: NewRows,
+    /// Entry of the root of the map that ends the batch.
+    pub(super) root: Option<u64>,
+    /// Whether a root is to end it, even if none is due.
+    wants_root: bool,
+    held: HashMap<Handle, Held>,
+    totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
+}
+
+impl Batch {
+    pub(super) fn new(
+        next: u64,
+        now: Timestamp,
+        map: Map,
+        held: HashMap<Handle, Held>,
+        totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
+    ) -> Self {
+        Self {
+            next,
+            now,
+            state: None,
+            map,
+            leaves: Vec::new(),
+            rows: NewRows { sequenced_at_ms: now.millis(), ..NewRows::default() },
+            root: None,
+            wants_root: false,
+            held,
+            totals,
+        }
+    }
+
+    pub(super) fn take(&mut self, work: Work, task: &Task) -> Result<Publication, Refusal> {
+        let index = match work {
+            Work::Record(record) => return self.record(*record, task),
+            Work::Statement(statement) => self.statement(statement, task)?,
+            Work::Ceremony(concluded) => self.ceremony(concluded, task)?,
+            Work::Totals(totals) => self.totals(totals, task)?,
+            Work::Root => {
+                self.wants_root = true;
+                self.next
+            }
+        };
+        Ok(Publication { index, pending: false })
+    }
+
+    /// Ends the batch with a root of the map, if one is due and the map is not the
+    /// one that the last root is of, or if somebody wants one.
+    pub(super) fn finish(&mut self, root_is_due: bool, rooted: &Map) -> Result<(), Error> {
+        if self.wants_root || (root_is_due && !self.map.is_same(rooted)) {
+            let sum = self.map.root();
+            let index = self.log(Event::MapRoot(sum))?;
+            self.rows.root = Some(index);
+            self.root = Some(index);
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: SignedRecord, task: &Task) -> Result<Publication, Refusal> {
+        let handle = *record.handle();
+        let before = self.held.get(&handle).cloned().unwrap_or_default();
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        let accepted = match judge(record, &before, state, self.now)? {
+            Judgement::Accepted(accepted) => accepted,
+            Judgement::Repeated(index) => {
+                let pending = before.pending.is_some_and(|pending| pending.index == index);
+                return Ok(Publication { index, pending });
+            }
+        };
+        let salt = (*task.parts.entropy).array();
+        let change = accepted.change(&salt);
+        let index = self.next;
+        self.map.apply(&change, index, self.now)?;
+        self.log(Event::RecordChange(change))?;
+        self.rows.items.push(Item::new(&change, index, self.now));
+        let replaced = change.previous_index.filter(|_| !change.pending);
+        self.rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
+        self.rows.bodies.push(NewBody {
+            index,
+            previous_index: change.previous_index,
+            record: accepted.record().wire().encode_to_vec(),
+            salt,
+            changes: accepted.changes(),
+        });
+        self.held.insert(handle, accepted.logged_at(index, self.now, before));
+        Ok(Publication { index, pending: change.pending })
+    }
+
+    fn statement(&mut self, signed: wire::SignedStatement, task: &Task) -> Result<u64, Refusal> {
+        let verified = governance::verify(&signed, &task.parts.federation, &task.parts.governance)?;
+        match self.state.as_ref().unwrap_or(&task.state).admit(&verified)? {
+            Admission::Logged(index) => return Ok(index),
+            Admission::NonceReused => return Err(reused("the nonce was used by another statement")),
+            Admission::New => {}
+        }
+        if let Decision::Erasure(records) = &verified.statement().decision {
+            self.erase(records)?;
+        }
+        let index = self.log(Event::Statement(signed))?;
+        self.rows.statements.push(index);
+        self.state.get_or_insert_with(|| task.state.clone()).apply(verified, index, self.now);
+        Ok(index)
+    }
+
+    /// All of them or none.
+    fn erase(&mut self, records: &[ErasedRecord]) -> Result<(), Refusal> {
+        let indices: Vec<_> = records.iter().map(|record| record.index).collect();
+        let is_named = |logged: &Logged| indices.contains(&logged.index);
+        let torn = |held: &Held| {
+            let pending = held.pending.as_ref().map(is_named);
+            pending.is_some_and(|pending| held.standing.as_ref().map(is_named) != Some(pending))
+        };
+        if self.held.values().any(torn) {
+            let message = "a record and the re-enrolment that is pending over it are erased together";
+            return Err(Error::Statement(message).into());
+        }
+        let mut map = self.map.clone();
+        if !records.iter().all(|record| map.remove(record.handle_prefix, record.index)) {
+            return Err(Error::Statement("an entry that is to be erased does not stand in the map").into());
+        }
+        self.map = map;
+        self.held.retain(|_, held| !held.standing.as_ref().is_some_and(is_named));
+        self.rows.gone.extend(&indices);
+        self.rows.erased.extend(indices);
+        // At once: a lookup must not miss a body that its root still names.
+        self.wants_root = true;
+        Ok(())
+    }
+
+    fn ceremony(&mut self, concluded: Box<wire::ConcludedCeremony>, task: &Task) -> Result<u64, Refusal> {
+        let parts = &task.parts;
+        let conclusion = Conclusion::verify(&concluded, &parts.federation, &parts.governance)?;
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        if let Some(index) = state.concluded(conclusion.id()) {
+            return Ok(index);
+        }
+        for fault in conclusion.judge(&concluded, state)? {
+            tracing::warn!(evaluator = %fault.evaluator, fault = %fault.kind, "directory.ceremony.fault");
+        }
+        let index = self.log(Event::Ceremony(concluded))?;
+        self.rows.statements.push(index);
+        self.state.get_or_insert_with(|| task.state.clone()).conclude(conclusion, index);
+        Ok(index)
+    }
+
+    fn totals(&mut self, signed: wire::SignedEvaluationTotals, task: &Task) -> Result<u64, Refusal> {
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        let totals = EvaluationTotals::verify(&signed, state, self.now)?;
+        let digest: [u8; 32] = Sha256::digest(&signed.totals).into();
+        let day = (totals.evaluator, totals.day);
+        match self.totals.get(&day) {
+            Some((logged, index)) if *logged == digest => return Ok(*index),
+            Some(_) => return Err(reused("other totals of the evaluator were logged for the day")),
+            None => {}
+        }
+        let index = self.log(Event::EvaluationTotals(signed))?;
+        self.rows.totals.push((day.clone(), digest, index));
+        self.totals.insert(day, (digest, index));
+        Ok(index)
+    }
+
+    fn log(&mut self, event: Event) -> Result<u64, Error> {
+        let index = self.next;
+        self.leaves.push(Leaf::new(&Entry { sequenced_at: self.now, event })?);
+        self.next += 1;
+        Ok(index)
+    }
+}
+
+fn reused(message: &'static str) -> Refusal {
+    Refusal::new(Reason::RequestIdReused, message)
+}

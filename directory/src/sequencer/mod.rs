@@ -1,0 +1,128 @@
+//! The directory's one writer. Whatever queued while the last batch flushed is
+//! judged in order, logged in one transaction, and answered after its commit.
+//! Roots of the map are logged along, at most one in an interval.
+
+mod batch;
+mod task;
+
+use chancery_directory_core::FederationState;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::governance::GovernanceKeys;
+use chancery_directory_core::map::Map;
+use chancery_directory_core::record::SignedRecord;
+use chancery_directory_log::{Appender, LogError};
+use chancery_kit::store::Store;
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{Clock, Entropy, Reason, Refusal, Timestamp};
+use sqlx::Any;
+use std::sync::Arc;
+use std::time::Duration;
+use task::Task;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Jobs that may wait; more callers wait for a place.
+const QUEUE: usize = 4_096;
+/// Age of a root from which a lookup has the next one logged.
+const ROOT_AGE: Duration = Duration::from_mins(30);
+
+/// What is to be logged.
+enum Work {
+    Record(Box<SignedRecord>),
+    Statement(wire::SignedStatement),
+    Ceremony(Box<wire::ConcludedCeremony>),
+    Totals(wire::SignedEvaluationTotals),
+    /// A root of the map, though it did not change.
+    Root,
+}
+
+struct Job {
+    work: Work,
+    /// After commit.
+    answer: oneshot::Sender<Result<Publication, Refusal>>,
+}
+
+/// The map as the latest logged root has it.
+#[derive(Clone)]
+pub(crate) struct RootedMap {
+    pub(crate) map: Map,
+    /// Entry of the root.
+    pub(crate) index: u64,
+    /// When that was sequenced.
+    pub(crate) sequenced_at: Timestamp,
+}
+
+/// The way to the sequencer. Cheap to clone; the sequencer ends with the last one.
+#[derive(Clone)]
+pub(crate) struct Sequencer {
+    jobs: mpsc::Sender<Job>,
+    state: watch::Receiver<Arc<FederationState>>,
+    map: watch::Receiver<Arc<RootedMap>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a sequencer works with.
+pub(crate) struct Parts {
+    pub(crate) federation: String,
+    pub(crate) governance: GovernanceKeys,
+    pub(crate) store: Store<Any>,
+    pub(crate) appender: Appender,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    /// Least time between two roots of a map that changes.
+    pub(crate) root_interval: Duration,
+}
+
+impl Sequencer {
+    /// Replays the statements, reads the map and starts.
+    pub(crate) async fn start(parts: Parts) -> Result<Self, LogError> {
+        let clock = Arc::clone(&parts.clock);
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (state_shown, state) = watch::channel(Arc::default());
+        let task = Task::start(parts, state_shown).await?;
+        let map = task.shown_map();
+        tokio::spawn(task.run(queue));
+        Ok(Self { jobs, state, map, clock })
+    }
+
+    /// What is in force.
+    pub(crate) fn state(&self) -> Arc<FederationState> {
+        self.state.borrow().clone()
+    }
+
+    /// The map with its latest root, which is not old: one is logged first if
+    /// need be.
+    pub(crate) async fn map(&self) -> Result<Arc<RootedMap>, Refusal> {
+        let age = self.clock.now().since(self.map.borrow().sequenced_at);
+        if age >= ROOT_AGE {
+            self.submit(Work::Root).await?;
+        }
+        Ok(self.map.borrow().clone())
+    }
+
+    /// Logs a record.
+    pub(crate) async fn publish(&self, record: SignedRecord) -> Result<Publication, Refusal> {
+        self.submit(Work::Record(Box::new(record))).await
+    }
+
+    /// Logs a statement; gives the index of its entry.
+    pub(crate) async fn decide(&self, statement: wire::SignedStatement) -> Result<u64, Refusal> {
+        Ok(self.submit(Work::Statement(statement)).await?.index)
+    }
+
+    /// Logs what a ceremony of the evaluators came to; gives the index of its entry.
+    pub(crate) async fn conclude(&self, concluded: wire::ConcludedCeremony) -> Result<u64, Refusal> {
+        Ok(self.submit(Work::Ceremony(Box::new(concluded))).await?.index)
+    }
+
+    /// Logs what an evaluator answered in a day; gives the index of its entry.
+    pub(crate) async fn total(&self, totals: wire::SignedEvaluationTotals) -> Result<u64, Refusal> {
+        Ok(self.submit(Work::Totals(totals)).await?.index)
+    }
+
+    async fn submit(&self, work: Work) -> Result<Publication, Refusal> {
+        let gone = || Refusal::new(Reason::ShuttingDown, "the directory is stopping; try again");
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job { work, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}

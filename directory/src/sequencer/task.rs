@@ -1,0 +1,220 @@
+//! The task that owns the log and the map.
+
+use super::batch::Batch;
+use super::{Job, Parts, RootedMap, Work};
+use crate::store::read;
+use chancery_directory_core::FederationState;
+use chancery_directory_core::ceremony::conclusion::Conclusion;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::entry::Event;
+use chancery_directory_core::governance;
+use chancery_directory_core::map::Map;
+use chancery_directory_core::rules::Held;
+use chancery_directory_core::totals::EvaluationTotals;
+use chancery_directory_log::LogError;
+use chancery_types::{Handle, Refusal, Timestamp};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// Jobs of one batch at most.
+const BATCH: usize = 512;
+
+pub(super) struct Task {
+    pub(super) parts: Parts,
+    pub(super) state: FederationState,
+    state_shown: watch::Sender<Arc<FederationState>>,
+    /// With all that is logged.
+    pub(super) map: Map,
+    /// As of the latest logged root.
+    map_shown: watch::Sender<Arc<RootedMap>>,
+    /// When that was logged.
+    rooted_at: Instant,
+    /// Time of the last entry: the log's times never go back.
+    last: Timestamp,
+}
+
+impl Task {
+    /// Reads what is stored; logs a root of the map unless the stored one is its.
+    pub(super) async fn start(
+        parts: Parts,
+        state_shown: watch::Sender<Arc<FederationState>>,
+    ) -> Result<Self, LogError> {
+        let never =
+            RootedMap { map: Map::default(), index: 0, sequenced_at: Timestamp::from_millis(i64::MIN) };
+        let mut task = Self {
+            parts,
+            state: FederationState::default(),
+            state_shown,
+            map: Map::default(),
+            map_shown: watch::Sender::new(Arc::new(never)),
+            rooted_at: Instant::now(),
+            last: Timestamp::from_millis(i64::MIN),
+        };
+        task.read().await?;
+        let pool = task.parts.store.readers();
+        match read::root(pool).await? {
+            Some((index, sequenced_at, sum)) if sum == task.map.root() => {
+                let map = task.map.clone();
+                task.map_shown.send_replace(Arc::new(RootedMap { map, index, sequenced_at }));
+            }
+            _ => drop(task.sequence(vec![Work::Root]).await?),
+        }
+        Ok(task)
+    }
+
+    pub(super) fn shown_map(&self) -> watch::Receiver<Arc<RootedMap>> {
+        self.map_shown.subscribe()
+    }
+
+    /// State and map as stored.
+    async fn read(&mut self) -> Result<(), LogError> {
+        let pool = self.parts.store.readers();
+        self.state = self.replay().await?;
+        self.state_shown.send_replace(Arc::new(self.state.clone()));
+        self.last = read::last_sequenced_at(pool).await?;
+        let items = read::items(pool).await?;
+        self.map = tokio::task::spawn_blocking(move || {
+            let mut map = Map::from_items(items)?;
+            map.root();
+            Ok::<_, LogError>(map)
+        })
+        .await
+        .map_err(|_| LogError::Damaged("reading the map was interrupted"))??;
+        Ok(())
+    }
+
+    /// The federation as the stored statements make it.
+    async fn replay(&self) -> Result<FederationState, LogError> {
+        let (federation, governance) = (&self.parts.federation, &self.parts.governance);
+        let mut state = FederationState::default();
+        for (index, leaf) in read::statements(self.parts.store.readers()).await? {
+            let entry = leaf.entry()?;
+            match entry.event {
+                Event::Statement(signed) => {
+                    let verified = governance::verify(&signed, federation, governance)?;
+                    state.apply(verified, index, entry.sequenced_at);
+                }
+                Event::Ceremony(concluded) => {
+                    state.conclude(Conclusion::verify(&concluded, federation, governance)?, index);
+                }
+                Event::RecordChange(_) | Event::EvaluationTotals(_) | Event::MapRoot(_) => {
+                    return Err(LogError::Damaged("an entry kept as a statement is none"));
+                }
+            }
+        }
+        Ok(state)
+    }
+
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::with_capacity(BATCH);
+        loop {
+            let root_due = self.rooted_at + self.parts.root_interval;
+            let is_stale = self.map_is_ahead();
+            tokio::select! {
+                received = queue.recv_many(&mut jobs, BATCH) => if received == 0 { return },
+                () = sleep_until(root_due), if is_stale => {}
+            }
+            let (mut work, answers): (Vec<_>, Vec<_>) =
+                jobs.drain(..).map(|job| (job.work, job.answer)).unzip();
+            if answers.is_empty() {
+                work.push(Work::Root);
+            }
+            match self.sequence(work).await {
+                Ok(results) => {
+                    for (answer, result) in answers.into_iter().zip(results) {
+                        let _ = answer.send(result);
+                    }
+                }
+                Err(error) => {
+                    let refusal = Refusal::from(error);
+                    for answer in answers {
+                        let _ = answer.send(Err(refusal.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether something is logged that no root covers.
+    fn map_is_ahead(&self) -> bool {
+        !self.map.is_same(&self.map_shown.borrow().map)
+    }
+
+    /// Judges, logs, commits. An error: nothing was answered, and what was
+    /// logged is found again when it is handed in again.
+    async fn sequence(&mut self, work: Vec<Work>) -> Result<Vec<Result<Publication, Refusal>>, LogError> {
+        let mut batch = self.begin(&work).await?;
+        let results = work.into_iter().map(|work| batch.take(work, self)).collect();
+        let root_is_due = self.rooted_at.elapsed() >= self.parts.root_interval;
+        batch.finish(root_is_due, &self.map_shown.borrow().map)?;
+        if batch.leaves.is_empty() {
+            return Ok(results);
+        }
+        let entries = self.parts.appender.prepare(std::mem::take(&mut batch.leaves))?;
+        let (writing, rows) = (entries.clone(), Arc::new(std::mem::take(&mut batch.rows)));
+        let written = self.parts.store.write("directory.sequence", move |connection| {
+            let (entries, rows) = (writing.clone(), Arc::clone(&rows));
+            Box::pin(async move {
+                entries.write(connection).await?;
+                rows.write(connection).await
+            })
+        });
+        if let Err(error) = written.await {
+            self.parts.appender.reload().await?;
+            self.read().await?;
+            return Err(error.into());
+        }
+        self.last = batch.now;
+        if let Some(state) = batch.state {
+            self.state = state;
+            // Shown before the head: a reader of the head finds its statements in force.
+            self.state_shown.send_replace(Arc::new(self.state.clone()));
+        }
+        self.map = batch.map;
+        if let Some(index) = batch.root {
+            let map = self.map.clone();
+            self.map_shown.send_replace(Arc::new(RootedMap { map, index, sequenced_at: batch.now }));
+            self.rooted_at = Instant::now();
+        }
+        self.parts.appender.committed(&entries);
+        Ok(results)
+    }
+
+    /// Reads what the work will be judged against.
+    async fn begin(&self, work: &[Work]) -> Result<Batch, LogError> {
+        let (mut entries, mut days) = (Vec::new(), Vec::new());
+        for work in work {
+            match work {
+                Work::Record(record) => {
+                    let [a, b, c, d, ..] = *record.handle().as_bytes();
+                    entries.extend(
+                        self.map.under([a, b, c, d]).iter().map(|item| (item.index(), item.is_pending())),
+                    );
+                }
+                Work::Statement(statement) => {
+                    let erased = governance::erased(statement);
+                    let under = erased.iter().flat_map(|record| self.map.under(record.handle_prefix));
+                    entries.extend(under.map(|item| (item.index(), item.is_pending())));
+                }
+                Work::Totals(totals) => days.extend(EvaluationTotals::claim(totals).ok()),
+                Work::Ceremony(_) | Work::Root => {}
+            }
+        }
+        let pool = self.parts.store.readers();
+        entries.sort_unstable();
+        entries.dedup();
+        let indices: Vec<_> = entries.iter().map(|(index, _)| *index).collect();
+        let mut logged = read::logged(pool, &indices).await?;
+        let mut held: HashMap<Handle, Held> = HashMap::with_capacity(logged.len());
+        for (index, pending) in entries {
+            let found = logged.remove(&index).ok_or(LogError::Damaged("a record that stands has no body"))?;
+            let held = held.entry(*found.record.handle()).or_default();
+            *(if pending { &mut held.pending } else { &mut held.standing }) = Some(found);
+        }
+        let now = self.parts.clock.now().max(self.last);
+        let totals = read::totals(pool, &days).await?;
+        Ok(Batch::new(self.parts.appender.next_index(), now, self.map.clone(), held, totals))
+    }
+}

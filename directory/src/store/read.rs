@@ -1,0 +1,153 @@
+//! Reading the directory's rows.
+
+use super::{CHUNK, array, index, position, unreadable};
+use chancery_directory_core::entry::{Event, Leaf, RecordChange};
+use chancery_directory_core::map::{Item, Sum};
+use chancery_directory_core::record::SignedRecord;
+use chancery_directory_core::rules::Logged;
+use chancery_kit::store::{StoreError, values};
+use chancery_proto::directory::v1 as wire;
+use chancery_types::{NodeId, Timestamp};
+use futures::TryStreamExt as _;
+use prost::Message as _;
+use sqlx::any::AnyRow;
+use sqlx::{Any, AssertSqlSafe, Pool, Row as _};
+use std::collections::HashMap;
+
+/// The bodies of these entries; those that were erased are left out.
+pub(crate) async fn bodies(
+    pool: &Pool<Any>,
+    entries: &[u64],
+) -> Result<HashMap<u64, wire::RecordBody>, StoreError> {
+    let mut bodies = HashMap::with_capacity(entries.len());
+    for row in rows_of(pool, "entry_index, record, salt", entries).await? {
+        let (entry, record, salt): (i64, Vec<u8>, Vec<u8>) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let body = wire::RecordBody { record: Some(decode(record)?), salt: salt.into() };
+        bodies.insert(index(entry)?, body);
+    }
+    Ok(bodies)
+}
+
+/// The records of these entries, as the rules read them.
+pub(crate) async fn logged(pool: &Pool<Any>, entries: &[u64]) -> Result<HashMap<u64, Logged>, StoreError> {
+    let mut logged = HashMap::with_capacity(entries.len());
+    for row in rows_of(pool, "entry_index, record, sequenced_at_ms, changes", entries).await? {
+        let (entry, record): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+        let record =
+            SignedRecord::try_from(decode(record)?).map_err(|e| unreadable("record_body.record", e))?;
+        let changes = u32::try_from(row.try_get::<i64, _>(3)?);
+        let found = Logged {
+            index: index(entry)?,
+            sequenced_at: Timestamp::from_millis(row.try_get(2)?),
+            changes: changes.map_err(|e| unreadable("record_body.changes", e))?,
+            record,
+        };
+        logged.insert(found.index, found);
+    }
+    Ok(logged)
+}
+
+async fn rows_of(pool: &Pool<Any>, columns: &str, entries: &[u64]) -> Result<Vec<AnyRow>, StoreError> {
+    let mut rows = Vec::with_capacity(entries.len());
+    for chunk in entries.chunks(CHUNK) {
+        let text = format!(
+            "SELECT {columns} FROM record_body WHERE entry_index IN (VALUES {})",
+            values(chunk.len(), 1)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        for entry in chunk {
+            query = query.bind(position(*entry)?);
+        }
+        rows.extend(query.fetch_all(pool).await?);
+    }
+    Ok(rows)
+}
+
+fn decode(record: Vec<u8>) -> Result<wire::SignedRecord, StoreError> {
+    wire::SignedRecord::decode(bytes::Bytes::from(record)).map_err(|e| unreadable("record_body.record", e))
+}
+
+/// Every item of the map.
+pub(crate) async fn items(pool: &Pool<Any>) -> Result<Vec<Item>, StoreError> {
+    let mut rows =
+        sqlx::query("SELECT entry_index, handle_prefix, pending, sequenced_at_ms, commitment FROM map_item")
+            .fetch(pool);
+    let mut items = Vec::new();
+    while let Some(row) = rows.try_next().await? {
+        let prefix = u32::try_from(row.try_get::<i64, _>(1)?);
+        let change = RecordChange {
+            handle_prefix: prefix.map_err(|e| unreadable("map_item.handle_prefix", e))?.to_be_bytes(),
+            previous_index: None,
+            commitment: array(row.try_get(4)?, "map_item.commitment")?,
+            pending: row.try_get::<i64, _>(2)? != 0,
+            ends_index: None,
+        };
+        let sequenced_at = Timestamp::from_millis(row.try_get(3)?);
+        items.push(Item::new(&change, index(row.try_get(0)?)?, sequenced_at));
+    }
+    Ok(items)
+}
+
+/// The latest root of the map: its entry, when that was sequenced, the root.
+pub(crate) async fn root(pool: &Pool<Any>) -> Result<Option<(u64, Timestamp, Sum)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT e.position, e.entry FROM map_root r JOIN log_entry e ON e.position = r.entry_index",
+    )
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let leaf = leaf(row.try_get(1)?)?;
+    match leaf.entry().map_err(|e| unreadable("log_entry.entry", e))? {
+        entry if let Event::MapRoot(sum) = entry.event => {
+            Ok(Some((index(row.try_get(0)?)?, entry.sequenced_at, sum)))
+        }
+        _ => Err(unreadable("map_root.entry_index", "no root of the map")),
+    }
+}
+
+/// Digest and entry of the totals that were logged for these evaluators and days.
+pub(crate) async fn totals(
+    pool: &Pool<Any>,
+    days: &[(NodeId, u32)],
+) -> Result<HashMap<(NodeId, u32), ([u8; 32], u64)>, StoreError> {
+    let mut found = HashMap::new();
+    for (evaluator, day) in days {
+        let row =
+            sqlx::query("SELECT digest, entry_index FROM evaluation_total WHERE evaluator = $1 AND day = $2")
+                .bind(evaluator.as_str())
+                .bind(i64::from(*day))
+                .fetch_optional(pool)
+                .await?;
+        if let Some(row) = row {
+            let digest = array(row.try_get(0)?, "evaluation_total.digest")?;
+            found.insert((evaluator.clone(), *day), (digest, index(row.try_get(1)?)?));
+        }
+    }
+    Ok(found)
+}
+
+/// All statements in the order of the log.
+pub(crate) async fn statements(pool: &Pool<Any>) -> Result<Vec<(u64, Leaf)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT e.position, e.entry FROM statement s JOIN log_entry e ON e.position = s.entry_index \
+         ORDER BY e.position",
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok((index(row.try_get(0)?)?, leaf(row.try_get(1)?)?))).collect()
+}
+
+/// Time of the last entry; the smallest time for an empty log.
+pub(crate) async fn last_sequenced_at(pool: &Pool<Any>) -> Result<Timestamp, StoreError> {
+    let row = sqlx::query("SELECT entry FROM log_entry ORDER BY position DESC LIMIT 1")
+        .fetch_optional(pool)
+        .await?;
+    let Some(row) = row else { return Ok(Timestamp::from_millis(i64::MIN)) };
+    let entry = leaf(row.try_get(0)?)?.entry();
+    entry.map(|entry| entry.sequenced_at).map_err(|e| unreadable("log_entry.entry", e))
+}
+
+fn leaf(entry: Vec<u8>) -> Result<Leaf, StoreError> {
+    Leaf::from_bytes(entry.into()).map_err(|e| unreadable("log_entry.entry", e))
+}

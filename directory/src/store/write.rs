@@ -1,0 +1,152 @@
+//! What one batch of the sequencer writes beside its entries.
+
+use super::{CHUNK, position};
+use chancery_directory_core::entry::SALT_LENGTH;
+use chancery_directory_core::map::Item;
+use chancery_kit::store::values;
+use chancery_types::NodeId;
+use sqlx::{AnyConnection, AssertSqlSafe};
+
+/// A record's body.
+pub(crate) struct NewBody {
+    /// Its entry.
+    pub(crate) index: u64,
+    /// Entry of the version before.
+    pub(crate) previous_index: Option<u64>,
+    /// Serialised.
+    pub(crate) record: Vec<u8>,
+    pub(crate) salt: [u8; SALT_LENGTH],
+    /// The handle's entries of the day.
+    pub(crate) changes: u32,
+}
+
+/// Rows that one batch adds and removes.
+#[derive(Default)]
+pub(crate) struct NewRows {
+    pub(crate) bodies: Vec<NewBody>,
+    /// Items that now stand in the map …
+    pub(crate) items: Vec<Item>,
+    /// … and entries that no longer do.
+    pub(crate) gone: Vec<u64>,
+    /// Entries whose bodies are erased, with all versions before them.
+    pub(crate) erased: Vec<u64>,
+    /// Entry of the latest root of the map.
+    pub(crate) root: Option<u64>,
+    /// Entries that hold statements.
+    pub(crate) statements: Vec<u64>,
+    /// Totals: evaluator and day, digest, entry.
+    pub(crate) totals: Vec<((NodeId, u32), [u8; 32], u64)>,
+    /// When all of it was sequenced.
+    pub(crate) sequenced_at_ms: i64,
+}
+
+impl NewRows {
+    /// Writes them in the caller's transaction.
+    pub(crate) async fn write(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        self.write_bodies(connection).await?;
+        self.write_items(connection).await?;
+        self.erase(connection).await?;
+        for ((evaluator, day), digest, entry) in &self.totals {
+            sqlx::query(
+                "INSERT INTO evaluation_total (evaluator, day, digest, entry_index) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(evaluator.as_str())
+            .bind(i64::from(*day))
+            .bind(digest.as_slice())
+            .bind(position(*entry)?)
+            .execute(&mut *connection)
+            .await?;
+        }
+        for entry in &self.statements {
+            sqlx::query("INSERT INTO statement (entry_index) VALUES ($1)")
+                .bind(position(*entry)?)
+                .execute(&mut *connection)
+                .await?;
+        }
+        if let Some(root) = self.root {
+            sqlx::query(
+                "INSERT INTO map_root (id, entry_index) VALUES (1, $1) \
+                 ON CONFLICT (id) DO UPDATE SET entry_index = excluded.entry_index",
+            )
+            .bind(position(root)?)
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn write_bodies(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        for chunk in self.bodies.chunks(CHUNK) {
+            let text = format!(
+                "INSERT INTO record_body (entry_index, previous_index, record, salt, sequenced_at_ms, changes) \
+                 VALUES {}",
+                values(chunk.len(), 6)
+            );
+            let mut query = sqlx::query(AssertSqlSafe(text));
+            for body in chunk {
+                query = query
+                    .bind(position(body.index)?)
+                    .bind(body.previous_index.map(position).transpose()?)
+                    .bind(body.record.as_slice())
+                    .bind(body.salt.as_slice())
+                    .bind(self.sequenced_at_ms)
+                    .bind(i64::from(body.changes));
+            }
+            query.execute(&mut *connection).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_items(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        for chunk in self.items.chunks(CHUNK) {
+            let text = format!(
+                "INSERT INTO map_item (entry_index, handle_prefix, pending, sequenced_at_ms, commitment) \
+                 VALUES {}",
+                values(chunk.len(), 5)
+            );
+            let mut query = sqlx::query(AssertSqlSafe(text));
+            for item in chunk {
+                query = query
+                    .bind(position(item.index())?)
+                    .bind(i64::from(u32::from_be_bytes(item.prefix())))
+                    .bind(i64::from(item.is_pending()))
+                    .bind(item.sequenced_at().millis())
+                    .bind(item.commitment().as_slice());
+            }
+            query.execute(&mut *connection).await?;
+        }
+        for_each_chunk(connection, &self.gone, |list| {
+            format!("DELETE FROM map_item WHERE entry_index IN (VALUES {list})")
+        })
+        .await
+    }
+
+    async fn erase(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        for_each_chunk(connection, &self.erased, |list| {
+            format!(
+                "WITH RECURSIVE version (entry_index) AS (\
+                   SELECT entry_index FROM record_body WHERE entry_index IN (VALUES {list}) \
+                   UNION SELECT b.previous_index FROM record_body b JOIN version v \
+                     ON b.entry_index = v.entry_index WHERE b.previous_index IS NOT NULL) \
+                 DELETE FROM record_body WHERE entry_index IN (SELECT entry_index FROM version) \
+                   OR previous_index IN (SELECT entry_index FROM version)"
+            )
+        })
+        .await
+    }
+}
+
+async fn for_each_chunk(
+    connection: &mut AnyConnection,
+    entries: &[u64],
+    text: impl Fn(String) -> String,
+) -> Result<(), sqlx::Error> {
+    for chunk in entries.chunks(CHUNK) {
+        let mut query = sqlx::query(AssertSqlSafe(text(values(chunk.len(), 1))));
+        for entry in chunk {
+            query = query.bind(position(*entry)?);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
