@@ -1,11 +1,12 @@
 //! `chancery directory …` and `chancery evaluator …`.
 
-use crate::config::{DirectoryFile, EvaluatorFile};
+use crate::config::{DirectoryFile, EvaluatorFile, MirrorFile};
 use crate::{
-    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
-    service,
+    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, MirrorConfig, ceremony, evaluator,
+    governance, service,
 };
 use chancery_directory_core::{GovernanceKey, GovernanceKeys, Trust};
+use chancery_kit::store::DatabasePlace;
 use chancery_kit::tls::Credentials;
 use chancery_kit::{config, party};
 use chancery_pki_core::Crls;
@@ -40,6 +41,15 @@ enum DirectoryCommand {
     /// Run the directory.
     Serve {
         /// Configuration file; CHANCERY_DIRECTORY_… variables override it.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Run a mirror of the directory: it follows the log, keeps the records, and answers
+    /// lookups in the directory's place.
+    ///
+    /// It shows nothing that does not follow from the log, and takes no writes.
+    Mirror {
+        /// Configuration file; CHANCERY_MIRROR_… variables override it.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
@@ -172,6 +182,20 @@ pub async fn run_directory(
             config.database = file.database.unwrap_or(config.database);
             let listener = party::listen(file.listen).await?;
             service::serve(config, listener, credentials, entropy, shutdown).await
+        }
+        DirectoryCommand::Mirror { config } => {
+            let file: MirrorFile = config::load(&config, "CHANCERY_MIRROR_")?;
+            let bundle = party::read_bundle(&file.bundle)?;
+            let credentials = party::keep_identity(&file.identity, &bundle, file.pki, clock, &shutdown)?;
+            let own = || DatabasePlace::File(file.folder.join("mirror.sqlite"));
+            let config = MirrorConfig {
+                trust: Trust::from_bundle(&bundle)?,
+                directory: file.directory,
+                database: file.database.clone().unwrap_or_else(own),
+                folder: file.folder,
+            };
+            let listener = party::listen(file.listen).await?;
+            service::serve_mirror(config, listener, credentials, entropy, shutdown).await
         }
         DirectoryCommand::Statement(command) => statement(command, clock, &*entropy).await,
     }

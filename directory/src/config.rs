@@ -34,6 +34,19 @@ impl DirectoryConfig {
     }
 }
 
+/// What a mirror needs to serve.
+#[derive(Clone, Debug)]
+pub struct MirrorConfig {
+    /// What it believes of the log.
+    pub trust: Trust,
+    /// The directory, host:port.
+    pub directory: String,
+    /// Folder of its key file.
+    pub folder: PathBuf,
+    /// Where it keeps its copy.
+    pub database: DatabasePlace,
+}
+
 /// What an evaluator needs to serve.
 #[derive(Clone, Debug)]
 pub struct EvaluatorConfig {
@@ -65,6 +78,28 @@ pub struct DirectoryFile {
     pub folder: PathBuf,
     /// Its store: `postgres://user@host/name`, or the path of an SQLite file. Without
     /// it, an SQLite file in the folder.
+    #[serde(default)]
+    pub database: Option<DatabasePlace>,
+}
+
+/// File of `chancery directory mirror`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorFile {
+    /// Where to listen, for example `0.0.0.0:7411`.
+    pub listen: SocketAddr,
+    /// The federation's bundle: root certificate, governance keys, the log's key.
+    pub bundle: PathBuf,
+    /// Folder of its certificate: one for `directory`.
+    pub identity: PathBuf,
+    /// Enrolment service that renews it, host:port.
+    pub pki: String,
+    /// The directory, host:port.
+    pub directory: String,
+    /// Folder of its key file, and of its copy if that is SQLite.
+    pub folder: PathBuf,
+    /// Its copy: `postgres://user@host/name`, or the path of an SQLite file. Without it,
+    /// an SQLite file in the folder.
     #[serde(default)]
     pub database: Option<DatabasePlace>,
 }

@@ -11,13 +11,16 @@ mod error;
 pub mod evaluator;
 pub mod governance;
 pub mod keyfile;
+mod mirror;
 mod places;
 mod rpc;
 mod sequencer;
 mod service;
 mod store;
+mod stored;
+mod view;
 
 pub use command::{DirectoryArgs, EvaluatorArgs, run_directory, run_evaluator};
-pub use config::{DirectoryConfig, EvaluatorConfig};
+pub use config::{DirectoryConfig, EvaluatorConfig, MirrorConfig};
 pub use error::DirectoryError;
-pub use service::{DirectoryKeyFiles, serve, serve_evaluator};
+pub use service::{DirectoryKeyFiles, serve, serve_evaluator, serve_mirror};

@@ -1,8 +1,8 @@
 //! Places of the map with their records, as lookups answer them. What is in a place
 //! is named by its hash, so what was read once stays good while the place stands.
 
-use crate::sequencer::{RootedMap, Sequencer};
 use crate::store::read;
+use crate::view::{RootedMap, View};
 use bytes::Bytes;
 use chancery_directory_core::Prefix;
 use chancery_directory_core::lookup::MAX_PLACE;
@@ -43,16 +43,16 @@ impl Places {
     /// that they lead to.
     pub(crate) async fn find(
         &self,
-        sequencer: &Sequencer,
+        view: &View,
         prefixes: &[Prefix],
         bits: u32,
     ) -> Result<(u64, Vec<wire::Place>), Refusal> {
-        let map = sequencer.map().await?;
+        let map = view.map().await?;
         match self.places(&map, prefixes, bits).await? {
             Some(places) => Ok((map.index, places)),
             None => {
                 // Erased a moment ago; the root of now does not name it.
-                let map = sequencer.map().await?;
+                let map = view.map().await?;
                 let missing = || Refusal::new(Reason::Internal, "a record that stands is not there");
                 Ok((map.index, self.places(&map, prefixes, bits).await?.ok_or_else(missing)?))
             }

@@ -1,11 +1,12 @@
-//! The two servers of this room, as a process or a test starts them.
+//! The servers of this room, as a process or a test starts them.
 
-use crate::config::{DirectoryConfig, EvaluatorConfig};
+use crate::config::{DirectoryConfig, EvaluatorConfig, MirrorConfig};
 use crate::evaluator::Evaluator;
 use crate::keyfile::{self, Role};
-use crate::places::Places;
+use crate::mirror::Mirror;
 use crate::rpc;
 use crate::sequencer::{Parts, Sequencer};
+use crate::view::{Showing, View};
 use crate::{DirectoryError, store};
 use chancery_directory_core::SigningKey;
 use chancery_directory_core::note::{self, CheckpointSigner};
@@ -13,12 +14,12 @@ use chancery_directory_core::operation::OperationKey;
 use chancery_directory_log::Appender;
 use chancery_kit::serve::{add_health, add_reflection, serve as serve_routes};
 use chancery_kit::store::Store;
-use chancery_kit::tls::{Credentials, Limits, incoming};
+use chancery_kit::tls::{Credentials, Limits, connect_lazy, incoming};
+use chancery_pki_core::Party;
 use chancery_types::Entropy;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpListener;
-use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -68,19 +69,56 @@ pub async fn serve(
     let keys = DirectoryKeyFiles::open(&config.folder, &config.federation, &*entropy)?;
     let store = Store::open_any(&config.database, &store::migrations()).await?;
     let (appender, log) = Appender::open(store.clone(), keys.signer).await?;
-    let places = Places::new(store.readers().clone());
-    let sequencer = Sequencer::start(Parts {
+    let records = store.readers().clone();
+    let showing = Showing::default();
+    let (clock, views) = (Arc::clone(credentials.clock()), View::watching(&showing));
+    let parts = Parts {
         federation: config.federation,
         governance: config.governance,
         store,
         appender,
-        clock: Arc::clone(credentials.clock()),
+        clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
         root_interval: config.root_interval,
-    })
-    .await?;
-    let key = keys.operation;
-    let service = rpc::directory::Service { sequencer, log, places, key, entropy, root: RwLock::default() };
+    };
+    let sequencer = Sequencer::start(parts, showing).await?;
+    let view = views.with_sequencer(sequencer.clone(), clock);
+    let writer = Some(rpc::directory::Writer { sequencer, key: keys.operation, entropy });
+    serve_directory(rpc::directory::Service::new(view, log, records, writer), listener, credentials, shutdown)
+        .await
+}
+
+/// Serves a mirror of the directory until `shutdown`, then drains: all that reads,
+/// nothing that writes.
+///
+/// # Errors
+/// Key, store or log cannot be opened, or the transport fails.
+pub async fn serve_mirror(
+    config: MirrorConfig,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    entropy: Arc<dyn Entropy>,
+    shutdown: CancellationToken,
+) -> Result<(), DirectoryError> {
+    // Signs the heads of the copy for nobody but the copy itself.
+    let seed = keyfile::load_or_create(&config.folder.join("copy.key"), Role::Checkpoint, &*entropy)?;
+    let signer =
+        CheckpointSigner::new(&note::origin(config.trust.federation()), SigningKey::from_bytes(&seed))?;
+    let (channel, _) = connect_lazy(&config.directory, Party::Directory, Arc::clone(&credentials))?;
+    let showing = Showing::default();
+    let view = View::watching(&showing);
+    let (mirror, store, log) = Mirror::open(config.trust, channel, &config.database, signer, showing).await?;
+    tokio::spawn(mirror.follow(shutdown.clone()));
+    let service = rpc::directory::Service::new(view, log, store.readers().clone(), None);
+    serve_directory(service, listener, credentials, shutdown).await
+}
+
+async fn serve_directory(
+    service: rpc::directory::Service,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    shutdown: CancellationToken,
+) -> Result<(), DirectoryError> {
     let mut routes = RoutesBuilder::default();
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;

@@ -236,11 +236,16 @@ impl Mesh {
         database.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     }
 
-    /// Ends the directory and starts the copy of that name in its place.
-    pub async fn restore_directory(&mut self, name: &str) {
+    /// Ends the directory.
+    pub async fn stop_directory(&mut self) {
         let (stop, served) = self.directory.take().unwrap();
         stop.cancel();
         served.await.unwrap();
+    }
+
+    /// Ends the directory and starts the copy of that name in its place.
+    pub async fn restore_directory(&mut self, name: &str) {
+        self.stop_directory().await;
         let listener = TcpListener::bind(&self.directory_address).await.unwrap();
         self.serve_directory_from(name, listener).await;
     }

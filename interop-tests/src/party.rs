@@ -8,7 +8,7 @@ use chancery_kit::tls::Credentials;
 use chancery_pki_core::Party;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::Letter;
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
+use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Identifier, MessageId, Reason, Refusal};
@@ -90,7 +90,7 @@ impl Device {
         let account = device.endpoint.account_key().await.unwrap();
         let account = AccountKey::try_from(account.as_slice()).unwrap();
         let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, &*mesh.clock);
-        device.endpoint.publish_record(identifier, attestation).await.unwrap();
+        device.endpoint.publish_record(identifier, Words { attestation, second: None }).await.unwrap();
         device
     }
 

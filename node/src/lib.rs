@@ -12,6 +12,7 @@ mod job;
 mod lane;
 mod link;
 mod mesh;
+mod places;
 mod quota;
 mod rpc;
 mod store;
@@ -22,6 +23,7 @@ pub use quota::QuotaConfig;
 
 use crate::blobs::Blobs;
 use crate::mesh::Mesh;
+use crate::places::Places;
 use crate::quota::Quotas;
 use crate::rpc::Rooms;
 use crate::store::NodeStore;
@@ -112,6 +114,7 @@ async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> 
         blobs: Blobs::open(&parts.data.join("blobs"), store.clone())?,
         mesh: Arc::new(mesh),
         quotas: Quotas::new(&parts.quotas),
+        places: Places::new(Arc::clone(&parts.clock)),
         arrivals: link::Arrivals::default(),
         sessions: rpc::Sessions::default(),
         subscriptions: rpc::Subscriptions::default(),

@@ -4,6 +4,7 @@ use crate::error::EndpointError;
 use crate::store::{StoreError, Tx};
 use chancery_types::{GroupId, Timestamp};
 use rusqlite::params;
+use std::time::Duration;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,10 +25,16 @@ pub enum Alarm {
     FalseThread,
     /// The directory showed two logs of which neither contains the other.
     DirectoryForked,
+    /// What the directory shows is more than an hour old.
+    DirectoryStale,
+    /// This account's record is not the one that this device put.
+    RecordChanged,
+    /// Somebody re-enrols this account's handle with another account key.
+    ReEnrolment,
 }
 
 impl Alarm {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::Withheld,
         Self::Reordered,
         Self::Forked,
@@ -36,6 +43,9 @@ impl Alarm {
         Self::ForgedReceipt,
         Self::FalseThread,
         Self::DirectoryForked,
+        Self::DirectoryStale,
+        Self::RecordChanged,
+        Self::ReEnrolment,
     ];
 
     /// A stable name.
@@ -49,6 +59,9 @@ impl Alarm {
             Self::ForgedReceipt => "forged_receipt",
             Self::FalseThread => "false_thread",
             Self::DirectoryForked => "directory_forked",
+            Self::DirectoryStale => "directory_stale",
+            Self::RecordChanged => "record_changed",
+            Self::ReEnrolment => "re_enrolment",
         }
     }
 }
@@ -73,6 +86,19 @@ pub(crate) fn raise(tx: &Tx<'_>, alarm: Alarm, thread: Option<&GroupId>) -> Resu
         params![alarm.as_str(), thread.map(GroupId::as_bytes), tx.now().millis()],
     )?;
     Ok(())
+}
+
+/// As [`raise`], unless one of the kind was raised less than `pause` ago.
+pub(crate) fn raise_after(tx: &Tx<'_>, alarm: Alarm, pause: Duration) -> Result<(), EndpointError> {
+    let last: Option<i64> = tx.sql().query_row(
+        "SELECT MAX(raised_at_ms) FROM alarms WHERE kind = ?1",
+        [alarm.as_str()],
+        |row| row.get(0),
+    )?;
+    match last {
+        Some(last) if tx.now().since(Timestamp::from_millis(last)) < pause => Ok(()),
+        _ => raise(tx, alarm, None),
+    }
 }
 
 /// Alarms after a position, oldest first; at most `limit`.

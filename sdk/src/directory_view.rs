@@ -8,10 +8,11 @@ use crate::credential::AgentName;
 use crate::error::EndpointError;
 use crate::keepsake;
 use crate::node_client::NodeClient;
-use crate::peer;
 use crate::store::EndpointStore;
-use chancery_directory_core::{FederationState, Trust, VerifiedCheckpoint};
-use chancery_proto::directory::v1::ListStatementsResponse;
+use crate::{peer, resolve};
+use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedLookup};
+use chancery_directory_core::{FederationState, Prefix, Trust, VerifiedCheckpoint};
+use chancery_proto::directory::v1::{ListStatementsResponse, LookupResponse};
 use chancery_types::{Reason, Refusal};
 use prost::Message as _;
 use std::sync::Arc;
@@ -40,10 +41,6 @@ struct Known {
 impl DirectoryView {
     pub(crate) fn new(trust: Trust, client: NodeClient, store: EndpointStore) -> Self {
         Self { trust: Arc::new(trust), client, store, known: Mutex::default() }
-    }
-
-    pub(crate) fn trust(&self) -> &Arc<Trust> {
-        &self.trust
     }
 
     /// The statements in force: as known, or fetched.
@@ -107,6 +104,32 @@ impl DirectoryView {
     /// Takes a checkpoint that came with another answer.
     pub(crate) async fn see(&self, checkpoint: VerifiedCheckpoint) -> Result<(), Refusal> {
         self.follow(&mut *self.known.lock().await, checkpoint).await
+    }
+
+    /// Verifies an answer to a lookup, down to a log that contains what was seen before.
+    pub(crate) async fn verify_lookup(
+        &self,
+        response: LookupResponse,
+        prefixes: Vec<Prefix>,
+        bits: u32,
+    ) -> Result<VerifiedLookup, Refusal> {
+        let (trust, now) = (Arc::clone(&self.trust), self.call(|tx| Ok(tx.now())).await?);
+        let verify = move || trust.verify_lookup(response, &prefixes, bits, now);
+        let verified = resolve::blocking(verify).await??;
+        for root in verified.roots() {
+            match self.see(root.checkpoint.clone()).await {
+                // Fail static: without the directory there is no proof, and what its
+                // key signed counts until it is too old.
+                Err(refusal) if refusal.reason == Reason::DirectoryUnreachable => {
+                    tracing::warn!("endpoint.directory.unproven");
+                }
+                seen => seen?,
+            }
+        }
+        if verified.age(now) > ALARMING_AGE {
+            self.call(|tx| alarm::raise_after(tx, Alarm::DirectoryStale, ALARMING_AGE)).await?;
+        }
+        Ok(verified)
     }
 
     async fn follow(&self, known: &mut Known, new: VerifiedCheckpoint) -> Result<(), Refusal> {

@@ -31,5 +31,5 @@ mod directory_view;
 #[cfg(test)]
 mod harness;
 mod keepsake;
-mod publish;
+mod own_record;
 mod resolve;

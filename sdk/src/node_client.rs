@@ -263,10 +263,15 @@ impl NodeClient {
         .ok_or_else(|| misbehaved("the node relayed an empty answer"))
     }
 
-    pub(crate) async fn lookup(&self, prefixes: Vec<Bytes>) -> Result<directory::LookupResponse, Refusal> {
+    /// Places by roots that come after entry `after`.
+    pub(crate) async fn lookup(
+        &self,
+        prefixes: Vec<Bytes>,
+        after: u64,
+    ) -> Result<directory::LookupResponse, Refusal> {
         self.call(|channel| {
             let request = directory::LookupRequest { prefixes: prefixes.clone() };
-            let request = timed(wire::LookupRequest { request: Some(request) });
+            let request = timed(wire::LookupRequest { request: Some(request), after });
             async move { relay(channel).lookup(request).await }
         })
         .await?

@@ -9,6 +9,7 @@ use crate::node_client::NodeClient;
 use crate::peer::{self, Peer};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::attestation::SchemeName;
+use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedLookup};
 use chancery_directory_core::{
     Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, Prefix, RecordKey,
 };
@@ -203,19 +204,21 @@ impl Resolver {
                 .collect::<BTreeSet<_>>()
                 .into_iter()
                 .collect();
-            let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
-            let response = match self.client.lookup(named).await {
-                // The buckets are large: fewer at once.
+            let mut verified = match self.places(&prefixes, bits, 0).await {
+                // The places are large: fewer at once.
                 Err(refusal) if refusal.reason == Reason::TooLarge && prefixes.len() > 1 => {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     chunks.extend([second, first]);
                     continue;
                 }
-                response => response?,
+                verified => verified?,
             };
-            let trust = Arc::clone(self.view.trust());
-            let verified = blocking(move || trust.verify_lookup(response, &prefixes, bits)).await??;
-            self.view.see(verified.checkpoint().clone()).await?;
+            if chunk.iter().any(|((handle, _), _)| !verified.holds(handle)) {
+                // The node may have kept them from before somebody enrolled.
+                let newest = verified.roots().iter().map(|root| root.index).max().unwrap_or(0);
+                verified = self.places(&prefixes, bits, newest).await?;
+            }
+            let is_stale = verified.age(self.call(|tx| Ok(tx.now())).await?) > ALARMING_AGE;
             let mut refreshed = false;
             for ((handle, key), scheme) in chunk {
                 let mut record = verified.find(handle, scheme, &state);
@@ -227,6 +230,7 @@ impl Resolver {
                 }
                 let resolved = match record {
                     Err(error) => Err(error.into()),
+                    Ok(None) if is_stale => Err(stale()),
                     Ok(None) => Err(absent()),
                     Ok(Some(record)) => record.open(key).map_err(Refusal::from).map(|address| Peer {
                         alias: address.alias,
@@ -241,6 +245,12 @@ impl Resolver {
         self.call(move |tx| kept.iter().try_for_each(|(handle, resolved)| keep_record(tx, handle, resolved)))
             .await?;
         Ok(found.into_iter().map(|(_, resolved)| resolved).collect())
+    }
+
+    async fn places(&self, prefixes: &[Prefix], bits: u32, after: u64) -> Result<VerifiedLookup, Refusal> {
+        let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
+        let response = self.client.lookup(named, after).await?;
+        self.view.verify_lookup(response, prefixes.to_vec(), bits).await
     }
 
     async fn call<T: Send + 'static>(
@@ -263,7 +273,9 @@ fn misanswered() -> Refusal {
 }
 
 /// Curve arithmetic for a whole batch would hold up the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| Refusal::new(Reason::Internal, "a computation was interrupted"))
@@ -271,6 +283,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn absent() -> Refusal {
     Refusal::new(Reason::RecipientAbsent, "nobody enrolled this identifier")
+}
+
+/// An old map does not say who has enrolled since.
+fn stale() -> Refusal {
+    let message = "nobody had enrolled this identifier when the directory was last heard of";
+    Refusal::new(Reason::DirectoryStale, message)
 }
 
 fn cache_secret(tx: &mut Tx<'_>) -> Result<Vec<u8>, EndpointError> {
@@ -288,6 +306,16 @@ fn cached(tx: &Tx<'_>, input: &[u8; 32]) -> Result<Option<Keyed>, EndpointError>
         .prepare_cached("SELECT handle, record_key FROM handles WHERE input = ?1")?
         .query_row([input], |row| Ok((Handle::from_bytes(row.get(0)?), RecordKey::from_bytes(row.get(1)?))))
         .optional()?)
+}
+
+/// The handle and its record key, as once evaluated.
+pub(crate) fn keyed_of(tx: &Tx<'_>, handle: &Handle) -> Result<Keyed, EndpointError> {
+    let key = tx
+        .sql()
+        .query_row("SELECT record_key FROM handles WHERE handle = ?1", [handle.as_bytes()], |row| row.get(0))
+        .optional()?;
+    let key = key.ok_or(EndpointError::NotPossible("the key of the own record is not there"))?;
+    Ok((*handle, RecordKey::from_bytes(key)))
 }
 
 fn keep(tx: &Tx<'_>, input: &[u8; 32], (handle, key): &Keyed) -> Result<(), EndpointError> {

@@ -25,6 +25,7 @@ mod padding;
 mod possession;
 pub mod prefix;
 pub mod record;
+pub mod replay;
 pub mod rules;
 pub mod sealed;
 pub mod state;

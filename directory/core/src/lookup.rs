@@ -155,6 +155,11 @@ impl VerifiedLookup {
         self.roots.iter().map(|root| now.since(root.sequenced_at)).max().unwrap_or_default()
     }
 
+    /// Whether a record stands for the handle, to be believed or not.
+    pub fn holds(&self, handle: &Handle) -> bool {
+        self.standing.contains_key(handle)
+    }
+
     /// The record of a handle for a sender who addressed `scheme`: its
     /// signature, its attestation for that very scheme by an authority
     /// admitted for it at that time, and for a first record that the attestation

@@ -206,7 +206,7 @@ mod tests {
             opened.answer.seal(result, &entropy).unwrap()
         };
         let logged = wire::LoggedOperation { index: 7, pending: false };
-        let mut response = sealed(Outcome::Logged(logged.clone()));
+        let mut response = sealed(Outcome::Logged(logged));
         assert!(sender.open(&response).unwrap().result == Some(Outcome::Logged(logged)));
         let message = "m".repeat(500);
         let longer = sealed(Outcome::Refusal(wire::RecordRefusal { reason: "REASON".to_owned(), message }));

@@ -42,7 +42,7 @@ pub enum Judgement {
     /// The very record was logged before, at this index.
     Repeated(u64),
     /// To be logged.
-    Accepted(AcceptedRecord),
+    Accepted(Box<AcceptedRecord>),
 }
 
 /// A record that may be logged: only [`judge`] makes one.
@@ -145,7 +145,8 @@ pub fn judge(
             (false, None)
         }
     };
-    Ok(Judgement::Accepted(AcceptedRecord { record, pending, ends_index, changes: changes + 1 }))
+    let accepted = AcceptedRecord { record, pending, ends_index, changes: changes + 1 };
+    Ok(Judgement::Accepted(Box::new(accepted)))
 }
 
 fn owns(key: &AccountKey, standing: &Logged) -> bool {

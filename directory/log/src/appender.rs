@@ -7,6 +7,7 @@ use crate::reader::{read_hashes, signed};
 use crate::{LogError, LogReader};
 use chancery_directory_core::VerifiedCheckpoint;
 use chancery_directory_core::entry::Leaf;
+use chancery_directory_core::merkle::Hash;
 use chancery_directory_core::note::{CheckpointSigner, LogVerifier};
 use chancery_kit::store::{Store, values};
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Row as _};
@@ -61,6 +62,14 @@ impl Appender {
     /// Index of the next entry.
     pub const fn next_index(&self) -> u64 {
         self.frontier.size()
+    }
+
+    /// Root of the tree so far.
+    ///
+    /// # Errors
+    /// Never: its edge is complete.
+    pub fn root(&self) -> Result<Hash, LogError> {
+        self.frontier.root()
     }
 
     /// Makes a batch of the next entries: at least one.

@@ -31,6 +31,12 @@ impl LogReader {
         Self { pool, head }
     }
 
+    /// The same log under other checkpoints: a mirror shows those of whom it mirrors.
+    #[must_use]
+    pub fn under(self, head: watch::Receiver<VerifiedCheckpoint>) -> Self {
+        Self { head, ..self }
+    }
+
     /// The latest checkpoint; it is stored.
     pub fn checkpoint(&self) -> VerifiedCheckpoint {
         self.head.borrow().clone()

@@ -40,6 +40,13 @@ CREATE TABLE map_root (
     entry_index INTEGER NOT NULL
 );
 
+CREATE TABLE mirrored (
+    -- 1: there is one.
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    -- Of a mirror: the directory's checkpoint up to which it has everything. Only grows.
+    checkpoint BLOB NOT NULL
+);
+
 CREATE TABLE statement (
     -- Index of a log entry that holds a governance statement: they are
     -- replayed at the start. Never changes.

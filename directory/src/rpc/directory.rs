@@ -1,8 +1,10 @@
 //! `chancery.directory.v1.DirectoryService`.
 
-use super::{MAX_REQUEST, admit, node};
+use super::{MAX_REQUEST, admit, is_directory, node};
 use crate::places::Places;
 use crate::sequencer::Sequencer;
+use crate::store::read;
+use crate::view::View;
 use bytes::Bytes;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::lookup::MAX_PREFIXES;
@@ -15,6 +17,7 @@ use chancery_kit::serve::{REFUSALS, unary};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_server::{DirectoryService, DirectoryServiceServer};
 use chancery_types::{Entropy, Reason, Refusal};
+use sqlx::{Any, Pool};
 use std::sync::Arc;
 use tokio::sync::RwLock;
 use tonic::{Request, Response, Status};
@@ -29,16 +32,30 @@ const MAX_ENTRIES: u32 = 1_024;
 
 /// What the service works with.
 pub(crate) struct Service {
+    view: View,
+    log: LogReader,
+    records: Pool<Any>,
+    places: Places,
+    /// A mirror has none.
+    writer: Option<Writer>,
+    /// The root that lookups named last: size of the log, its index, with proof.
+    root: RwLock<Option<(u64, u64, wire::LoggedRoot)>>,
+}
+
+/// What writes to the log.
+pub(crate) struct Writer {
     pub(crate) sequencer: Sequencer,
-    pub(crate) log: LogReader,
-    pub(crate) places: Places,
     pub(crate) key: OperationKey,
     pub(crate) entropy: Arc<dyn Entropy>,
-    /// The root that lookups named last: size of the log, its index, with proof.
-    pub(crate) root: RwLock<Option<(u64, u64, wire::LoggedRoot)>>,
 }
 
 impl Service {
+    /// A directory's, or without a writer a mirror's.
+    pub(crate) fn new(view: View, log: LogReader, records: Pool<Any>, writer: Option<Writer>) -> Self {
+        let places = Places::new(records.clone());
+        Self { view, log, records, places, writer, root: RwLock::default() }
+    }
+
     /// As a tonic service with its limits.
     pub(crate) fn into_server(self) -> DirectoryServiceServer<Self> {
         DirectoryServiceServer::new(self).max_decoding_message_size(MAX_REQUEST)
@@ -46,7 +63,12 @@ impl Service {
 
     fn admit<T>(&self, request: &Request<T>) -> Result<(), Refusal> {
         let (node, peer) = node(request)?;
-        admit(&node, &peer, &self.sequencer.state())
+        admit(&node, &peer, &self.view.state())
+    }
+
+    fn writer(&self) -> Result<&Writer, Refusal> {
+        let mirror = || Refusal::new(Reason::Unsupported, "this is a mirror: hand it in at the directory");
+        self.writer.as_ref().ok_or_else(mirror)
     }
 
     /// The latest checkpoint, or the first that covers an entry committed a moment ago.
@@ -61,10 +83,10 @@ impl Service {
         if !(1..=MAX_PREFIXES).contains(&request.prefixes.len()) {
             return Err(Refusal::field("a lookup has 1 to 256 prefixes"));
         }
-        let bits = self.sequencer.state().lookup_prefix_bits();
+        let bits = self.view.state().lookup_prefix_bits();
         let prefixes = request.prefixes.iter().map(|prefix| Prefix::from_wire(prefix, bits));
         let prefixes = prefixes.collect::<Result<Vec<_>, Error>>()?;
-        let (root, places) = self.places.find(&self.sequencer, &prefixes, bits).await?;
+        let (root, places) = self.places.find(&self.view, &prefixes, bits).await?;
         Ok(wire::LookupResponse { places, roots: vec![self.root(root).await?] })
     }
 
@@ -87,9 +109,13 @@ impl Service {
     }
 
     /// What becomes of an operation that opened; refusals are answers, too.
-    async fn publish_opened(&self, record: Result<SignedRecord, Error>) -> wire::RecordOperationResult {
+    async fn publish_opened(
+        &self,
+        record: Result<SignedRecord, Error>,
+        sequencer: &Sequencer,
+    ) -> wire::RecordOperationResult {
         use wire::record_operation_result::Result as Outcome;
-        let outcome = async { self.sequencer.publish(record?).await };
+        let outcome = async { sequencer.publish(record?).await };
         let result = match outcome.await {
             Ok(Publication { index, pending }) => Outcome::Logged(wire::LoggedOperation { index, pending }),
             Err(refusal) => {
@@ -105,7 +131,7 @@ impl Service {
 
     async fn statements(&self, start: u64) -> Result<wire::ListStatementsResponse, Refusal> {
         let indices: Vec<_> =
-            self.sequencer.state().in_force().into_iter().filter(|index| *index >= start).collect();
+            self.view.state().in_force().into_iter().filter(|index| *index >= start).collect();
         let checkpoint = self.covering(indices.last()).await?;
         let proofs = self.log.inclusion_proofs(&indices, checkpoint.size()).await?;
         let mut statements = Vec::with_capacity(indices.len());
@@ -125,7 +151,7 @@ impl Service {
         statement: Option<wire::SignedStatement>,
     ) -> Result<(u64, VerifiedCheckpoint), Refusal> {
         let statement = statement.ok_or_else(|| Refusal::field("the statement is missing"))?;
-        let index = self.sequencer.decide(statement).await?;
+        let index = self.writer()?.sequencer.decide(statement).await?;
         Ok((index, self.log.covering(index).await?))
     }
 }
@@ -149,9 +175,10 @@ impl DirectoryService for Service {
     ) -> Result<Response<wire::PublishResponse>, Status> {
         unary(async {
             self.admit(&request)?;
-            let opened = self.key.open(request.get_ref())?;
-            let result = self.publish_opened(opened.record).await;
-            Ok(opened.answer.seal(result, &*self.entropy)?)
+            let writer = self.writer()?;
+            let opened = writer.key.open(request.get_ref())?;
+            let result = self.publish_opened(opened.record, &writer.sequencer).await;
+            Ok(opened.answer.seal(result, &*writer.entropy)?)
         })
         .await
     }
@@ -174,7 +201,7 @@ impl DirectoryService for Service {
         unary(async {
             let concluded = request.into_inner().ceremony;
             let concluded = concluded.ok_or_else(|| Refusal::field("the ceremony is missing"))?;
-            let index = self.sequencer.conclude(concluded).await?;
+            let index = self.writer()?.sequencer.conclude(concluded).await?;
             let checkpoint = self.log.covering(index).await?;
             Ok(wire::SubmitCeremonyResponse { index, checkpoint: checkpoint.note().clone() })
         })
@@ -188,7 +215,7 @@ impl DirectoryService for Service {
         unary(async {
             let totals = request.into_inner().totals;
             let totals = totals.ok_or_else(|| Refusal::field("the totals are missing"))?;
-            Ok(wire::SubmitEvaluationTotalsResponse { index: self.sequencer.total(totals).await? })
+            Ok(wire::SubmitEvaluationTotalsResponse { index: self.writer()?.sequencer.total(totals).await? })
         })
         .await
     }
@@ -211,6 +238,25 @@ impl DirectoryService for Service {
             let entries = self.log.entries(request.start, limit).await?;
             let entries = entries.iter().map(|leaf| leaf.bytes().clone()).collect();
             Ok(wire::ListEntriesResponse { entries })
+        })
+        .await
+    }
+
+    async fn list_records(
+        &self,
+        request: Request<wire::ListRecordsRequest>,
+    ) -> Result<Response<wire::ListRecordsResponse>, Status> {
+        unary(async {
+            if !is_directory(&request) {
+                self.admit(&request)?;
+            }
+            let wire::ListRecordsRequest { start, end } = request.into_inner();
+            if start > end || end - start > u64::from(MAX_ENTRIES) {
+                return Err(Refusal::field("records of at most 1,024 entries are listed at once"));
+            }
+            let found = read::bodies_between(&self.records, start, end).await?;
+            let records = found.into_iter().map(|(index, body)| wire::RecordAt { index, body: Some(body) });
+            Ok(wire::ListRecordsResponse { records: records.collect() })
         })
         .await
     }

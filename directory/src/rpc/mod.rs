@@ -23,6 +23,12 @@ pub(crate) fn admit(node: &NodeId, peer: &VerifiedPeer, state: &FederationState)
     Ok(())
 }
 
+/// Whether a mirror of the directory's own calls.
+pub(crate) fn is_directory<T>(request: &Request<T>) -> bool {
+    let info = request.extensions().get::<ConnectionInfo>();
+    info.and_then(|info| info.peer.as_ref()).is_some_and(|peer| *peer.party() == Party::Directory)
+}
+
 /// The node behind a call: evaluations, lookups and record operations come
 /// through nodes alone.
 pub(crate) fn node<T>(request: &Request<T>) -> Result<(NodeId, VerifiedPeer), Refusal> {

@@ -49,7 +49,7 @@ impl Batch {
             state: None,
             map,
             leaves: Vec::new(),
-            rows: NewRows { sequenced_at_ms: now.millis(), ..NewRows::default() },
+            rows: NewRows::default(),
             root: None,
             wants_root: false,
             held,
@@ -107,6 +107,7 @@ impl Batch {
             previous_index: change.previous_index,
             record: accepted.record().wire().encode_to_vec(),
             salt,
+            sequenced_at: self.now,
             changes: accepted.changes(),
         });
         self.held.insert(handle, accepted.logged_at(index, self.now, before));

@@ -5,26 +5,22 @@
 mod batch;
 mod task;
 
-use chancery_directory_core::FederationState;
+use crate::view::Showing;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::governance::GovernanceKeys;
-use chancery_directory_core::map::Map;
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_log::{Appender, LogError};
 use chancery_kit::store::Store;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Clock, Entropy, Reason, Refusal, Timestamp};
+use chancery_types::{Clock, Entropy, Reason, Refusal};
 use sqlx::Any;
 use std::sync::Arc;
 use std::time::Duration;
 use task::Task;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that may wait; more callers wait for a place.
 const QUEUE: usize = 4_096;
-/// Age of a root from which a lookup has the next one logged.
-const ROOT_AGE: Duration = Duration::from_mins(30);
-
 /// What is to be logged.
 enum Work {
     Record(Box<SignedRecord>),
@@ -41,23 +37,10 @@ struct Job {
     answer: oneshot::Sender<Result<Publication, Refusal>>,
 }
 
-/// The map as the latest logged root has it.
-#[derive(Clone)]
-pub(crate) struct RootedMap {
-    pub(crate) map: Map,
-    /// Entry of the root.
-    pub(crate) index: u64,
-    /// When that was sequenced.
-    pub(crate) sequenced_at: Timestamp,
-}
-
 /// The way to the sequencer. Cheap to clone; the sequencer ends with the last one.
 #[derive(Clone)]
 pub(crate) struct Sequencer {
     jobs: mpsc::Sender<Job>,
-    state: watch::Receiver<Arc<FederationState>>,
-    map: watch::Receiver<Arc<RootedMap>>,
-    clock: Arc<dyn Clock>,
 }
 
 /// What a sequencer works with.
@@ -73,30 +56,16 @@ pub(crate) struct Parts {
 }
 
 impl Sequencer {
-    /// Replays the statements, reads the map and starts.
-    pub(crate) async fn start(parts: Parts) -> Result<Self, LogError> {
-        let clock = Arc::clone(&parts.clock);
+    /// Reads what is stored and starts; shows it from then on.
+    pub(crate) async fn start(parts: Parts, showing: Showing) -> Result<Self, LogError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (state_shown, state) = watch::channel(Arc::default());
-        let task = Task::start(parts, state_shown).await?;
-        let map = task.shown_map();
-        tokio::spawn(task.run(queue));
-        Ok(Self { jobs, state, map, clock })
+        tokio::spawn(Task::start(parts, showing).await?.run(queue));
+        Ok(Self { jobs })
     }
 
-    /// What is in force.
-    pub(crate) fn state(&self) -> Arc<FederationState> {
-        self.state.borrow().clone()
-    }
-
-    /// The map with its latest root, which is not old: one is logged first if
-    /// need be.
-    pub(crate) async fn map(&self) -> Result<Arc<RootedMap>, Refusal> {
-        let age = self.clock.now().since(self.map.borrow().sequenced_at);
-        if age >= ROOT_AGE {
-            self.submit(Work::Root).await?;
-        }
-        Ok(self.map.borrow().clone())
+    /// Logs a root of the map, though it did not change.
+    pub(crate) async fn root(&self) -> Result<(), Refusal> {
+        self.submit(Work::Root).await.map(drop)
     }
 
     /// Logs a record.

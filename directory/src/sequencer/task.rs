@@ -1,12 +1,12 @@
 //! The task that owns the log and the map.
 
 use super::batch::Batch;
-use super::{Job, Parts, RootedMap, Work};
+use super::{Job, Parts, Work};
 use crate::store::read;
+use crate::stored;
+use crate::view::{RootedMap, Showing};
 use chancery_directory_core::FederationState;
-use chancery_directory_core::ceremony::conclusion::Conclusion;
 use chancery_directory_core::client::Publication;
-use chancery_directory_core::entry::Event;
 use chancery_directory_core::governance;
 use chancery_directory_core::map::Map;
 use chancery_directory_core::rules::Held;
@@ -15,7 +15,7 @@ use chancery_directory_log::LogError;
 use chancery_types::{Handle, Refusal, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 /// Jobs of one batch at most.
@@ -24,12 +24,10 @@ const BATCH: usize = 512;
 pub(super) struct Task {
     pub(super) parts: Parts,
     pub(super) state: FederationState,
-    state_shown: watch::Sender<Arc<FederationState>>,
-    /// With all that is logged.
+    /// With all that is logged; shown as of the latest root.
     pub(super) map: Map,
-    /// As of the latest logged root.
-    map_shown: watch::Sender<Arc<RootedMap>>,
-    /// When that was logged.
+    showing: Showing,
+    /// When that root was logged.
     rooted_at: Instant,
     /// Time of the last entry: the log's times never go back.
     last: Timestamp,
@@ -37,74 +35,34 @@ pub(super) struct Task {
 
 impl Task {
     /// Reads what is stored; logs a root of the map unless the stored one is its.
-    pub(super) async fn start(
-        parts: Parts,
-        state_shown: watch::Sender<Arc<FederationState>>,
-    ) -> Result<Self, LogError> {
-        let never =
-            RootedMap { map: Map::default(), index: 0, sequenced_at: Timestamp::from_millis(i64::MIN) };
+    pub(super) async fn start(parts: Parts, showing: Showing) -> Result<Self, LogError> {
         let mut task = Self {
             parts,
             state: FederationState::default(),
-            state_shown,
             map: Map::default(),
-            map_shown: watch::Sender::new(Arc::new(never)),
+            showing,
             rooted_at: Instant::now(),
             last: Timestamp::from_millis(i64::MIN),
         };
         task.read().await?;
-        let pool = task.parts.store.readers();
-        match read::root(pool).await? {
+        match read::root(task.parts.store.readers()).await? {
             Some((index, sequenced_at, sum)) if sum == task.map.root() => {
                 let map = task.map.clone();
-                task.map_shown.send_replace(Arc::new(RootedMap { map, index, sequenced_at }));
+                task.showing.map.send_replace(Arc::new(RootedMap { map, index, sequenced_at }));
             }
             _ => drop(task.sequence(vec![Work::Root]).await?),
         }
         Ok(task)
     }
 
-    pub(super) fn shown_map(&self) -> watch::Receiver<Arc<RootedMap>> {
-        self.map_shown.subscribe()
-    }
-
     /// State and map as stored.
     async fn read(&mut self) -> Result<(), LogError> {
-        let pool = self.parts.store.readers();
-        self.state = self.replay().await?;
-        self.state_shown.send_replace(Arc::new(self.state.clone()));
-        self.last = read::last_sequenced_at(pool).await?;
-        let items = read::items(pool).await?;
-        self.map = tokio::task::spawn_blocking(move || {
-            let mut map = Map::from_items(items)?;
-            map.root();
-            Ok::<_, LogError>(map)
-        })
-        .await
-        .map_err(|_| LogError::Damaged("reading the map was interrupted"))??;
+        let (pool, parts) = (self.parts.store.readers(), &self.parts);
+        let next = parts.appender.next_index();
+        let stored = stored::replay(pool, &parts.federation, &parts.governance, next).await?;
+        (self.state, self.map, self.last) = (stored.state().clone(), stored.map().clone(), stored.last());
+        self.showing.state.send_replace(Arc::new(self.state.clone()));
         Ok(())
-    }
-
-    /// The federation as the stored statements make it.
-    async fn replay(&self) -> Result<FederationState, LogError> {
-        let (federation, governance) = (&self.parts.federation, &self.parts.governance);
-        let mut state = FederationState::default();
-        for (index, leaf) in read::statements(self.parts.store.readers()).await? {
-            let entry = leaf.entry()?;
-            match entry.event {
-                Event::Statement(signed) => {
-                    let verified = governance::verify(&signed, federation, governance)?;
-                    state.apply(verified, index, entry.sequenced_at);
-                }
-                Event::Ceremony(concluded) => {
-                    state.conclude(Conclusion::verify(&concluded, federation, governance)?, index);
-                }
-                Event::RecordChange(_) | Event::EvaluationTotals(_) | Event::MapRoot(_) => {
-                    return Err(LogError::Damaged("an entry kept as a statement is none"));
-                }
-            }
-        }
-        Ok(state)
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
@@ -139,7 +97,7 @@ impl Task {
 
     /// Whether something is logged that no root covers.
     fn map_is_ahead(&self) -> bool {
-        !self.map.is_same(&self.map_shown.borrow().map)
+        !self.map.is_same(&self.showing.map.borrow().map)
     }
 
     /// Judges, logs, commits. An error: nothing was answered, and what was
@@ -148,7 +106,7 @@ impl Task {
         let mut batch = self.begin(&work).await?;
         let results = work.into_iter().map(|work| batch.take(work, self)).collect();
         let root_is_due = self.rooted_at.elapsed() >= self.parts.root_interval;
-        batch.finish(root_is_due, &self.map_shown.borrow().map)?;
+        batch.finish(root_is_due, &self.showing.map.borrow().map)?;
         if batch.leaves.is_empty() {
             return Ok(results);
         }
@@ -170,12 +128,12 @@ impl Task {
         if let Some(state) = batch.state {
             self.state = state;
             // Shown before the head: a reader of the head finds its statements in force.
-            self.state_shown.send_replace(Arc::new(self.state.clone()));
+            self.showing.state.send_replace(Arc::new(self.state.clone()));
         }
         self.map = batch.map;
         if let Some(index) = batch.root {
             let map = self.map.clone();
-            self.map_shown.send_replace(Arc::new(RootedMap { map, index, sequenced_at: batch.now }));
+            self.showing.map.send_replace(Arc::new(RootedMap { map, index, sequenced_at: batch.now }));
             self.rooted_at = Instant::now();
         }
         self.parts.appender.committed(&entries);

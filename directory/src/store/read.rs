@@ -19,14 +19,7 @@ pub(crate) async fn bodies(
     pool: &Pool<Any>,
     entries: &[u64],
 ) -> Result<HashMap<u64, wire::RecordBody>, StoreError> {
-    let mut bodies = HashMap::with_capacity(entries.len());
-    for row in rows_of(pool, "entry_index, record, salt", entries).await? {
-        let (entry, record, salt): (i64, Vec<u8>, Vec<u8>) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-        let body = wire::RecordBody { record: Some(decode(record)?), salt: salt.into() };
-        bodies.insert(index(entry)?, body);
-    }
-    Ok(bodies)
+    rows_of(pool, "entry_index, record, salt", entries).await?.iter().map(body).collect()
 }
 
 /// The records of these entries, as the rules read them.
@@ -125,6 +118,34 @@ pub(crate) async fn totals(
         }
     }
     Ok(found)
+}
+
+/// The checkpoint up to which a mirror has everything.
+pub(crate) async fn mirrored(pool: &Pool<Any>) -> Result<Option<Vec<u8>>, StoreError> {
+    let row = sqlx::query("SELECT checkpoint FROM mirrored WHERE id = 1").fetch_optional(pool).await?;
+    Ok(row.map(|row| row.try_get(0)).transpose()?)
+}
+
+/// The records of entries from `start` to before `end`; those that were erased are left out.
+pub(crate) async fn bodies_between(
+    pool: &Pool<Any>,
+    start: u64,
+    end: u64,
+) -> Result<Vec<(u64, wire::RecordBody)>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT entry_index, record, salt FROM record_body WHERE entry_index >= $1 AND entry_index < $2 \
+         ORDER BY entry_index",
+    )
+    .bind(position(start)?)
+    .bind(position(end)?)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(body).collect()
+}
+
+fn body(row: &AnyRow) -> Result<(u64, wire::RecordBody), StoreError> {
+    let (entry, record, salt): (i64, Vec<u8>, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    Ok((index(entry)?, wire::RecordBody { record: Some(decode(record)?), salt: salt.into() }))
 }
 
 /// All statements in the order of the log.

@@ -4,7 +4,7 @@ use super::{CHUNK, position};
 use chancery_directory_core::entry::SALT_LENGTH;
 use chancery_directory_core::map::Item;
 use chancery_kit::store::values;
-use chancery_types::NodeId;
+use chancery_types::{NodeId, Timestamp};
 use sqlx::{AnyConnection, AssertSqlSafe};
 
 /// A record's body.
@@ -16,6 +16,8 @@ pub(crate) struct NewBody {
     /// Serialised.
     pub(crate) record: Vec<u8>,
     pub(crate) salt: [u8; SALT_LENGTH],
+    /// When its entry was sequenced.
+    pub(crate) sequenced_at: Timestamp,
     /// The handle's entries of the day.
     pub(crate) changes: u32,
 }
@@ -36,8 +38,6 @@ pub(crate) struct NewRows {
     pub(crate) statements: Vec<u64>,
     /// Totals: evaluator and day, digest, entry.
     pub(crate) totals: Vec<((NodeId, u32), [u8; 32], u64)>,
-    /// When all of it was sequenced.
-    pub(crate) sequenced_at_ms: i64,
 }
 
 impl NewRows {
@@ -89,7 +89,7 @@ impl NewRows {
                     .bind(body.previous_index.map(position).transpose()?)
                     .bind(body.record.as_slice())
                     .bind(body.salt.as_slice())
-                    .bind(self.sequenced_at_ms)
+                    .bind(body.sequenced_at.millis())
                     .bind(i64::from(body.changes));
             }
             query.execute(&mut *connection).await?;
@@ -134,6 +134,18 @@ impl NewRows {
         })
         .await
     }
+}
+
+/// Keeps the checkpoint up to which a mirror has everything.
+pub(crate) async fn mirrored(connection: &mut AnyConnection, note: &[u8]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO mirrored (id, checkpoint) VALUES (1, $1) \
+         ON CONFLICT (id) DO UPDATE SET checkpoint = excluded.checkpoint",
+    )
+    .bind(note)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 async fn for_each_chunk(

@@ -11,6 +11,7 @@ mod session;
 use crate::blobs::Blobs;
 use crate::link::Arrivals;
 use crate::mesh::Mesh;
+use crate::places::Places;
 use crate::quota::Quotas;
 use crate::store::NodeStore;
 use chancery_kit::serve::{MAX_MESSAGE, ServeError, add_health};
@@ -30,6 +31,7 @@ pub(crate) struct Rooms {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) blobs: Blobs,
     pub(crate) quotas: Quotas,
+    pub(crate) places: Places,
     pub(crate) lanes: mailbox::Lanes,
     pub(crate) arrivals: Arrivals,
     pub(crate) sessions: session::Sessions,

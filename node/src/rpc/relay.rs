@@ -41,8 +41,8 @@ impl RelayService for Relay {
     ) -> Result<Response<wire::LookupResponse>, Status> {
         unary(async {
             session::device(&request)?;
-            let request = inner(request.into_inner().request)?;
-            let response = directory_call(self.0.mesh.log().directory().lookup(request)).await?;
+            let wire::LookupRequest { request, after } = request.into_inner();
+            let response = self.0.places.find(self.0.mesh.log(), inner(request)?, after).await?;
             Ok(wire::LookupResponse { response: Some(response) })
         })
         .await

@@ -17,16 +17,17 @@ use crate::inbox::{self, InboxItem};
 use crate::link;
 use crate::node_client::{DeviceProof, NodeClient};
 use crate::outbox::Decided;
+use crate::own_record::OwnRecord;
+pub use crate::own_record::{RecordChange, RecordCheck, Words};
 use crate::peer::Peer;
-use crate::publish;
 use crate::resolve::{Keyed, Resolver};
 use crate::store::{EndpointStore, Tx};
 use crate::thread::{self, Thread};
 use crate::{mls::Suite, request};
 use chancery_directory_core::Trust;
+pub use chancery_directory_core::client::Publication;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{FederationBundle, Party};
-use chancery_proto::directory::v1::SignedAttestation;
 use chancery_proto::federation::v1::outcome;
 use chancery_proto::node::v1::{SubscribeResponse, subscribe_response};
 use chancery_types::{
@@ -75,6 +76,7 @@ struct Inner {
     client: NodeClient,
     view: Arc<DirectoryView>,
     resolver: Resolver,
+    record: OwnRecord,
     identity: Identity,
     stock: usize,
     clock: Arc<dyn Clock>,
@@ -149,8 +151,10 @@ impl Endpoint {
             view: Arc::clone(&view),
             entropy: Arc::clone(&config.entropy),
         };
+        let record = OwnRecord { client: client.clone(), store: store.clone(), view: Arc::clone(&view) };
         Ok(Self(Arc::new(Inner {
             store,
+            record,
             client,
             view,
             resolver,
@@ -216,19 +220,37 @@ impl Endpoint {
         self.0.call(|tx| Ok(identity::key(tx, OwnKey::Account)?.verifying_key().to_bytes())).await
     }
 
-    /// Publishes the record of this account's own identifier, or its next
-    /// version; gives the index of its entry in the log.
+    /// Publishes the record of this account's own identifier, or its next version:
+    /// once this is back, senders find it. Over a live record of another account key
+    /// it is a re-enrolment, pending for 7 days; then the same call puts it into force.
     ///
     /// # Errors
     /// The directory's refusal, or who cannot be reached.
     pub async fn publish_record(
         &self,
         identifier: &Identifier,
-        attestation: SignedAttestation,
-    ) -> Result<u64, Refusal> {
-        let inner = &self.0;
-        let keyed = inner.keyed(identifier).await?;
-        publish::publish(&inner.client, &inner.store, &inner.view, keyed, attestation).await
+        words: Words,
+    ) -> Result<Publication, Refusal> {
+        let keyed = self.0.keyed(identifier).await?;
+        self.0.record.publish(keyed, words).await
+    }
+
+    /// Changes the record that this device published.
+    ///
+    /// # Errors
+    /// The directory's refusal, or who cannot be reached.
+    pub async fn change_record(&self, change: RecordChange) -> Result<Publication, Refusal> {
+        self.0.record.change(change).await
+    }
+
+    /// Compares what the directory shows of the record with what this device put
+    /// last, and raises an alarm for what it did not do itself. Running endpoints do
+    /// so at their start and every 6 hours or so.
+    ///
+    /// # Errors
+    /// The directory cannot be reached, or shows what does not verify.
+    pub async fn check_record(&self) -> Result<RecordCheck, Refusal> {
+        self.0.record.check().await
     }
 
     /// Verified addresses of identifiers, in order; RECIPIENT_ABSENT where

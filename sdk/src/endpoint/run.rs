@@ -39,6 +39,8 @@ const STOCK_TICK: Duration = Duration::from_hours(6);
 const LAST_RESORT_AGE: Duration = Duration::from_hours(7 * 24);
 /// How often the statements in force are fetched anew, on average.
 const DIRECTORY_TICK: Duration = Duration::from_secs(600);
+/// How often this account's own record is looked at, on average.
+const RECORD_TICK: Duration = Duration::from_hours(6);
 const LAST_RESORT_MADE: &str = "last resort made at";
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -54,6 +56,7 @@ impl Endpoint {
                 keep(inner, "acknowledge", || acknowledge(inner)),
                 keep(inner, "key_packages", || stock(inner)),
                 keep(inner, "directory", || follow_directory(inner)),
+                keep(inner, "record", || watch_record(inner)),
             )
         };
         // The parts of a round are each one transaction: stopping between them loses nothing.
@@ -298,6 +301,14 @@ async fn follow_directory(inner: &Inner) -> Result<(), Refusal> {
     inner.view.refresh_after(DIRECTORY_TICK / 2).await?;
     let jitter = jittered(&*inner.resolver.entropy, DIRECTORY_TICK);
     tokio::time::sleep(DIRECTORY_TICK / 2 + jitter).await;
+    Ok(())
+}
+
+/// Looks after this account's own record.
+async fn watch_record(inner: &Inner) -> Result<(), Refusal> {
+    inner.record.check().await?;
+    let jitter = jittered(&*inner.resolver.entropy, RECORD_TICK);
+    tokio::time::sleep(RECORD_TICK / 2 + jitter).await;
     Ok(())
 }
 

@@ -4,7 +4,9 @@
 mod ceiling;
 mod device;
 mod directory;
+mod handles;
 mod letters;
+mod records;
 mod relay;
 
 use crate::Failure;
@@ -29,7 +31,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Handles: an evaluator's answers, and the endpoint's share of the work.
+    /// Handles and records: evaluated, put, found with their proofs, by a directory of its own process.
     Directory(directory::DirectoryArgs),
     /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
     Letters(letters::LettersArgs),
@@ -55,7 +57,9 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
         None => Folder::temporary()?,
     };
     let text = match args.bench {
-        Bench::Directory(directory) => present(&directory::run(directory).await?, args.json)?,
+        Bench::Directory(directory) => {
+            present(&directory::run(directory, &folder.0, args.json).await?, args.json)?
+        }
         Bench::Letters(letters) => present(&letters::run(letters, &folder.0, shutdown).await?, args.json)?,
         Bench::Relay(relay) => present(&relay::run(relay, &folder.0, shutdown).await?, args.json)?,
     };
@@ -103,10 +107,14 @@ impl Drop for Folder {
     }
 }
 
-/// CPU seconds (user and system) that this process has used, from
-/// `/proc/self/stat` in ticks of 10 ms.
+/// CPU seconds (user and system) that this process has used.
 fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    cpu_seconds_of(std::process::id())
+}
+
+/// CPU seconds that a process has used, from `/proc/PID/stat` in ticks of 10 ms.
+fn cpu_seconds_of(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     ticks as f64 / 100.0

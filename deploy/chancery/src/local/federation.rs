@@ -320,7 +320,10 @@ impl LocalFederation {
     }
 
     /// Has a decision logged, unless the same is in force.
-    async fn decide(&self, decision: Decision) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// The directory refuses.
+    pub(crate) async fn decide(&self, decision: Decision) -> Result<(), Failure> {
         if self.governed().await?.holds(&decision) {
             return Ok(());
         }

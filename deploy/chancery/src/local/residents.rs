@@ -9,7 +9,7 @@ use chancery_directory_core::AccountKey;
 use chancery_kit::tls::Credentials;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
+use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Clock, Entropy, Handle, Refusal};
@@ -228,7 +228,7 @@ async fn publish(
     let account_key = AccountKey::try_from(endpoint.account_key().await?.as_slice())?;
     let scheme = recipient.identifier.scheme();
     let attestation = federation.authority.attest(scheme, handle, account_key, 1, clock);
-    endpoint.publish_record(&recipient.identifier, attestation).await?;
+    endpoint.publish_record(&recipient.identifier, Words { attestation, second: None }).await?;
     chancery_kit::tls::files::replace(&done, b"")?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use chancery_kit::party::read_bundle;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, armour};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
+use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Clock, Entropy, Identifier, Scheme, SystemClock, SystemEntropy};
@@ -132,7 +132,7 @@ impl Resident {
         let account_key = endpoint.account_key().await.unwrap();
         let account_key = AccountKey::try_from(account_key.as_slice()).unwrap();
         let attestation = authority.attest(Scheme::BeNn, handle, account_key, 1, &*clock);
-        endpoint.publish_record(&identifier, attestation).await.unwrap();
+        endpoint.publish_record(&identifier, Words { attestation, second: None }).await.unwrap();
         let stop = CancellationToken::new();
         let (device, stopped) = (endpoint.clone(), stop.clone());
         let running = tokio::spawn(async move { device.run(stopped).await });

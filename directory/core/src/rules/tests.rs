@@ -16,7 +16,7 @@ fn world() -> World {
 
 fn accept(world: &World, draft: RecordDraft, held: &Held) -> Result<AcceptedRecord, Error> {
     match judge(draft.sign(&world.account).try_into()?, held, &world.state, NOW)? {
-        Judgement::Accepted(accepted) => Ok(accepted),
+        Judgement::Accepted(accepted) => Ok(*accepted),
         Judgement::Repeated(_) => panic!("it was logged before"),
     }
 }
@@ -189,7 +189,7 @@ impl Claimant {
         now: Timestamp,
     ) -> Result<AcceptedRecord, Error> {
         match judge(draft.sign(&self.0).try_into()?, held, &world.state, now)? {
-            Judgement::Accepted(accepted) => Ok(accepted),
+            Judgement::Accepted(accepted) => Ok(*accepted),
             Judgement::Repeated(_) => panic!("it was logged before"),
         }
     }

@@ -1,0 +1,321 @@
+//! What records cost: a directory in a process of its own, as it is shipped, asked
+//! over mutual TLS by this one, which shares the machine with it.
+
+use super::{cpu_seconds_of, round};
+use crate::Failure;
+use crate::local::federation::{FEDERATION, LocalFederation, name};
+use crate::local::layout::{ADMINISTRATIONS, Layout};
+use chancery_directory::DirectoryKeyFiles;
+use chancery_directory::authority::AuthoritySigner;
+use chancery_directory_core::client::read_publication;
+use chancery_directory_core::operation::{self, ResultKey};
+use chancery_directory_core::record::RecordDraft;
+use chancery_directory_core::statement::{Decision, DirectoryKeys};
+use chancery_directory_core::{Address, Prefix, handle, keys};
+use chancery_kit::tls::{Credentials, connect};
+use chancery_pki_core::Party;
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_types::{Alias, Clock, Entropy, Handle, Scheme, SystemClock, SystemEntropy};
+use futures::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use prost::Message as _;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Records that are signed and sealed at once, then put.
+const ROUND: usize = 10_000;
+/// Operations under way at once, as many endpoints have them.
+const UNDER_WAY: usize = 512;
+/// Lookups under way at once.
+const LOOKUPS: usize = 16;
+/// Places that fit into the directory's memory.
+const CACHED: usize = 256;
+/// Records that should stand under one prefix.
+const UNDER_A_PREFIX: u32 = 60;
+/// How long a directory may take to answer after its start.
+const START: Duration = Duration::from_mins(2);
+/// Largest answer, in bytes.
+const MAX_ANSWER: usize = 8 * 1024 * 1024;
+
+#[derive(Serialize)]
+pub(super) struct Figures {
+    /// The last 10,000, with all others present: opened, judged, logged, committed.
+    publish_per_s: f64,
+    /// The second 10,000.
+    publish_per_s_at_10000: f64,
+    /// CPU of the directory alone.
+    publish_cpu_us: f64,
+    /// Places in memory, by CPU seconds of the directory alone.
+    lookup_cached_per_s_per_core: f64,
+    /// All of them, the client's verification of nothing but their form included.
+    lookup_cached_per_s: f64,
+    /// Each place for the first time since a start.
+    lookup_disk_per_s: f64,
+    proof_bytes_p50: usize,
+    proof_bytes_p99: usize,
+    /// From SIGKILL to the first answer.
+    restart_s: f64,
+    /// The most that the directory held.
+    rss_mib: f64,
+    database_mib: f64,
+}
+
+/// Whether progress is shown.
+pub(super) struct Shown(pub(super) bool);
+
+/// Bits of a handle that a lookup names, for so many records.
+pub(super) fn prefix_bits(records: u32) -> u32 {
+    (records / UNDER_A_PREFIX).checked_ilog2().unwrap_or(0)
+}
+
+pub(super) async fn measure(
+    folder: &Path,
+    records: u32,
+    time: Duration,
+    shown: Shown,
+) -> Result<Figures, Failure> {
+    let founded = found(folder, prefix_bits(records)).await?;
+    let mut directory = Directory::start(&founded).await?;
+    let bar = if shown.0 { ProgressBar::new(records.into()) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("records {bar:40} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    let (mut put, mut second, mut last, mut cpu) = (0, 0.0, 0.0, 0.0);
+    while put < records as usize {
+        let count = ROUND.min(records as usize - put);
+        let operations = prepare(&founded, count).await?;
+        let (begun, before) = (Instant::now(), directory.cpu());
+        publish(&directory.client, operations, &bar).await?;
+        last = count as f64 / begun.elapsed().as_secs_f64();
+        cpu = (directory.cpu() - before) * 1e6 / count as f64;
+        if put == ROUND {
+            second = last;
+        }
+        put += count;
+    }
+    bar.finish_and_clear();
+    let restarted = Instant::now();
+    directory.kill()?;
+    let rss_publishing = directory.rss_mib;
+    directory = Directory::start(&founded).await?;
+    let restart_s = restarted.elapsed().as_secs_f64();
+
+    let bits = prefix_bits(records);
+    let every: Vec<_> =
+        (0..1_u32 << bits).map(|place| Prefix::from_bits(place << (32 - bits), bits)).collect();
+    let (disk, mut sizes) =
+        look_up(&directory.client, every.iter().copied().cycle().take(every.len())).await?;
+    sizes.sort_unstable();
+    let of = |part: usize| sizes.get(sizes.len() * part / 100).copied().unwrap_or(0);
+    // The places asked for last are in memory.
+    let warm: Vec<_> = every.iter().rev().take(CACHED).copied().collect();
+    look_up(&directory.client, warm.iter().copied()).await?;
+    let (mut answered, begun, before) = (0, Instant::now(), directory.cpu());
+    while begun.elapsed() < time {
+        look_up(&directory.client, warm.iter().copied().cycle().take(4 * CACHED)).await?;
+        answered += 4 * CACHED;
+    }
+    let (cached, spent) = (answered as f64 / begun.elapsed().as_secs_f64(), directory.cpu() - before);
+    directory.kill()?;
+    let database = std::fs::metadata(folder.join("directory/directory.sqlite"))?.len();
+    Ok(Figures {
+        publish_per_s: round(last),
+        publish_per_s_at_10000: round(second),
+        publish_cpu_us: round(cpu),
+        lookup_cached_per_s_per_core: round(answered as f64 / spent),
+        lookup_cached_per_s: round(cached),
+        lookup_disk_per_s: round(every.len() as f64 / disk.as_secs_f64()),
+        proof_bytes_p50: of(50),
+        proof_bytes_p99: of(99),
+        restart_s: round(restart_s * 10.0) / 10.0,
+        rss_mib: round(rss_publishing.max(directory.rss_mib)),
+        database_mib: round(database as f64 / 1_048_576.0),
+    })
+}
+
+/// A federation in a folder, with a member that may ask its directory.
+struct Founded {
+    layout: Layout,
+    credentials: Arc<Credentials>,
+    authority: AuthoritySigner,
+    hpke: [u8; 32],
+}
+
+async fn found(folder: &Path, lookup_prefix_bits: u32) -> Result<Founded, Failure> {
+    let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+        (Arc::new(SystemClock), Arc::new(SystemEntropy));
+    let layout = Layout::open(folder, 0)?;
+    let shutdown = CancellationToken::new();
+    let mut federation =
+        LocalFederation::start(layout.clone(), clock, Arc::clone(&entropy), shutdown.clone()).await?;
+    let hpke = *DirectoryKeyFiles::open(&layout.path("directory"), FEDERATION, &*entropy)?.hpke_public_key();
+    federation
+        .decide(Decision::DirectoryKeys(DirectoryKeys { hpke_public_key: hpke, lookup_prefix_bits }))
+        .await?;
+    let key = (&keys::generate(&*entropy)).into();
+    let administration = ADMINISTRATIONS[0];
+    federation.start_node(administration, key).await?;
+    let credentials = federation.node_credentials(administration)?;
+    shutdown.cancel();
+    federation.ended().await?;
+    let authority = federation.authority;
+    let toml = BTreeMap::from([
+        ("listen", layout.address("directory").to_string()),
+        ("bundle", layout.path("federation.toml").display().to_string()),
+        ("identity", layout.path("directory/identity").display().to_string()),
+        ("pki", layout.address("pki").to_string()),
+        ("folder", layout.path("directory").display().to_string()),
+    ]);
+    std::fs::write(layout.path("directory.toml"), toml::to_string(&toml).map_err(std::io::Error::other)?)?;
+    Ok(Founded { layout, credentials, authority, hpke })
+}
+
+/// The directory as a process.
+struct Directory {
+    process: Child,
+    client: DirectoryServiceClient<Channel>,
+    rss_mib: f64,
+}
+
+impl Directory {
+    /// Starts it and waits until it answers.
+    async fn start(founded: &Founded) -> Result<Self, Failure> {
+        let process = Command::new(std::env::current_exe()?)
+            .args(["directory", "serve", "--config"])
+            .arg(founded.layout.path("directory.toml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let endpoint = founded.layout.address("directory").to_string();
+        let since = Instant::now();
+        let channel = loop {
+            match connect(&endpoint, Party::Directory, Arc::clone(&founded.credentials)).await {
+                Ok((channel, _)) => break channel,
+                Err(error) if since.elapsed() > START => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        let client = DirectoryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+        let asked = client.clone().fetch_checkpoint(wire::FetchCheckpointRequest {}).await;
+        asked.map_err(Failure::call)?;
+        Ok(Self { process, client, rss_mib: 0.0 })
+    }
+
+    fn cpu(&self) -> f64 {
+        cpu_seconds_of(self.process.id())
+    }
+
+    /// As SIGKILL does it; notes how much it held.
+    fn kill(&mut self) -> Result<(), Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<f64>().ok());
+        self.rss_mib = kib.unwrap_or(0.0) / 1024.0;
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+type Operation = (wire::PublishRequest, ResultKey);
+
+/// First records of people who do not exist, attested, signed and sealed, on all cores.
+async fn prepare(founded: &Founded, count: usize) -> Result<Vec<Operation>, Failure> {
+    let cores = super::cores();
+    let parts = (0..cores).map(|part| {
+        let authority = AuthoritySigner::open(
+            founded.authority.authority().clone(),
+            &founded.layout.path("authority.key"),
+            &SystemEntropy,
+        );
+        let (hpke, count) = (founded.hpke, count / cores + usize::from(part < count % cores));
+        tokio::task::spawn_blocking(move || {
+            let authority = authority?;
+            (0..count).map(|_| operation(&authority, &hpke)).collect::<Result<Vec<_>, Failure>>()
+        })
+    });
+    let mut operations = Vec::with_capacity(count);
+    for part in futures::future::join_all(parts).await {
+        operations.extend(part.map_err(|_| Failure::Panicked)??);
+    }
+    Ok(operations)
+}
+
+fn operation(authority: &AuthoritySigner, hpke: &[u8; 32]) -> Result<Operation, Failure> {
+    let entropy: &dyn Entropy = &SystemEntropy;
+    let (handle, record_key): (Handle, _) = handle::split(&entropy.array())?;
+    let account = keys::generate(entropy);
+    let address = Address {
+        node: name(ADMINISTRATIONS[0])?,
+        alias: Alias::random(entropy),
+        credential_key: (&keys::generate(entropy)).into(),
+    };
+    let record = RecordDraft {
+        handle,
+        version: 1,
+        previous_index: None,
+        attestation: authority.attest(Scheme::BeNn, handle, (&account).into(), 1, &SystemClock),
+        second_attestation: None,
+        sealed_part: address.seal(&record_key, &handle, 1, entropy)?,
+        two_authorities: false,
+        changed_at: SystemClock.now(),
+    };
+    Ok(operation::seal(record.sign(&account), hpke)?)
+}
+
+async fn publish(
+    client: &DirectoryServiceClient<Channel>,
+    operations: Vec<Operation>,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let mut answers = futures::stream::iter(operations)
+        .map(|(request, key)| {
+            let mut client = client.clone();
+            async move {
+                let answer = client.publish(request).await.map_err(Failure::call)?.into_inner();
+                read_publication(key.open(&answer)?).map_err(Failure::from)
+            }
+        })
+        .buffer_unordered(UNDER_WAY);
+    while let Some(answer) = answers.next().await {
+        answer?;
+        bar.inc(1);
+    }
+    Ok(())
+}
+
+/// One prefix a call; gives the time of all, and the bytes of each answer.
+async fn look_up(
+    client: &DirectoryServiceClient<Channel>,
+    prefixes: impl Iterator<Item = Prefix>,
+) -> Result<(Duration, Vec<usize>), Failure> {
+    let begun = Instant::now();
+    let mut answers = futures::stream::iter(prefixes)
+        .map(|prefix| {
+            let mut client = client.clone();
+            async move {
+                let prefixes = vec![prefix.to_bytes().to_vec().into()];
+                client.lookup(wire::LookupRequest { prefixes }).await.map_err(Failure::call)
+            }
+        })
+        .buffer_unordered(LOOKUPS);
+    let mut sizes = Vec::new();
+    while let Some(answer) = answers.next().await {
+        sizes.push(answer?.into_inner().encoded_len());
+    }
+    Ok((begun.elapsed(), sizes))
+}

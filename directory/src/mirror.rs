@@ -1,0 +1,243 @@
+//! A mirror: it follows a directory's log, replays it, keeps the records, and answers
+//! lookups in the directory's place. It shows nothing that does not follow from the log.
+
+use crate::DirectoryError;
+use crate::store::write::{NewBody, NewRows};
+use crate::store::{self, read};
+use crate::stored;
+use crate::view::{RootedMap, Showing};
+use chancery_directory_core::entry::{Leaf, SALT_LENGTH, commitment};
+use chancery_directory_core::map::Item;
+use chancery_directory_core::merkle;
+use chancery_directory_core::note::CheckpointSigner;
+use chancery_directory_core::replay::{Effect, Replay};
+use chancery_directory_core::{Error, Trust, VerifiedCheckpoint};
+use chancery_directory_log::{Appender, LogReader, directory_call};
+use chancery_kit::store::{DatabasePlace, Store};
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
+use chancery_types::{Reason, Refusal};
+use prost::Message as _;
+use sqlx::Any;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+/// Entries that are fetched and stored at once.
+const STEP: u64 = 1_024;
+/// How often the directory is asked for more.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Largest answer of the directory: a step's records, in bytes.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The copy, and whom it is a copy of.
+pub(crate) struct Mirror {
+    trust: Trust,
+    directory: DirectoryServiceClient<Channel>,
+    store: Store<Any>,
+    appender: Appender,
+    replay: Replay,
+    showing: Showing,
+    head: watch::Sender<VerifiedCheckpoint>,
+    /// The newest root among the entries taken since something was shown.
+    rooted: Option<RootedMap>,
+}
+
+impl Mirror {
+    /// Opens the copy as far as it was made, and shows what it holds. Gives the log
+    /// under the directory's own checkpoints.
+    pub(crate) async fn open(
+        trust: Trust,
+        directory: Channel,
+        database: &DatabasePlace,
+        signer: CheckpointSigner,
+        showing: Showing,
+    ) -> Result<(Self, Store<Any>, LogReader), DirectoryError> {
+        let store = Store::open_any(database, &store::migrations()).await?;
+        let (appender, log) = Appender::open(store.clone(), signer).await?;
+        let next = appender.next_index();
+        let replay = stored::replay(store.readers(), trust.federation(), trust.governance(), next).await?;
+        let kept = read::mirrored(store.readers()).await?;
+        let kept = kept.map(|note| trust.verify_checkpoint(&note)).transpose()?;
+        let directory = DirectoryServiceClient::new(directory).max_decoding_message_size(MAX_ANSWER);
+        // Nothing is shown before the first checkpoint: its place holds the copy's own.
+        let head = watch::Sender::new(kept.clone().unwrap_or_else(|| log.checkpoint()));
+        let log = log.under(head.subscribe());
+        let mut mirror =
+            Self { trust, directory, store: store.clone(), appender, replay, showing, head, rooted: None };
+        let root = read::root(store.readers()).await?;
+        if let (Some(kept), Some((index, sequenced_at, sum))) = (kept, root) {
+            // A root that others follow, or that no kept checkpoint covers, is not shown.
+            let mut map = mirror.replay.map().clone();
+            if map.root() == sum && index < kept.size() {
+                mirror.rooted = Some(RootedMap { map, index, sequenced_at });
+                mirror.show();
+            }
+        }
+        Ok((mirror, store, log))
+    }
+
+    /// Follows until `shutdown`. A directory whose log does not hold is left where it
+    /// last did: what is shown grows old, and those who ask see how old.
+    pub(crate) async fn follow(mut self, shutdown: CancellationToken) {
+        let following = async {
+            loop {
+                if let Err(error) = self.catch_up().await {
+                    let misbehaved =
+                        matches!(error.reason, Reason::InvalidProof | Reason::DirectoryMisbehaved);
+                    if misbehaved {
+                        tracing::error!(entry = self.replay.next(), error = %error.message, "mirror.directory.wrong");
+                    } else {
+                        tracing::warn!(reason = error.reason.as_str(), "mirror.follow.fail");
+                    }
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        let _ = shutdown.run_until_cancelled(following).await;
+    }
+
+    /// Takes all that the directory has logged by now.
+    async fn catch_up(&mut self) -> Result<(), Refusal> {
+        let request = wire::FetchCheckpointRequest {};
+        let answer = directory_call(self.directory.fetch_checkpoint(request)).await?;
+        let checkpoint = self.trust.verify_checkpoint(&answer.checkpoint)?;
+        let shown = self.head.borrow().clone();
+        if checkpoint.size() < self.replay.next() {
+            return Err(Error::Proof("the directory went back").into());
+        }
+        if checkpoint.size() == shown.size() && checkpoint.root() == shown.root() {
+            return Ok(());
+        }
+        while self.replay.next() < checkpoint.size() {
+            self.step(&checkpoint).await?;
+        }
+        self.prove(&checkpoint, checkpoint.size(), self.appender.root()?).await?;
+        let note = checkpoint.note().clone();
+        let kept = self.store.write("mirror.head", move |connection| {
+            let note = note.clone();
+            Box::pin(async move { store::write::mirrored(connection, &note).await })
+        });
+        kept.await?;
+        self.head.send_replace(checkpoint);
+        self.show();
+        Ok(())
+    }
+
+    /// Shows what was replayed, state and map of the newest root.
+    fn show(&mut self) {
+        self.showing.state.send_replace(Arc::new(self.replay.state().clone()));
+        if let Some(rooted) = self.rooted.take() {
+            self.showing.map.send_replace(Arc::new(rooted));
+        }
+    }
+
+    /// Fetches, verifies, replays and stores some entries.
+    async fn step(&mut self, checkpoint: &VerifiedCheckpoint) -> Result<(), Refusal> {
+        let start = self.replay.next();
+        let limit = u32::try_from(STEP.min(checkpoint.size() - start)).unwrap_or(1);
+        let entries =
+            directory_call(self.directory.list_entries(wire::ListEntriesRequest { start, limit })).await?;
+        let leaves = entries.entries.into_iter().map(Leaf::from_bytes).collect::<Result<Vec<_>, _>>()?;
+        let missing =
+            || Refusal::new(Reason::DirectoryMisbehaved, "the directory lists fewer entries than it has");
+        if leaves.is_empty() || leaves.len() > limit as usize {
+            return Err(missing());
+        }
+        let batch = self.appender.prepare(leaves.clone())?;
+        let end = batch.checkpoint().size();
+        self.prove(checkpoint, end, *batch.checkpoint().root()).await?;
+        let records = wire::ListRecordsRequest { start, end };
+        let records = directory_call(self.directory.list_records(records)).await?.records;
+        let bodies = records.into_iter().filter_map(|record| Some((record.index, record.body?))).collect();
+
+        let mut replay = self.replay.clone();
+        let (rows, rooted) = take(&mut replay, &leaves, bodies)?;
+        let (writing, rows) = (batch.clone(), Arc::new(rows));
+        let written = self.store.write("mirror.step", move |connection| {
+            let (batch, rows) = (writing.clone(), Arc::clone(&rows));
+            Box::pin(async move {
+                batch.write(connection).await?;
+                rows.write(connection).await
+            })
+        });
+        written.await?;
+        self.appender.committed(&batch);
+        self.replay = replay;
+        self.rooted = rooted.or(self.rooted.take());
+        Ok(())
+    }
+
+    /// Checks that the tree of `size` leaves with this root is part of the checkpoint's.
+    async fn prove(
+        &mut self,
+        checkpoint: &VerifiedCheckpoint,
+        size: u64,
+        root: merkle::Hash,
+    ) -> Result<(), Refusal> {
+        if size == checkpoint.size() {
+            return if root == *checkpoint.root() {
+                Ok(())
+            } else {
+                Err(Error::Proof("the entries do not lead to the directory's checkpoint").into())
+            };
+        }
+        let request = wire::ProveConsistencyRequest { old_size: size, new_size: checkpoint.size() };
+        let path = directory_call(self.directory.prove_consistency(request)).await?.path;
+        let path = merkle::path(&path)?;
+        merkle::verify_consistency(size, &root, checkpoint.size(), checkpoint.root(), &path)?;
+        Ok(())
+    }
+}
+
+/// Replays entries; gives what is to be stored of them and the newest root.
+fn take(
+    replay: &mut Replay,
+    leaves: &[Leaf],
+    mut bodies: HashMap<u64, wire::RecordBody>,
+) -> Result<(NewRows, Option<RootedMap>), Refusal> {
+    let (mut rows, mut rooted) = (NewRows::default(), None);
+    for leaf in leaves {
+        let index = replay.next();
+        let effect = replay.take(leaf)?;
+        let sequenced_at = replay.last();
+        match effect {
+            Effect::Record(change) => {
+                rows.items.push(Item::new(&change, index, sequenced_at));
+                let replaced = change.previous_index.filter(|_| !change.pending);
+                rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
+                // Erased by now, perhaps.
+                let Some(body) = bodies.remove(&index) else { continue };
+                let wrong = || Error::Proof("a record is not the one that its entry commits to");
+                let record = body.record.ok_or_else(wrong)?;
+                let salt: [u8; SALT_LENGTH] = body.salt.as_ref().try_into().map_err(|_| wrong())?;
+                if commitment(&salt, &record) != change.commitment {
+                    return Err(wrong().into());
+                }
+                rows.bodies.push(NewBody {
+                    index,
+                    previous_index: change.previous_index,
+                    record: record.encode_to_vec(),
+                    salt,
+                    sequenced_at,
+                    changes: 0,
+                });
+            }
+            Effect::Governs => rows.statements.push(index),
+            Effect::Erases(records) => {
+                rows.statements.push(index);
+                rows.gone.extend(records.iter().map(|record| record.index));
+                rows.erased.extend(records.iter().map(|record| record.index));
+            }
+            Effect::Root(_) => {
+                rows.root = Some(index);
+                rooted = Some(RootedMap { map: replay.map().clone(), index, sequenced_at });
+            }
+            Effect::Nothing => {}
+        }
+    }
+    Ok((rows, rooted))
+}

@@ -1,0 +1,43 @@
+//! What a store holds of a log, read at the start: what governs, and the map.
+
+use crate::store::read;
+use chancery_directory_core::ceremony::conclusion::Conclusion;
+use chancery_directory_core::entry::Event;
+use chancery_directory_core::map::Map;
+use chancery_directory_core::replay::Replay;
+use chancery_directory_core::{FederationState, GovernanceKeys, governance};
+use chancery_directory_log::LogError;
+use sqlx::{Any, Pool};
+
+/// The log as replayed when its last entry was stored; `next` is the one after it.
+pub(crate) async fn replay(
+    pool: &Pool<Any>,
+    federation: &str,
+    governors: &GovernanceKeys,
+    next: u64,
+) -> Result<Replay, LogError> {
+    let mut state = FederationState::default();
+    for (index, leaf) in read::statements(pool).await? {
+        let entry = leaf.entry()?;
+        match entry.event {
+            Event::Statement(signed) => {
+                let verified = governance::verify(&signed, federation, governors)?;
+                state.apply(verified, index, entry.sequenced_at);
+            }
+            Event::Ceremony(concluded) => {
+                state.conclude(Conclusion::verify(&concluded, federation, governors)?, index);
+            }
+            Event::RecordChange(_) | Event::EvaluationTotals(_) | Event::MapRoot(_) => {
+                return Err(LogError::Damaged("an entry kept as a statement is none"));
+            }
+        }
+    }
+    let (last, items) = (read::last_sequenced_at(pool).await?, read::items(pool).await?);
+    let map = tokio::task::spawn_blocking(move || {
+        let mut map = Map::from_items(items)?;
+        map.root();
+        Ok::<_, LogError>(map)
+    });
+    let map = map.await.map_err(|_| LogError::Damaged("reading the map was interrupted"))??;
+    Ok(Replay::resumed(federation, governors.clone(), state, map, next, last))
+}

@@ -1,0 +1,102 @@
+//! Records over the whole mesh: who left, who claims to be whom, and what goes on
+//! while the directory is down.
+
+use chancery_directory_core::AccountKey;
+use chancery_interop_tests::mesh::Mesh;
+use chancery_interop_tests::party::{Device, person_number};
+use chancery_interop_tests::wait::until;
+use chancery_sdk::alarm::Alarm;
+use chancery_sdk::endpoint::{Publication, RecordChange, RecordCheck, Words};
+use chancery_types::{Alias, Identifier, Reason, Refusal};
+
+async fn resolve(device: &Device, identifier: &Identifier) -> Result<Alias, Reason> {
+    let mut resolved = device.endpoint.resolve(std::slice::from_ref(identifier)).await.unwrap();
+    resolved.remove(0).map(|peer| peer.alias).map_err(|refusal| refusal.reason)
+}
+
+async fn alarms(device: &Device) -> Vec<Alarm> {
+    device.endpoint.alarms_after(0, 100).await.unwrap().iter().map(|raised| raised.alarm).collect()
+}
+
+/// Somebody with a word for an identifier publishes it.
+async fn claim(mesh: &Mesh, device: &Device, identifier: &Identifier) -> Result<Publication, Refusal> {
+    let handle = device.endpoint.handle(identifier).await.unwrap();
+    let account = AccountKey::try_from(device.endpoint.account_key().await.unwrap().as_slice()).unwrap();
+    let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, &*mesh.clock);
+    device.endpoint.publish_record(identifier, Words { attestation, second: None }).await
+}
+
+#[tokio::test]
+async fn senders_see_that_somebody_left() {
+    let mesh = Mesh::with_nodes().await;
+    let identifier = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
+    let before = Device::open(&mesh, "regional", "before").await;
+    before.endpoint.register().await.unwrap();
+    assert_eq!(resolve(&before, &identifier).await, Ok(person.endpoint.identity().alias));
+    assert_eq!(resolve(&before, &person_number(2)).await, Err(Reason::RecipientAbsent));
+
+    person.endpoint.change_record(RecordChange::Close).await.unwrap();
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
+    let after = Device::open(&mesh, "federal", "after").await;
+    after.endpoint.register().await.unwrap();
+    assert_eq!(resolve(&after, &identifier).await, Err(Reason::RecipientClosed));
+    let again = person.endpoint.change_record(RecordChange::Renew).await.unwrap_err();
+    assert_eq!(again.reason, Reason::RecipientClosed);
+}
+
+#[tokio::test]
+async fn an_owner_hears_of_a_re_enrolment_and_ends_it() {
+    let mesh = Mesh::with_nodes().await;
+    let identifier = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
+    let alias = person.endpoint.identity().alias;
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
+    let claimant = Device::open(&mesh, "federal", "claimant").await;
+    claimant.endpoint.register().await.unwrap();
+    assert_eq!(claimant.endpoint.check_record().await, Ok(RecordCheck::Unpublished));
+    let claimed = claim(&mesh, &claimant, &identifier).await.unwrap();
+    assert!(claimed.pending);
+    // Handed in again it is where it was: the days are not over.
+    assert_eq!(claim(&mesh, &claimant, &identifier).await, Ok(claimed));
+
+    // The node hands out what it kept for a few seconds.
+    for _ in 0..2 {
+        let seen = async || person.endpoint.check_record().await == Ok(RecordCheck::ReEnrolment);
+        until("the owner sees it", seen).await;
+    }
+    assert_eq!(alarms(&person).await, [Alarm::ReEnrolment], "once");
+    let sender = Device::open(&mesh, "federal", "sender").await;
+    sender.endpoint.register().await.unwrap();
+    assert_eq!(resolve(&sender, &identifier).await, Ok(alias), "senders keep to the owner");
+
+    person.endpoint.change_record(RecordChange::Renew).await.unwrap();
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
+    let refused = claim(&mesh, &claimant, &identifier).await.unwrap_err();
+    assert_eq!(refused.reason, Reason::RecordVersionConflict);
+
+    // An owner that wants two authorities is not re-enrolled by one.
+    person.endpoint.change_record(RecordChange::TwoAuthorities(true)).await.unwrap();
+    let refused = async || claim(&mesh, &claimant, &identifier).await.unwrap_err().reason;
+    until("one word is too little", async || refused().await == Reason::InvalidRecord).await;
+}
+
+#[tokio::test]
+async fn what_a_node_keeps_resolves_while_the_directory_is_down() {
+    let mut mesh = Mesh::with_nodes().await;
+    let identifier = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
+    let [first, second] = ["first", "second"];
+    let first = Device::open(&mesh, "federal", first).await;
+    let second = Device::open(&mesh, "federal", second).await;
+    for device in [&first, &second] {
+        device.endpoint.register().await.unwrap();
+        device.endpoint.refresh_directory().await.unwrap();
+    }
+    assert_eq!(resolve(&first, &identifier).await, Ok(person.endpoint.identity().alias));
+    mesh.stop_directory().await;
+    assert_eq!(resolve(&second, &identifier).await, Ok(person.endpoint.identity().alias));
+    // Of another place the node has nothing: that is said, not that nobody is there.
+    let other = second.endpoint.resolve(&[person_number(2)]).await.map(drop);
+    assert_eq!(other.unwrap_err().reason, Reason::DirectoryUnreachable);
+}
