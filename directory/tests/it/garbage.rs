@@ -1,7 +1,6 @@
 //! Random bytes to every call: each is answered or refused, and the servers live on.
 
-use crate::mesh::Backend;
-use crate::mesh::Setting;
+use crate::mesh::{Backend, Setting};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use chancery_kit::tls::connect;
 use chancery_pki_core::Party;
@@ -57,12 +56,13 @@ async fn send(channel: &Channel, path: &'static str, bytes: Vec<u8>) -> Result<(
     grpc.unary(tonic::Request::new(Bytes::from(bytes)), path, Raw).await.map(drop)
 }
 
-const DIRECTORY: [&str; 9] = [
+const DIRECTORY: [&str; 10] = [
     "/chancery.directory.v1.DirectoryService/Lookup",
     "/chancery.directory.v1.DirectoryService/Publish",
     "/chancery.directory.v1.DirectoryService/SubmitStatement",
     "/chancery.directory.v1.DirectoryService/FetchCheckpoint",
     "/chancery.directory.v1.DirectoryService/ListEntries",
+    "/chancery.directory.v1.DirectoryService/ListRecords",
     "/chancery.directory.v1.DirectoryService/ProveConsistency",
     "/chancery.directory.v1.DirectoryService/ListStatements",
     "/chancery.directory.v1.DirectoryService/SubmitCeremony",

@@ -7,6 +7,7 @@ mod access;
 mod ceremonies;
 mod garbage;
 mod mesh;
+mod mirrors;
 mod records;
 mod restart;
 mod statements;

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use chancery_directory::authority::AuthoritySigner;
 use chancery_directory::{
-    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+    DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, MirrorConfig, ceremony, evaluator,
+    governance,
 };
 use chancery_directory_core::attestation::SchemeName;
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
@@ -198,6 +199,26 @@ impl Mesh {
         })
     }
 
+    /// Starts a mirror, again on the same folder.
+    pub(crate) fn mirror(&self, directory: &Server) -> Server {
+        self.mirror_at(&directory.endpoint)
+    }
+
+    /// The same of a directory that may not be there.
+    pub(crate) fn mirror_at(&self, directory: &str) -> Server {
+        let credentials = self.certify(&Party::Directory).credentials;
+        let folder = self.folder.path().join("mirror");
+        let database = match &self.postgres {
+            None => DatabasePlace::File(folder.join("mirror.sqlite")),
+            Some(postgres) => DatabasePlace::Postgres(postgres.url_of("mirror")),
+        };
+        let config = MirrorConfig { trust: self.trust(), directory: directory.to_owned(), folder, database };
+        let entropy = Arc::clone(&self.entropy) as Arc<dyn Entropy>;
+        run(|listener, stop| async move {
+            chancery_directory::serve_mirror(config, listener, credentials, entropy, stop).await.unwrap();
+        })
+    }
+
     /// Starts an evaluator, again on the same folder.
     pub(crate) fn evaluator(&self, id: &str, directory: &Server) -> Server {
         let folder = self.evaluator_folder(id);
@@ -347,6 +368,15 @@ impl Setting {
         let listed = client.list_statements(wire::ListStatementsRequest { start: 0 }).await.unwrap();
         let (_, state) = trust.verify_statements(listed.into_inner()).unwrap();
         Self { mesh, federal, directory, evaluator, client, trust, state }
+    }
+
+    /// With a directory that was killed.
+    pub(crate) fn without_directory(self) -> Self {
+        let Self { mesh, federal, directory, evaluator, client, trust, state } = self;
+        let gone =
+            Server { endpoint: directory.endpoint.clone(), stop: CancellationToken::new(), runtime: None };
+        directory.kill();
+        Self { mesh, federal, directory: gone, evaluator, client, trust, state }
     }
 
     /// The same directory, started again.

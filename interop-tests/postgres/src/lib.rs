@@ -53,7 +53,19 @@ impl Postgres {
 
     /// URL of the database.
     pub fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.folder.path().display())
+        self.url_of("postgres")
+    }
+
+    /// URL of another database, made if need be.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub fn url_of(&self, database: &str) -> String {
+        let found = self.sql(&format!("SELECT 1 FROM pg_database WHERE datname = '{database}'"));
+        if found.trim().is_empty() {
+            self.sql(&format!("CREATE DATABASE {database}"));
+        }
+        format!("postgres://postgres@localhost/{database}?host={}", self.folder.path().display())
     }
 
     /// Runs SQL; gives what it prints, a line for each row.
