@@ -17,7 +17,6 @@ use chancery_kit::store::{DatabasePlace, Store};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_types::{Reason, Refusal};
-use prost::Message as _;
 use sqlx::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -206,25 +205,19 @@ fn take(
         let sequenced_at = replay.last();
         match effect {
             Effect::Record(change) => {
-                rows.items.push(Item::new(&change, index, sequenced_at));
+                let item = Item::new(&change, index, sequenced_at);
+                rows.items.push(item);
                 let replaced = change.previous_index.filter(|_| !change.pending);
                 rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
                 // Erased by now, perhaps.
                 let Some(body) = bodies.remove(&index) else { continue };
                 let wrong = || Error::Proof("a record is not the one that its entry commits to");
-                let record = body.record.ok_or_else(wrong)?;
+                let record = body.record.as_ref().ok_or_else(wrong)?;
                 let salt: [u8; SALT_LENGTH] = body.salt.as_ref().try_into().map_err(|_| wrong())?;
-                if commitment(&salt, &record) != change.commitment {
+                if commitment(&salt, record) != change.commitment {
                     return Err(wrong().into());
                 }
-                rows.bodies.push(NewBody {
-                    index,
-                    previous_index: change.previous_index,
-                    record: record.encode_to_vec(),
-                    salt,
-                    sequenced_at,
-                    changes: 0,
-                });
+                rows.bodies.push(NewBody::new(item, &change, body, 0));
             }
             Effect::Governs => rows.statements.push(index),
             Effect::Erases(records) => {

@@ -1,42 +1,36 @@
 //! Places of the map with their records, as lookups answer them. What is in a place
 //! is named by its hash, so what was read once stays good while the place stands.
 
-use crate::store::read;
+use crate::store::read::Items;
 use crate::view::{RootedMap, View};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chancery_directory_core::Prefix;
-use chancery_directory_core::lookup::MAX_PLACE;
+use chancery_directory_core::lookup::{MAX_PLACE, MAX_PLACE_BYTES};
 use chancery_directory_core::map::{Item, Part};
 use chancery_directory_core::merkle::Hash;
+use chancery_kit::store::DatabasePlace;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::map_item::Content;
 use chancery_types::{Reason, Refusal};
 use moka::sync::Cache;
 use prost::Message as _;
 use sqlx::{Any, Pool};
-use std::sync::Arc;
 
 /// Bytes of places that are kept in memory.
 const KEPT: u64 = 192 * 1024 * 1024;
-/// Bytes that one lookup answers at most.
-const MAX_FOUND: usize = 3 * 1024 * 1024;
-
 /// Finds places. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Places {
-    records: Pool<Any>,
-    kept: Cache<(Prefix, Hash), Arc<Kept>>,
-}
-
-struct Kept {
-    items: Vec<wire::MapItem>,
-    bytes: usize,
+    items: Items,
+    /// Serialised MapItems.
+    kept: Cache<(Prefix, Hash), Bytes>,
 }
 
 impl Places {
-    pub(crate) fn new(records: Pool<Any>) -> Self {
-        let weigh = |_: &(Prefix, Hash), kept: &Arc<Kept>| u32::try_from(kept.bytes).unwrap_or(u32::MAX);
-        Self { records, kept: Cache::builder().weigher(weigh).max_capacity(KEPT).build() }
+    pub(crate) fn new(records: Pool<Any>, database: &DatabasePlace) -> Self {
+        let weigh = |_: &(Prefix, Hash), items: &Bytes| u32::try_from(items.len()).unwrap_or(u32::MAX);
+        let kept = Cache::builder().weigher(weigh).max_capacity(KEPT).build();
+        Self { items: Items::new(records, database), kept }
     }
 
     /// The places that prefixes of `bits` bits name, and the entry of the root
@@ -70,49 +64,52 @@ impl Places {
         for prefix in prefixes {
             let part = rooted.map.part(*prefix, bits);
             let siblings = part.siblings().iter().map(Into::into).collect();
-            let Some(kept) = self.items(part, *prefix, bits).await? else { return Ok(None) };
-            bytes += kept.bytes;
-            if bytes > MAX_FOUND {
+            let Some(items) = self.items(part, *prefix, bits).await? else { return Ok(None) };
+            bytes += items.len();
+            if bytes > MAX_PLACE_BYTES {
                 return Err(too_large());
             }
-            places.push(wire::Place { root: 0, siblings, items: kept.items.clone() });
+            places.push(wire::Place { root: 0, siblings, items });
         }
         Ok(Some(places))
     }
 
-    async fn items(&self, part: Part<'_>, prefix: Prefix, bits: u32) -> Result<Option<Arc<Kept>>, Refusal> {
+    async fn items(&self, part: Part<'_>, prefix: Prefix, bits: u32) -> Result<Option<Bytes>, Refusal> {
         let key = (prefix, part.sum().hash);
-        if let Some(kept) = self.kept.get(&key) {
-            return Ok(Some(kept));
+        if let Some(items) = self.kept.get(&key) {
+            return Ok(Some(items));
         }
         if part.len() > MAX_PLACE {
             return Err(too_large());
         }
         let found = part.items();
-        let wanted: Vec<_> =
-            found.iter().filter(|item| item.is_under(prefix, bits)).map(Item::index).collect();
-        let mut bodies = read::bodies(&self.records, &wanted).await?;
-        let mut items = Vec::with_capacity(found.len());
-        for item in &found {
-            let content = if item.is_under(prefix, bits) {
-                let Some(body) = bodies.remove(&item.index()) else { return Ok(None) };
-                Content::Body(body)
+        // Those under the prefix stand side by side: whole, between others' without records.
+        let parts = found.chunk_by(|a, b| a.is_under(prefix, bits) == b.is_under(prefix, bits));
+        let mut items = BytesMut::new();
+        for part in parts {
+            if part.first().is_some_and(|item| item.is_under(prefix, bits)) {
+                let wanted: Vec<_> = part.iter().map(Item::index).collect();
+                let Some(whole) = self.items.of(&wanted).await? else { return Ok(None) };
+                items.extend_from_slice(&whole);
             } else {
-                let handle_prefix = Bytes::copy_from_slice(&item.prefix());
-                let commitment = Bytes::copy_from_slice(item.commitment());
-                Content::Bare(wire::BareItem { handle_prefix, commitment })
-            };
-            items.push(wire::MapItem {
-                index: item.index(),
-                sequenced_at_ms: item.sequenced_at().millis(),
-                pending: item.is_pending(),
-                content: Some(content),
-            });
+                let bare = wire::MapItems { items: part.iter().map(bare).collect() };
+                items.extend_from_slice(&bare.encode_to_vec());
+            }
         }
-        let bytes = items.iter().map(|item| item.encoded_len() + 4).sum();
-        let kept = Arc::new(Kept { items, bytes });
-        self.kept.insert(key, Arc::clone(&kept));
-        Ok(Some(kept))
+        let items = items.freeze();
+        self.kept.insert(key, items.clone());
+        Ok(Some(items))
+    }
+}
+
+fn bare(item: &Item) -> wire::MapItem {
+    let handle_prefix = Bytes::copy_from_slice(&item.prefix());
+    let commitment = Bytes::copy_from_slice(item.commitment());
+    wire::MapItem {
+        index: item.index(),
+        sequenced_at_ms: item.sequenced_at().millis(),
+        pending: item.is_pending(),
+        content: Some(Content::Bare(wire::BareItem { handle_prefix, commitment })),
     }
 }
 

@@ -84,8 +84,8 @@ pub async fn serve(
     let sequencer = Sequencer::start(parts, showing).await?;
     let view = views.with_sequencer(sequencer.clone(), clock);
     let writer = Some(rpc::directory::Writer { sequencer, key: keys.operation, entropy });
-    serve_directory(rpc::directory::Service::new(view, log, records, writer), listener, credentials, shutdown)
-        .await
+    let service = rpc::directory::Service::new(view, log, (records, &config.database), writer);
+    serve_directory(service, listener, credentials, shutdown).await
 }
 
 /// Serves a mirror of the directory until `shutdown`, then drains: all that reads,
@@ -109,7 +109,7 @@ pub async fn serve_mirror(
     let view = View::watching(&showing);
     let (mirror, store, log) = Mirror::open(config.trust, channel, &config.database, signer, showing).await?;
     tokio::spawn(mirror.follow(shutdown.clone()));
-    let service = rpc::directory::Service::new(view, log, store.readers().clone(), None);
+    let service = rpc::directory::Service::new(view, log, (store.readers().clone(), &config.database), None);
     serve_directory(service, listener, credentials, shutdown).await
 }
 

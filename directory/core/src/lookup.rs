@@ -15,12 +15,15 @@ use crate::{Address, Error, FederationState, Prefix, RecordKey, Trust};
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, Timestamp};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 /// Most items in one place.
 pub const MAX_PLACE: usize = 4_096;
+/// Most bytes of its items.
+pub const MAX_PLACE_BYTES: usize = 3 * 1024 * 1024;
 /// Most prefixes, and so places and roots, of one lookup.
 pub const MAX_PREFIXES: usize = 256;
 /// Age of a root from which somebody ought to look at it.
@@ -113,13 +116,20 @@ impl Trust {
 
 impl VerifiedLookup {
     fn take(&mut self, prefix: Prefix, place: wire::Place) -> Result<(), Error> {
-        if place.items.len() > MAX_PLACE || place.siblings.len() > MAX_BITS as usize {
-            return Err(Error::Proof("a place of the map is larger than it may be"));
+        const LARGE: Error = Error::Proof("a place of the map is larger than it may be");
+        if place.items.len() > MAX_PLACE_BYTES || place.siblings.len() > MAX_BITS as usize {
+            return Err(LARGE);
+        }
+        let listed = wire::MapItems::decode(place.items)
+            .map_err(|_| Error::Proof("the items of a place do not parse"))?
+            .items;
+        if listed.len() > MAX_PLACE {
+            return Err(LARGE);
         }
         let root = usize::try_from(place.root).ok().and_then(|root| self.roots.get(root));
         let root = root.ok_or(Error::Proof("a place of the map names no root"))?;
-        let (mut items, mut found) = (Vec::with_capacity(place.items.len()), Vec::new());
-        for item in place.items {
+        let (mut items, mut found) = (Vec::with_capacity(listed.len()), Vec::new());
+        for item in listed {
             let (item, record) = read_item(item)?;
             if item.index() >= root.index {
                 return Err(Error::Proof("an item does not come before its root"));

@@ -7,10 +7,11 @@ CREATE TABLE record_body (
     entry_index BIGINT NOT NULL PRIMARY KEY,
     -- Entry of the version before, of the same handle. Never changes.
     previous_index BIGINT,
-    -- The SignedRecord, serialised, as the commitment covers it. Never changes.
-    record BYTEA NOT NULL,
-    -- Salt of the commitment, 32 bytes. Never changes.
-    salt BYTEA NOT NULL,
+    -- First 32 bits of the handle, as a number. Never changes.
+    handle_prefix BIGINT NOT NULL,
+    -- Serialised MapItems of one MapItem, with record and salt: those of a place, one
+    -- behind the other, are what a lookup answers. Never changes.
+    item BYTEA NOT NULL,
     -- When the entry was sequenced, milliseconds since the Unix epoch. Never changes.
     sequenced_at_ms BIGINT NOT NULL,
     -- The handle's entries of that day, this one included. Never changes.

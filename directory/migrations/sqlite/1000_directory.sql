@@ -7,10 +7,11 @@ CREATE TABLE record_body (
     entry_index INTEGER NOT NULL PRIMARY KEY,
     -- Entry of the version before, of the same handle. Never changes.
     previous_index INTEGER,
-    -- The SignedRecord, serialised, as the commitment covers it. Never changes.
-    record BLOB NOT NULL,
-    -- Salt of the commitment, 32 bytes. Never changes.
-    salt BLOB NOT NULL,
+    -- First 32 bits of the handle, as a number. Never changes.
+    handle_prefix INTEGER NOT NULL,
+    -- Serialised MapItems of one MapItem, with record and salt: those of a place, one
+    -- behind the other, are what a lookup answers. Never changes.
+    item BLOB NOT NULL,
     -- When the entry was sequenced, milliseconds since the Unix epoch. Never changes.
     sequenced_at_ms INTEGER NOT NULL,
     -- The handle's entries of that day, this one included. Never changes.

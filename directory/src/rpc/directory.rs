@@ -14,6 +14,7 @@ use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::{Error, Prefix, VerifiedCheckpoint};
 use chancery_directory_log::LogReader;
 use chancery_kit::serve::{REFUSALS, unary};
+use chancery_kit::store::DatabasePlace;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_server::{DirectoryService, DirectoryServiceServer};
 use chancery_types::{Entropy, Reason, Refusal};
@@ -51,8 +52,13 @@ pub(crate) struct Writer {
 
 impl Service {
     /// A directory's, or without a writer a mirror's.
-    pub(crate) fn new(view: View, log: LogReader, records: Pool<Any>, writer: Option<Writer>) -> Self {
-        let places = Places::new(records.clone());
+    pub(crate) fn new(
+        view: View,
+        log: LogReader,
+        (records, database): (Pool<Any>, &DatabasePlace),
+        writer: Option<Writer>,
+    ) -> Self {
+        let places = Places::new(records.clone(), database);
         Self { view, log, records, places, writer, root: RwLock::default() }
     }
 

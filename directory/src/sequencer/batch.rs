@@ -15,7 +15,6 @@ use chancery_directory_core::totals::EvaluationTotals;
 use chancery_directory_core::{Error, FederationState, governance};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, NodeId, Reason, Refusal, Timestamp};
-use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
@@ -99,17 +98,13 @@ impl Batch {
         let index = self.next;
         self.map.apply(&change, index, self.now)?;
         self.log(Event::RecordChange(change))?;
-        self.rows.items.push(Item::new(&change, index, self.now));
+        let item = Item::new(&change, index, self.now);
+        self.rows.items.push(item);
         let replaced = change.previous_index.filter(|_| !change.pending);
         self.rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
-        self.rows.bodies.push(NewBody {
-            index,
-            previous_index: change.previous_index,
-            record: accepted.record().wire().encode_to_vec(),
-            salt,
-            sequenced_at: self.now,
-            changes: accepted.changes(),
-        });
+        let record = Some(accepted.record().wire().clone());
+        let body = wire::RecordBody { record, salt: salt.to_vec().into() };
+        self.rows.bodies.push(NewBody::new(item, &change, body, accepted.changes()));
         self.held.insert(handle, accepted.logged_at(index, self.now, before));
         Ok(Publication { index, pending: change.pending })
     }

@@ -1,11 +1,12 @@
 //! Reading the directory's rows.
 
 use super::{CHUNK, array, index, position, unreadable};
+use bytes::Bytes;
 use chancery_directory_core::entry::{Event, Leaf, RecordChange};
 use chancery_directory_core::map::{Item, Sum};
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::rules::Logged;
-use chancery_kit::store::{StoreError, values};
+use chancery_kit::store::{DatabasePlace, StoreError, values};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{NodeId, Timestamp};
 use futures::TryStreamExt as _;
@@ -14,24 +15,53 @@ use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Pool, Row as _};
 use std::collections::HashMap;
 
-/// The bodies of these entries; those that were erased are left out.
-pub(crate) async fn bodies(
-    pool: &Pool<Any>,
-    entries: &[u64],
-) -> Result<HashMap<u64, wire::RecordBody>, StoreError> {
-    rows_of(pool, "entry_index, record, salt", entries).await?.iter().map(body).collect()
+/// Reads the items of places: one row for each.
+#[derive(Clone)]
+pub(crate) struct Items {
+    pool: Pool<Any>,
+    joined: String,
+}
+
+impl Items {
+    pub(crate) fn new(pool: Pool<Any>, database: &DatabasePlace) -> Self {
+        Self { pool, joined: database.joined_bytes("item", "handle_prefix, entry_index") }
+    }
+
+    /// Serialised MapItems of these entries, in the map's order; `None` if one was erased.
+    pub(crate) async fn of(&self, entries: &[u64]) -> Result<Option<Bytes>, StoreError> {
+        if entries.is_empty() {
+            return Ok(Some(Bytes::new()));
+        }
+        // Few lengths of the list, so that the statements stay prepared.
+        let length = entries.len().next_multiple_of(16);
+        let text = format!(
+            "SELECT count(*), {} FROM record_body WHERE entry_index IN (VALUES {})",
+            self.joined,
+            values(length, 1)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(text));
+        let last = entries.last().copied().unwrap_or_default();
+        for entry in entries.iter().chain(std::iter::repeat(&last)).take(length) {
+            query = query.bind(position(*entry)?);
+        }
+        let row = query.fetch_one(&self.pool).await?;
+        let (found, items): (i64, Option<Vec<u8>>) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(items
+            .filter(|_| usize::try_from(found).is_ok_and(|found| found == entries.len()))
+            .map(Bytes::from))
+    }
 }
 
 /// The records of these entries, as the rules read them.
 pub(crate) async fn logged(pool: &Pool<Any>, entries: &[u64]) -> Result<HashMap<u64, Logged>, StoreError> {
     let mut logged = HashMap::with_capacity(entries.len());
-    for row in rows_of(pool, "entry_index, record, sequenced_at_ms, changes", entries).await? {
-        let (entry, record): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
-        let record =
-            SignedRecord::try_from(decode(record)?).map_err(|e| unreadable("record_body.record", e))?;
+    for row in rows_of(pool, "entry_index, item, sequenced_at_ms, changes", entries).await? {
+        let (entry, body) = body(&row)?;
+        let record = SignedRecord::try_from(body.record.unwrap_or_default())
+            .map_err(|e| unreadable("record_body.item", e))?;
         let changes = u32::try_from(row.try_get::<i64, _>(3)?);
         let found = Logged {
-            index: index(entry)?,
+            index: entry,
             sequenced_at: Timestamp::from_millis(row.try_get(2)?),
             changes: changes.map_err(|e| unreadable("record_body.changes", e))?,
             record,
@@ -55,10 +85,6 @@ async fn rows_of(pool: &Pool<Any>, columns: &str, entries: &[u64]) -> Result<Vec
         rows.extend(query.fetch_all(pool).await?);
     }
     Ok(rows)
-}
-
-fn decode(record: Vec<u8>) -> Result<wire::SignedRecord, StoreError> {
-    wire::SignedRecord::decode(bytes::Bytes::from(record)).map_err(|e| unreadable("record_body.record", e))
 }
 
 /// Every item of the map.
@@ -133,7 +159,7 @@ pub(crate) async fn bodies_between(
     end: u64,
 ) -> Result<Vec<(u64, wire::RecordBody)>, StoreError> {
     let rows = sqlx::query(
-        "SELECT entry_index, record, salt FROM record_body WHERE entry_index >= $1 AND entry_index < $2 \
+        "SELECT entry_index, item FROM record_body WHERE entry_index >= $1 AND entry_index < $2 \
          ORDER BY entry_index",
     )
     .bind(position(start)?)
@@ -144,8 +170,12 @@ pub(crate) async fn bodies_between(
 }
 
 fn body(row: &AnyRow) -> Result<(u64, wire::RecordBody), StoreError> {
-    let (entry, record, salt): (i64, Vec<u8>, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    Ok((index(entry)?, wire::RecordBody { record: Some(decode(record)?), salt: salt.into() }))
+    let (entry, item): (i64, Vec<u8>) = (row.try_get(0)?, row.try_get(1)?);
+    let items = wire::MapItems::decode(Bytes::from(item)).map_err(|e| unreadable("record_body.item", e))?;
+    match items.items.into_iter().next().and_then(|item| item.content) {
+        Some(wire::map_item::Content::Body(body)) => Ok((index(entry)?, body)),
+        _ => Err(unreadable("record_body.item", "an item without its record")),
+    }
 }
 
 /// All statements in the order of the log.

@@ -1,25 +1,37 @@
 //! What one batch of the sequencer writes beside its entries.
 
 use super::{CHUNK, position};
-use chancery_directory_core::entry::SALT_LENGTH;
+use chancery_directory_core::entry::RecordChange;
 use chancery_directory_core::map::Item;
 use chancery_kit::store::values;
-use chancery_types::{NodeId, Timestamp};
+use chancery_proto::directory::v1 as wire;
+use chancery_types::NodeId;
+use prost::Message as _;
 use sqlx::{AnyConnection, AssertSqlSafe};
 
-/// A record's body.
+/// A record with what its entry commits to.
 pub(crate) struct NewBody {
-    /// Its entry.
-    pub(crate) index: u64,
+    /// Its item in the map.
+    pub(crate) item: Item,
     /// Entry of the version before.
     pub(crate) previous_index: Option<u64>,
-    /// Serialised.
-    pub(crate) record: Vec<u8>,
-    pub(crate) salt: [u8; SALT_LENGTH],
-    /// When its entry was sequenced.
-    pub(crate) sequenced_at: Timestamp,
+    /// Serialised MapItems of it alone.
+    pub(crate) bytes: Vec<u8>,
     /// The handle's entries of the day.
     pub(crate) changes: u32,
+}
+
+impl NewBody {
+    pub(crate) fn new(item: Item, change: &RecordChange, body: wire::RecordBody, changes: u32) -> Self {
+        let listed = wire::MapItem {
+            index: item.index(),
+            sequenced_at_ms: item.sequenced_at().millis(),
+            pending: item.is_pending(),
+            content: Some(wire::map_item::Content::Body(body)),
+        };
+        let bytes = wire::MapItems { items: vec![listed] }.encode_to_vec();
+        Self { item, previous_index: change.previous_index, bytes, changes }
+    }
 }
 
 /// Rows that one batch adds and removes.
@@ -78,18 +90,18 @@ impl NewRows {
     async fn write_bodies(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         for chunk in self.bodies.chunks(CHUNK) {
             let text = format!(
-                "INSERT INTO record_body (entry_index, previous_index, record, salt, sequenced_at_ms, changes) \
-                 VALUES {}",
+                "INSERT INTO record_body \
+                 (entry_index, previous_index, handle_prefix, item, sequenced_at_ms, changes) VALUES {}",
                 values(chunk.len(), 6)
             );
             let mut query = sqlx::query(AssertSqlSafe(text));
             for body in chunk {
                 query = query
-                    .bind(position(body.index)?)
+                    .bind(position(body.item.index())?)
                     .bind(body.previous_index.map(position).transpose()?)
-                    .bind(body.record.as_slice())
-                    .bind(body.salt.as_slice())
-                    .bind(body.sequenced_at.millis())
+                    .bind(i64::from(u32::from_be_bytes(body.item.prefix())))
+                    .bind(body.bytes.as_slice())
+                    .bind(body.item.sequenced_at().millis())
                     .bind(i64::from(body.changes));
             }
             query.execute(&mut *connection).await?;

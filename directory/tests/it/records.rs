@@ -10,6 +10,7 @@ use chancery_directory_core::statement::{Decision, ErasedRecord};
 use chancery_directory_core::{Error, Prefix, VerifiedRecord, keys};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Clock as _, Handle, Identifier, Reason, Scheme};
+use prost::Message as _;
 use sqlx::ConnectOptions as _;
 use std::time::Duration;
 
@@ -230,19 +231,25 @@ async fn a_directory_that_lies_is_caught(backend: Backend) {
     };
     assert_eq!(caught(&|_| {}), Ok(()));
     let is_proof = |result| matches!(result, Err(Error::Proof(_)));
-    fn body(response: &mut wire::LookupResponse) -> &mut wire::RecordBody {
-        let content = response.places[0].items[0].content.as_mut();
-        let Some(wire::map_item::Content::Body(body)) = content else { panic!("no body") };
-        body
+    fn edit(response: &mut wire::LookupResponse, change: impl FnOnce(&mut wire::MapItems)) {
+        let mut items = wire::MapItems::decode(response.places[0].items.clone()).unwrap();
+        change(&mut items);
+        response.places[0].items = items.encode_to_vec().into();
+    }
+    fn body(response: &mut wire::LookupResponse, change: impl FnOnce(&mut wire::RecordBody)) {
+        edit(response, |items| match &mut items.items[0].content {
+            Some(wire::map_item::Content::Body(body)) => change(body),
+            _ => panic!("no body"),
+        });
     }
     // A record dropped, withheld, changed; its own key inserted; an old root for it.
-    assert!(is_proof(caught(&|r| r.places[0].items.clear())));
-    assert!(is_proof(caught(&|r| r.places[0].items[0].content = None)));
+    assert!(is_proof(caught(&|r| edit(r, |items| items.items.clear()))));
+    assert!(is_proof(caught(&|r| edit(r, |items| items.items[0].content = None))));
     let own = setting.draft(&owner, 1, None).sign(&keys::generate(&*setting.mesh.entropy));
-    assert!(caught(&|r| body(r).record = Some(own.clone())).is_err());
+    assert!(caught(&|r| body(r, |b| b.record = Some(own.clone()))).is_err());
     let unlogged = setting.draft(&owner, 1, None).sign(&owner.account);
-    assert!(is_proof(caught(&|r| body(r).record = Some(unlogged.clone()))));
-    assert!(is_proof(caught(&|r| body(r).salt = vec![0; 32].into())));
+    assert!(is_proof(caught(&|r| body(r, |b| b.record = Some(unlogged.clone())))));
+    assert!(is_proof(caught(&|r| body(r, |b| b.salt = vec![0; 32].into()))));
     assert!(is_proof(caught(&|r| r.roots = absent.roots.clone())));
     // A checkpoint under another key.
     let signer =

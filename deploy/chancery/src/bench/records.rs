@@ -37,8 +37,8 @@ const UNDER_WAY: usize = 512;
 const LOOKUPS: usize = 16;
 /// Places that fit into the directory's memory.
 const CACHED: usize = 256;
-/// Records that should stand under one prefix.
-const UNDER_A_PREFIX: u32 = 60;
+/// Records that stand under one prefix at most, on average.
+const UNDER_A_PREFIX: u32 = 64;
 /// How long a directory may take to answer after its start.
 const START: Duration = Duration::from_mins(2);
 /// Largest answer, in bytes.
@@ -72,7 +72,7 @@ pub(super) struct Shown(pub(super) bool);
 
 /// Bits of a handle that a lookup names, for so many records.
 pub(super) fn prefix_bits(records: u32) -> u32 {
-    (records / UNDER_A_PREFIX).checked_ilog2().unwrap_or(0)
+    records.div_ceil(UNDER_A_PREFIX).next_power_of_two().ilog2()
 }
 
 pub(super) async fn measure(

@@ -68,7 +68,7 @@ impl Setting {
             places: vec![wire::Place {
                 root: 0,
                 siblings: place.siblings.iter().map(Into::into).collect(),
-                items: place.items.iter().map(item).collect(),
+                items: encoded(place.items.iter().map(item).collect()),
             }],
             roots: vec![wire::LoggedRoot {
                 entry: Some(log.entry(root)),
@@ -99,11 +99,27 @@ impl Setting {
     }
 }
 
-fn body(answer: &mut wire::LookupResponse) -> &mut wire::RecordBody {
-    match &mut answer.places[0].items[0].content {
-        Some(Content::Body(body)) => body,
+fn encoded(items: Vec<wire::MapItem>) -> Bytes {
+    wire::MapItems { items }.encode_to_vec().into()
+}
+
+fn items(answer: &wire::LookupResponse) -> Vec<wire::MapItem> {
+    wire::MapItems::decode(answer.places[0].items.clone()).unwrap().items
+}
+
+/// Changes the items of the one place.
+fn edit(answer: &mut wire::LookupResponse, change: impl FnOnce(&mut Vec<wire::MapItem>)) {
+    let mut items = items(answer);
+    change(&mut items);
+    answer.places[0].items = encoded(items);
+}
+
+/// Changes the first record.
+fn body(answer: &mut wire::LookupResponse, change: impl FnOnce(&mut wire::RecordBody)) {
+    edit(answer, |items| match &mut items[0].content {
+        Some(Content::Body(body)) => change(body),
         _ => panic!("no body"),
-    }
+    });
 }
 
 fn is_proof(error: Error) -> bool {
@@ -132,14 +148,15 @@ fn absence_is_proven_and_said_of_what_was_asked_alone() {
 
     // Claimed for a handle that is there.
     let present = Setting::new();
-    assert!(is_proof(present.lie(|a| a.places[0].items.clear())));
+    assert!(is_proof(present.lie(|a| edit(a, Vec::clear))));
     assert!(is_proof(present.lie(|a| a.places[0] = setting.answer().places[0].clone())));
     let bare = |a: &mut wire::LookupResponse| {
         let change = RecordChange::new(&present.world.handle, None, &SALT, &present.world.first_record(1));
-        a.places[0].items[0].content = Some(Content::Bare(wire::BareItem {
+        let bare = Content::Bare(wire::BareItem {
             handle_prefix: change.handle_prefix.to_vec().into(),
             commitment: change.commitment.to_vec().into(),
-        }));
+        });
+        edit(a, |items| items[0].content = Some(bare));
     };
     assert!(is_proof(present.lie(bare)), "withheld");
 }
@@ -147,25 +164,27 @@ fn absence_is_proven_and_said_of_what_was_asked_alone() {
 #[test]
 fn tampering_is_caught() {
     let setting = Setting::new();
-    assert!(is_proof(setting.lie(|a| body(a).salt = Bytes::from_static(&[7; 32]))));
-    assert!(is_proof(setting.lie(|a| a.places[0].items[0].sequenced_at_ms += 1)));
-    assert!(is_proof(setting.lie(|a| a.places[0].items[0].index += 1)));
-    assert!(is_proof(setting.lie(|a| a.places[0].items[0].pending = true)));
-    assert!(is_proof(setting.lie(|a| a.places[0].items[0].content = None)));
-    assert!(is_proof(setting.lie(|a| body(a).record = None)));
+    assert!(is_proof(setting.lie(|a| body(a, |b| b.salt = Bytes::from_static(&[7; 32])))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items[0].sequenced_at_ms += 1))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items[0].index += 1))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items[0].pending = true))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items[0].content = None))));
+    assert!(is_proof(setting.lie(|a| body(a, |b| b.record = None))));
     assert!(is_proof(setting.lie(|a| a.places[0].root = 1)));
     assert!(is_proof(setting.lie(|a| a.places.clear())));
-    let item = setting.answer().places[0].items[0].clone();
-    assert!(is_proof(setting.lie(|a| a.places[0].items.push(item.clone()))));
-    assert!(is_proof(setting.lie(|a| a.places[0].items = vec![item.clone(); MAX_PLACE + 1])));
+    assert!(is_proof(setting.lie(|a| a.places[0].items = Bytes::from_static(&[0xff; 9]))));
+    assert!(is_proof(setting.lie(|a| a.places[0].items = vec![0; MAX_PLACE_BYTES + 1].into())));
+    let item = items(&setting.answer())[0].clone();
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items.push(item.clone())))));
+    assert!(is_proof(setting.lie(|a| a.places[0].items = encoded(vec![item.clone(); MAX_PLACE + 1]))));
     let sum = wire::MapSum { items: 0, hash: vec![0; 32].into() };
     assert!(is_proof(setting.lie(|a| a.places[0].siblings.push(sum.clone()))));
     // Another record of the same owner, never logged.
     let unlogged = setting.draft(|d| d.changed_at = Timestamp::from_millis(1));
-    assert!(is_proof(setting.lie(|a| body(a).record = Some(unlogged.clone()))));
+    assert!(is_proof(setting.lie(|a| body(a, |b| b.record = Some(unlogged.clone())))));
     // The signature belongs to the commitment, too.
     let other = Bytes::from_static(&[1; 64]);
-    assert!(is_proof(setting.lie(|a| body(a).record.as_mut().unwrap().signature = other.clone())));
+    assert!(is_proof(setting.lie(|a| body(a, |b| b.record.as_mut().unwrap().signature = other.clone()))));
 }
 
 #[test]
@@ -255,8 +274,8 @@ fn senders_keep_to_the_record_while_its_owner_sees_what_is_pending() {
     let own = lookup.own(&setting.world.handle, &setting.world.state).unwrap().unwrap();
     assert_eq!(own.index, 3);
     // Shown to senders as if it were in force, or hidden from its owner.
-    assert!(is_proof(setting.lie(|a| a.places[0].items[1].pending = false)));
-    assert!(is_proof(setting.lie(|a| drop(a.places[0].items.pop()))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| items[1].pending = false))));
+    assert!(is_proof(setting.lie(|a| edit(a, |items| drop(items.pop())))));
     // Two records of one handle, both in the map, are nobody's.
     let mut twice = Setting::new();
     twice.put(twice.draft(|d| d.changed_at = Timestamp::from_millis(1)), false);
@@ -281,6 +300,6 @@ fn others_under_a_short_place_come_without_their_records() {
     }
     let answer = setting.answer();
     let bare = |item: &wire::MapItem| matches!(item.content, Some(Content::Bare(_)));
-    assert_eq!(answer.places[0].items.iter().filter(|item| bare(item)).count(), 60);
+    assert_eq!(items(&answer).iter().filter(|item| bare(item)).count(), 60);
     assert!(setting.find(answer).unwrap().is_some());
 }

@@ -17,6 +17,20 @@ pub enum DatabasePlace {
     Postgres(String),
 }
 
+impl DatabasePlace {
+    /// SQL that joins a column of bytes over all rows, in an order: what SQLite and
+    /// PostgreSQL do not name alike.
+    pub fn joined_bytes(&self, column: &str, order: &str) -> String {
+        match self {
+            // Text in SQLite is bytes with a length, whatever they are.
+            Self::File(_) => {
+                format!("CAST(group_concat(CAST({column} AS TEXT), '' ORDER BY {order}) AS BLOB)")
+            }
+            Self::Postgres(_) => format!("string_agg({column}, ''::bytea ORDER BY {order})"),
+        }
+    }
+}
+
 impl<'de> serde::Deserialize<'de> for DatabasePlace {
     /// From one string: a URL of PostgreSQL, or the path of a file.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
