@@ -29,15 +29,10 @@ impl Default for RootedMap {
 }
 
 /// Where both are shown from.
+#[derive(Default)]
 pub(crate) struct Showing {
     pub(crate) state: watch::Sender<Arc<FederationState>>,
     pub(crate) map: watch::Sender<Arc<RootedMap>>,
-}
-
-impl Default for Showing {
-    fn default() -> Self {
-        Self { state: watch::Sender::default(), map: watch::Sender::default() }
-    }
 }
 
 /// What is shown. Cheap to clone.

@@ -5,12 +5,13 @@
 use crate::wait::until;
 use chancery_directory::authority::AuthoritySigner;
 use chancery_directory::{
-    DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance,
+    DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig, MirrorConfig, ceremony, evaluator, governance,
 };
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
-use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
+use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, Prefix, SigningKey};
+use chancery_kit::store::DatabasePlace;
 use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
 use chancery_kit::tls::{Credentials, connect, enrol};
 use chancery_node::{NodeParts, QuotaConfig};
@@ -20,7 +21,7 @@ use chancery_pki_core::{Crls, FederationBundle, Party, armour};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_types::clock::ManualClock;
-use chancery_types::{Clock, Entropy, NodeId, Scheme, SystemClock, SystemEntropy};
+use chancery_types::{Clock, Entropy, Handle, NodeId, Scheme, SystemClock, SystemEntropy};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub struct Mesh {
     pub clock: Arc<dyn Clock>,
     /// The system's randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// The mirror that nodes started from now on use, `host:port`.
+    pub mirror_address: Option<String>,
     /// Nodes by administration.
     pub nodes: BTreeMap<String, Node>,
     /// The certificate authority.
@@ -129,6 +132,7 @@ impl Mesh {
             clock,
             entropy,
             nodes: BTreeMap::new(),
+            mirror_address: None,
             pki,
             governance,
             identities: AtomicU64::new(0),
@@ -236,6 +240,41 @@ impl Mesh {
         database.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     }
 
+    /// Starts a mirror of the directory, for nodes that are started later.
+    pub async fn start_mirror(&mut self) {
+        let place = Place::free().await;
+        self.mirror_address = Some(place.address.clone());
+        let folder = self.path("mirror");
+        let config = MirrorConfig {
+            trust: self.trust.clone(),
+            directory: self.directory_address.clone(),
+            database: DatabasePlace::File(folder.join("mirror.sqlite")),
+            folder,
+        };
+        let credentials = self.certify(&Party::Directory).await;
+        let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        tokio::spawn(async move {
+            let serving =
+                chancery_directory::serve_mirror(config, place.listener, credentials, entropy, stop);
+            serving.await.unwrap();
+        });
+    }
+
+    /// Whether the mirror shows a record of the handle to the node `federal`.
+    pub async fn mirror_shows(&self, handle: &Handle) -> bool {
+        let address = self.mirror_address.as_ref().unwrap();
+        let credentials = Arc::clone(&self.nodes["federal"].credentials);
+        let (channel, _) = connect(address, Party::Directory, credentials).await.unwrap();
+        let prefix = Prefix::of(handle, PREFIX_BITS);
+        let prefixes = vec![prefix.to_bytes().to_vec().into()];
+        let answer = DirectoryServiceClient::new(channel).lookup(wire::LookupRequest { prefixes }).await;
+        answer.is_ok_and(|answer| {
+            let (answer, now) = (answer.into_inner(), self.clock.now());
+            let lookup = self.trust.verify_lookup(answer, &[prefix], PREFIX_BITS, now).unwrap();
+            lookup.holds(handle)
+        })
+    }
+
     /// Ends the directory.
     pub async fn stop_directory(&mut self) {
         let (stop, served) = self.directory.take().unwrap();
@@ -276,6 +315,7 @@ impl Mesh {
         let parts = NodeParts {
             data: self.path(&format!("node-{administration}")),
             directory: self.directory_address.clone(),
+            mirror: self.mirror_address.clone(),
             quotas: QuotaConfig::default(),
             credentials: Arc::clone(&credentials),
             trust: self.trust.clone(),

@@ -104,6 +104,7 @@ pub async fn run(
                 trust: Trust::from_bundle(&bundle)?,
                 data: file.folder,
                 directory: file.directory,
+                mirror: file.mirror,
                 quotas: file.quotas,
                 listener: party::listen(file.listen).await?,
                 clock,

@@ -19,6 +19,9 @@ pub struct NodeFile {
     pub pki: String,
     /// Directory, host:port.
     pub directory: String,
+    /// A mirror that is asked first for lookups, host:port.
+    #[serde(default)]
+    pub mirror: Option<String>,
     /// Folder of its database and blobs; made when missing.
     pub folder: PathBuf,
     /// What callers may ask for. Unset: the defaults.

@@ -44,6 +44,8 @@ pub struct NodeParts {
     pub data: PathBuf,
     /// `host:port` of the directory.
     pub directory: String,
+    /// `host:port` of a mirror that is asked first what the directory would be asked.
+    pub mirror: Option<String>,
     /// What callers may ask for.
     pub quotas: QuotaConfig,
     /// Its certificate; names the node.
@@ -109,7 +111,13 @@ async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> 
     let (clock, entropy) = (Arc::clone(&parts.clock), Arc::clone(&parts.entropy));
     let store =
         NodeStore::open(&parts.data.join("node.db"), here.clone(), Arc::clone(&clock), entropy).await?;
-    let mesh = Mesh::new(here, &parts.directory, Arc::clone(&parts.credentials), parts.trust.clone(), clock)?;
+    let mesh = Mesh::new(
+        here,
+        (&parts.directory, parts.mirror.as_deref()),
+        Arc::clone(&parts.credentials),
+        parts.trust.clone(),
+        clock,
+    )?;
     Ok(Rooms {
         blobs: Blobs::open(&parts.data.join("blobs"), store.clone())?,
         mesh: Arc::new(mesh),

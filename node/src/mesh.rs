@@ -7,6 +7,7 @@ use chancery_directory_log::Follower;
 use chancery_kit::status::call_within;
 use chancery_kit::tls::{self, Credentials};
 use chancery_pki_core::{Party, VerifiedPeer};
+use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
 use chancery_proto::federation::v1::federation_service_client::FederationServiceClient;
 use chancery_types::{Clock, NodeId, Reason, Refusal, Timestamp};
@@ -32,25 +33,29 @@ pub(crate) struct Mesh {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
     log: Follower,
+    mirror: Option<Channel>,
     channels: Mutex<HashMap<Target, Channel>>,
     asked_at: tokio::sync::Mutex<Timestamp>,
 }
 
 impl Mesh {
-    /// Knows nothing yet; `directory` is its `host:port`.
+    /// Knows nothing yet; `directory` is its `host:port`, and the mirror's if there is one.
     pub(crate) fn new(
         here: NodeId,
-        directory: &str,
+        (directory, mirror): (&str, Option<&str>),
         credentials: Arc<Credentials>,
         trust: Trust,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Refusal> {
-        let (channel, _) = tls::connect_lazy(directory, Party::Directory, Arc::clone(&credentials))?;
+        let connect = |to: &str| tls::connect_lazy(to, Party::Directory, Arc::clone(&credentials));
+        let mirror = mirror.map(connect).transpose()?.map(|(channel, _)| channel);
+        let (channel, _) = connect(directory)?;
         Ok(Self {
             here,
             credentials,
             clock,
             log: Follower::new(trust, channel),
+            mirror,
             channels: Mutex::default(),
             asked_at: tokio::sync::Mutex::new(Timestamp::from_millis(0)),
         })
@@ -64,6 +69,12 @@ impl Mesh {
     /// The log, as this node follows it.
     pub(crate) const fn log(&self) -> &Follower {
         &self.log
+    }
+
+    /// Who answers lookups, in the order in which they are asked.
+    pub(crate) fn lookups(&self) -> impl Iterator<Item = DirectoryServiceClient<Channel>> {
+        let mirror = self.mirror.clone().map(DirectoryServiceClient::new);
+        mirror.into_iter().chain([self.log.directory()])
     }
 
     /// As [`Follower::ask`] when somebody unknown turns up, but at most once a second.

@@ -2,9 +2,10 @@
 //! fetched a moment ago is handed out again, and while the directory cannot be reached
 //! every one that is kept: endpoints verify it, and judge how old it is.
 
+use crate::mesh::Mesh;
 use bytes::Bytes;
 use chancery_directory_core::lookup::MAX_PREFIXES;
-use chancery_directory_log::{Follower, directory_call};
+use chancery_directory_log::directory_call;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::reason::Code;
 use chancery_types::{Clock, Reason, Refusal, Timestamp};
@@ -46,14 +47,14 @@ impl Places {
     /// rest from the directory; if that does not answer, from here as well.
     pub(crate) async fn find(
         &self,
-        log: &Follower,
+        mesh: &Mesh,
         request: wire::LookupRequest,
         after: u64,
     ) -> Result<wire::LookupResponse, Refusal> {
         if request.prefixes.len() > MAX_PREFIXES {
             return Err(Refusal::field("a lookup has 1 to 256 prefixes"));
         }
-        let bits = log.state().lookup_prefix_bits();
+        let bits = mesh.state().lookup_prefix_bits();
         let now = self.clock.now();
         let mut found: Vec<Option<Arc<Kept>>> = Vec::with_capacity(request.prefixes.len());
         let mut missing = Vec::new();
@@ -68,7 +69,7 @@ impl Places {
         let mut fetched = if missing.is_empty() && !request.prefixes.is_empty() {
             Vec::new()
         } else {
-            self.fetch(log, missing, bits).await?
+            self.fetch(mesh, missing, (bits, after)).await?
         }
         .into_iter();
         let mut answer = wire::LookupResponse::default();
@@ -89,32 +90,52 @@ impl Places {
 
     async fn fetch(
         &self,
-        log: &Follower,
+        mesh: &Mesh,
         prefixes: Vec<Bytes>,
-        bits: u32,
+        (bits, after): (u32, u64),
     ) -> Result<Vec<Arc<Kept>>, Refusal> {
-        let request = wire::LookupRequest { prefixes: prefixes.clone() };
-        let response = match directory_call(log.directory().lookup(request)).await {
-            Ok(response) => response,
-            Err(refusal) if refusal.reason.code() == Code::Unavailable => {
-                let kept = prefixes.iter().map(|prefix| self.kept.get(&(bits, prefix.clone())));
-                return kept.collect::<Option<Vec<_>>>().ok_or(refusal);
+        let (mut found, mut last) = (None, None);
+        for mut server in mesh.lookups() {
+            let request = wire::LookupRequest { prefixes: prefixes.clone() };
+            match directory_call(server.lookup(request)).await {
+                Ok(response) => {
+                    // A mirror may lag: then the directory is asked as well.
+                    let is_new = response.roots.iter().all(|root| index_of(root) > after);
+                    found = Some(response);
+                    if is_new {
+                        break;
+                    }
+                }
+                Err(refusal) => last = Some(refusal),
             }
-            Err(refusal) => return Err(refusal),
+        }
+        let Some(response) = found else {
+            let unanswered = || Refusal::new(Reason::DirectoryUnreachable, "nobody answers lookups");
+            let refusal = last.unwrap_or_else(unanswered);
+            if refusal.reason.code() != Code::Unavailable {
+                return Err(refusal);
+            }
+            let kept = prefixes.iter().map(|prefix| self.kept.get(&(bits, prefix.clone())));
+            return kept.collect::<Option<Vec<_>>>().ok_or(refusal);
         };
         let roots: Vec<_> = response.roots.into_iter().map(Arc::new).collect();
         let mut fetched = Vec::with_capacity(prefixes.len());
         for (prefix, place) in prefixes.into_iter().zip(response.places) {
             let root = roots.get(place.root as usize);
             let root = Arc::clone(root.ok_or_else(|| misbehaved("a place of the map names no root"))?);
-            let inclusion = root.entry.as_ref().and_then(|entry| entry.inclusion.as_ref());
-            let index = inclusion.map_or(0, |inclusion| inclusion.index);
+            let index = index_of(&root);
             let kept = Arc::new(Kept { place, root, index, fetched_at: self.clock.now() });
             self.kept.insert((bits, prefix), Arc::clone(&kept));
             fetched.push(kept);
         }
         Ok(fetched)
     }
+}
+
+/// Entry of a root, as whoever answered claims.
+fn index_of(root: &wire::LoggedRoot) -> u64 {
+    let inclusion = root.entry.as_ref().and_then(|entry| entry.inclusion.as_ref());
+    inclusion.map_or(0, |inclusion| inclusion.index)
 }
 
 fn misbehaved(message: &'static str) -> Refusal {

@@ -18,6 +18,8 @@ pub struct QuotaConfig {
     pub key_packages: NonZeroU32,
     /// Identifiers evaluated for one account, per second.
     pub evaluations: NonZeroU32,
+    /// Record operations passed on from one address, per second.
+    pub operations_per_address: NonZeroU32,
 }
 
 impl Default for QuotaConfig {
@@ -26,6 +28,7 @@ impl Default for QuotaConfig {
             accounts_per_address: NonZeroU32::MIN.saturating_add(99),
             key_packages: NonZeroU32::MIN.saturating_add(1999),
             evaluations: NonZeroU32::MIN.saturating_add(1999),
+            operations_per_address: NonZeroU32::MIN.saturating_add(99),
         }
     }
 }
@@ -38,6 +41,7 @@ pub(crate) struct Quotas {
     key_packages: Keyed<[u8; 16]>,
     peers: Keyed<NodeId>,
     evaluations: Keyed<[u8; 16]>,
+    operations: Keyed<IpAddr>,
 }
 
 impl Quotas {
@@ -47,6 +51,7 @@ impl Quotas {
             key_packages: keyed(config.key_packages),
             peers: keyed(config.key_packages),
             evaluations: keyed(config.evaluations),
+            operations: keyed(config.operations_per_address),
         }
     }
 
@@ -70,12 +75,18 @@ impl Quotas {
         take(&self.evaluations, account.as_bytes(), identifiers)
     }
 
+    /// An address has a record operation passed on.
+    pub(crate) fn publish(&self, address: IpAddr) -> Result<(), Refusal> {
+        take(&self.operations, &address, 1)
+    }
+
     /// Forgets callers that have not used anything lately.
     pub(crate) fn sweep(&self) {
         self.accounts.retain_recent();
         self.key_packages.retain_recent();
         self.peers.retain_recent();
         self.evaluations.retain_recent();
+        self.operations.retain_recent();
     }
 }
 

@@ -2,8 +2,9 @@
 //! device key on each new connection. Channels connect again on their own, so
 //! the node's NOT_AUTHENTICATED is the sign to prove it again.
 
-use chancery_kit::status::from_status;
-use chancery_kit::tls::{Credentials, ExporterHandle, TlsError, connect_lazy};
+use chancery_directory_core::statement::Member;
+use chancery_kit::status::{call_within, from_status};
+use chancery_kit::tls::{Credentials, ExporterHandle, TlsError, connect_lazy, connect_pinned};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1::{AliasKeyPackages, Submission};
@@ -24,7 +25,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest that one call may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Largest answer: 128 aliases' KeyPackages, or a lookup's buckets.
+/// Longest that another node than the home may take.
+const OTHER_RELAY: Duration = Duration::from_secs(10);
+/// Largest answer: 128 aliases' KeyPackages, or a lookup's places.
 const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
 /// How often a signature over a connection's exporter is tried, when the
 /// connection changes underneath.
@@ -290,6 +293,28 @@ impl NodeClient {
         .await?
         .response
         .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    /// The home node's name.
+    pub(crate) const fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Has another member's node pass a record operation on, on a connection of its own.
+    pub(crate) async fn publish_through(
+        member: &Member,
+        credentials: Arc<Credentials>,
+        request: &directory::PublishRequest,
+    ) -> Result<directory::PublishResponse, Refusal> {
+        let unreachable = || Refusal::new(Reason::PeerUnreachable, "the member names no endpoint");
+        let endpoint = member.endpoints.first().ok_or_else(unreachable)?;
+        let party = Party::Node(member.administration.clone());
+        let channel = connect_pinned(endpoint, party, member.node_key_pin, credentials)?;
+        let request = timed(wire::PublishRequest { request: Some(request.clone()) });
+        let message = "another member's node does not answer";
+        let mut client = relay(channel);
+        let answer = call_within(OTHER_RELAY, client.publish(request), Reason::PeerUnreachable, message);
+        answer.await?.response.ok_or_else(|| misbehaved("the node relayed an empty answer"))
     }
 
     pub(crate) async fn list_statements(&self) -> Result<directory::ListStatementsResponse, Refusal> {

@@ -13,9 +13,10 @@ use crate::resolve::{self, Keyed};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::client::{Publication, read_publication};
 use chancery_directory_core::record::{RecordDraft, SignedRecord};
-use chancery_directory_core::{Address, CredentialKey, Prefix, VerifiedRecord, operation};
+use chancery_directory_core::{Address, CredentialKey, FederationState, Prefix, VerifiedRecord, operation};
+use chancery_kit::tls::Credentials;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Handle, Reason, Refusal};
+use chancery_types::{Entropy, Handle, Reason, Refusal};
 use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 const UNDER_WAY: &str = "record operation";
 const STANDING: &str = "own record";
 const ALARMED: &str = "own record alarmed";
+/// Nodes that are asked to pass a record on before the home node is.
+const OTHER_RELAYS: usize = 2;
 /// How long the map may take to show what was logged …
 const SHOWN_WITHIN: Duration = Duration::from_secs(60);
 /// … and how often it is looked at.
@@ -34,6 +37,9 @@ pub(crate) struct OwnRecord {
     pub(crate) client: NodeClient,
     pub(crate) store: EndpointStore,
     pub(crate) view: Arc<DirectoryView>,
+    /// For connections to other nodes than the home.
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) entropy: Arc<dyn Entropy>,
 }
 
 /// Who vouches for this account's key.
@@ -128,7 +134,7 @@ impl OwnRecord {
             })?,
         };
         let (sealed, answer) = operation::seal(record.clone(), &directory.hpke_public_key)?;
-        let response = self.client.publish(&sealed).await?;
+        let response = self.relay(&state, sealed).await?;
         match read_publication(answer.open(&response)?) {
             // Handed in again it will count.
             Ok(publication) if publication.pending => Ok(publication),
@@ -144,6 +150,26 @@ impl OwnRecord {
                 Err(refusal)
             }
         }
+    }
+
+    /// Through another member's node, drawn at random; through the home node if that
+    /// does not answer: by the time of the entry, a home could tell whose record it is.
+    async fn relay(
+        &self,
+        state: &FederationState,
+        sealed: wire::PublishRequest,
+    ) -> Result<wire::PublishResponse, Refusal> {
+        let home = self.client.node();
+        let mut others: Vec<_> = state.members().filter(|member| member.administration != *home).collect();
+        others.sort_by_cached_key(|_| self.entropy.array::<8>());
+        for member in others.into_iter().take(OTHER_RELAYS) {
+            let through = NodeClient::publish_through(member, Arc::clone(&self.credentials), &sealed);
+            match through.await {
+                Ok(response) => return Ok(response),
+                Err(refusal) => tracing::debug!(reason = %refusal.reason, "endpoint.relay.fail"),
+            }
+        }
+        self.client.publish(&sealed).await
     }
 
     async fn wait_until_shown(&self, handle: &Handle, index: u64) -> Result<(), Refusal> {

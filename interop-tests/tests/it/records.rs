@@ -2,12 +2,17 @@
 //! while the directory is down.
 
 use chancery_directory_core::AccountKey;
-use chancery_interop_tests::mesh::Mesh;
+use chancery_interop_tests::mesh::{Mesh, Place};
 use chancery_interop_tests::party::{Device, person_number};
 use chancery_interop_tests::wait::until;
+use chancery_kit::status::from_status;
+use chancery_proto::directory::v1 as directory;
+use chancery_proto::node::v1 as node;
+use chancery_proto::node::v1::relay_service_client::RelayServiceClient;
 use chancery_sdk::alarm::Alarm;
 use chancery_sdk::endpoint::{Publication, RecordChange, RecordCheck, Words};
 use chancery_types::{Alias, Identifier, Reason, Refusal};
+use std::collections::BTreeMap;
 
 async fn resolve(device: &Device, identifier: &Identifier) -> Result<Alias, Reason> {
     let mut resolved = device.endpoint.resolve(std::slice::from_ref(identifier)).await.unwrap();
@@ -99,4 +104,52 @@ async fn what_a_node_keeps_resolves_while_the_directory_is_down() {
     // Of another place the node has nothing: that is said, not that nobody is there.
     let other = second.endpoint.resolve(&[person_number(2)]).await.map(drop);
     assert_eq!(other.unwrap_err().reason, Reason::DirectoryUnreachable);
+}
+
+#[tokio::test]
+async fn a_mirror_answers_a_nodes_lookups_without_the_directory() {
+    let mut mesh = Mesh::new().await;
+    mesh.start_mirror().await;
+    for administration in ["federal", "regional"] {
+        mesh.start_node(administration, Place::free().await, BTreeMap::new()).await;
+    }
+    let persons = [person_number(1), person_number(2)];
+    let device = Device::enrol(&mesh, "regional", &persons[0], "person").await;
+    let other = Device::enrol(&mesh, "federal", &persons[1], "other").await;
+    other.endpoint.refresh_directory().await.unwrap();
+    // The mirror has all that the directory has.
+    until("the mirror has followed", async || {
+        mesh.mirror_shows(&device.endpoint.handle(&persons[0]).await.unwrap()).await
+    })
+    .await;
+    mesh.stop_directory().await;
+    // Nobody on this node has asked for that place before.
+    assert_eq!(resolve(&other, &persons[0]).await, Ok(device.endpoint.identity().alias));
+}
+
+#[tokio::test]
+async fn a_device_publishes_through_another_node_than_its_home() {
+    let mesh = Mesh::with_nodes().await;
+    // The home node passes nothing on any more.
+    let channel = mesh.channel("regional", mesh.anonymous()).await;
+    let garbage = || node::PublishRequest {
+        request: Some(directory::PublishRequest {
+            encapsulated_key: vec![9; 32].into(),
+            ciphertext: vec![1; 100].into(),
+        }),
+    };
+    until("the quota of its home is used up", async || {
+        let mut calls: Vec<_> = Vec::new();
+        for _ in 0..200 {
+            let mut client = RelayServiceClient::new(channel.clone());
+            calls.push(
+                async move { from_status(&client.publish(garbage()).await.map(drop).unwrap_err()).reason },
+            );
+        }
+        futures::future::join_all(calls).await.contains(&Reason::QuotaExceeded)
+    })
+    .await;
+    let identifier = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
 }

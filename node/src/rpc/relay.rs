@@ -42,7 +42,7 @@ impl RelayService for Relay {
         unary(async {
             session::device(&request)?;
             let wire::LookupRequest { request, after } = request.into_inner();
-            let response = self.0.places.find(self.0.mesh.log(), inner(request)?, after).await?;
+            let response = self.0.places.find(&self.0.mesh, inner(request)?, after).await?;
             Ok(wire::LookupResponse { response: Some(response) })
         })
         .await
@@ -53,7 +53,7 @@ impl RelayService for Relay {
         request: Request<wire::PublishRequest>,
     ) -> Result<Response<wire::PublishResponse>, Status> {
         unary(async {
-            session::device(&request)?;
+            self.0.quotas.publish(session::connection(&request)?.remote.ip())?;
             let request = inner(request.into_inner().request)?;
             let response = directory_call(self.0.mesh.log().directory().publish(request)).await?;
             Ok(wire::PublishResponse { response: Some(response) })

@@ -151,7 +151,13 @@ impl Endpoint {
             view: Arc::clone(&view),
             entropy: Arc::clone(&config.entropy),
         };
-        let record = OwnRecord { client: client.clone(), store: store.clone(), view: Arc::clone(&view) };
+        let record = OwnRecord {
+            client: client.clone(),
+            store: store.clone(),
+            view: Arc::clone(&view),
+            credentials: config.credentials,
+            entropy: config.entropy,
+        };
         Ok(Self(Arc::new(Inner {
             store,
             record,

@@ -221,6 +221,7 @@ impl LocalFederation {
         let parts = NodeParts {
             data: self.layout.path(&party),
             directory: self.layout.address("directory").to_string(),
+            mirror: None,
             quotas: QuotaConfig::default(),
             credentials,
             trust: self.trust.clone(),
