@@ -60,11 +60,11 @@ fn forms(kind: &'static str, bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     forms.into_iter().map(|form| (kind, form)).collect()
 }
 
-/// Handles that an agent has evaluated.
-fn handles(folder: &Path) -> Vec<[u8; 32]> {
+/// Handles that an agent has evaluated, with the keys of their records.
+fn handles(folder: &Path) -> Vec<([u8; 32], [u8; 32])> {
     let store = rusqlite::Connection::open(folder.join("agent-federal/endpoint.db")).unwrap();
-    let mut rows = store.prepare("SELECT handle FROM handles").unwrap();
-    rows.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    let mut rows = store.prepare("SELECT handle, record_key FROM handles").unwrap();
+    rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,8 @@ async fn neither_logs_nor_the_disks_of_those_between_hold_what_they_must_not() {
     secrets.push(("text", b"we have worked out your assessment".to_vec()));
     let handles = handles(&folder);
     assert_eq!(handles.len(), RESIDENTS);
-    secrets.extend(handles.iter().flat_map(|handle| forms("handle", handle)));
+    secrets.extend(handles.iter().flat_map(|(handle, _)| forms("handle", handle)));
+    secrets.extend(handles.iter().flat_map(|(_, key)| forms("record key", key)));
     let disks = Searcher::new(secrets.clone());
     let aliases = letterbox::aliases(&folder).await;
     assert_eq!(aliases.len(), RESIDENTS);
@@ -109,8 +110,9 @@ async fn neither_logs_nor_the_disks_of_those_between_hold_what_they_must_not() {
         assert_eq!(disks.search_folder(&folder.join(party)), Found::new(), "{party}");
     }
     // Public by design, and that the search finds what there is.
-    assert_eq!(disks.search_folder(&folder.join("directory")), Found::from(["handle"]));
-    assert_eq!(disks.search_folder(&folder.join("agent-federal")), Found::from(["handle", "text"]));
+    assert_eq!(logs.search_folder(&folder.join("directory")), Found::from(["handle"]));
+    let agent = disks.search_folder(&folder.join("agent-federal"));
+    assert_eq!(agent, Found::from(["handle", "record key", "text"]));
     assert_eq!(logs.search_folder(&folder.join("node-federal")), Found::from(["alias"]));
     let devices = disks.search_folder(&folder.join("residents"));
     assert!(devices.is_superset(&Found::from(["name", "text"])), "{devices:?}");
