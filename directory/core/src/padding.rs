@@ -28,7 +28,7 @@ mod tests {
 
     #[test]
     fn every_length_can_be_padded() {
-        for (block, length) in [256, 4096].into_iter().flat_map(|b| (0..2 * b + 10).map(move |l| (b, l))) {
+        for (block, length) in [128, 2048].into_iter().flat_map(|b| (0..2 * b + 10).map(move |l| (b, l))) {
             let part = SealedPart { node: "n".repeat(length), ..Default::default() };
             let bytes = padded(part, block, |part, zeroes| part.padding = zeroes);
             assert!(bytes.len().is_multiple_of(block) && bytes.len() <= length + 2 * block, "{length}");

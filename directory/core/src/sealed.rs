@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 /// Longest sealed part in bytes, nonce and tag included.
 pub const MAX_SEALED: usize = 4 * 1024;
-/// Sealed parts are padded to a multiple of this many bytes.
-const BLOCK: usize = 256;
+/// Sealed parts are padded to a multiple of this many bytes: one fits any name of a node.
+const BLOCK: usize = 128;
 const NONCE_LENGTH: usize = 12;
 
 /// Where letters for a handle go, and who vouches for the devices there.

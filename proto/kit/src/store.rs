@@ -108,9 +108,10 @@ impl Store<Sqlite> {
             .pragma("cache_size", "-32768")
             .pragma("temp_store", "MEMORY")
             .pragma("journal_size_limit", "67108864");
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        let readers =
-            SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        // A file does not go away: no question before each use.
+        let pool = |most| SqlitePoolOptions::new().max_connections(most).test_before_acquire(false);
+        let writer = pool(1).connect_with(options.clone()).await?;
+        let readers = pool(READERS).connect_with(options.read_only(true)).await?;
         Self::with_pools(writer, readers, migrations).await
     }
 }

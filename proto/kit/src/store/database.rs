@@ -100,11 +100,14 @@ async fn sqlite(path: &Path, mode: &str, most: u32, own: &'static str) -> Result
         };
     }
     let options: AnyConnectOptions = format!("{url}?mode={mode}").parse()?;
-    let opening = AnyPoolOptions::new().max_connections(most).after_connect(move |connection, _| {
-        Box::pin(async move {
-            connection.execute(own).await?;
-            connection.execute(PRAGMAS).await.map(drop)
-        })
-    });
+    // A file does not go away: no question before each use.
+    let opening = AnyPoolOptions::new().max_connections(most).test_before_acquire(false).after_connect(
+        move |connection, _| {
+            Box::pin(async move {
+                connection.execute(own).await?;
+                connection.execute(PRAGMAS).await.map(drop)
+            })
+        },
+    );
     Ok(opening.connect_with(options).await?)
 }
