@@ -5,6 +5,7 @@
 //! compute its hash ([`proof`]). docs/decisions/0010.
 
 pub mod proof;
+mod trie;
 
 use crate::Error;
 use crate::entry::RecordChange;
@@ -15,6 +16,7 @@ use chancery_proto::directory::v1 as wire;
 use chancery_types::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
+use trie::{Node, settle};
 
 /// Most items of a bucket that can be split: one with more is an inner node.
 pub const MAX_ITEMS: usize = 128;
@@ -151,20 +153,6 @@ const fn bit(prefix: u32, depth: u32) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Map {
     root: Arc<Node>,
-}
-
-#[derive(Clone, Debug)]
-enum Node {
-    /// Items in order. The sum is missing after a change.
-    Bucket { items: Vec<Item>, sum: Option<Sum> },
-    /// More than [`MAX_ITEMS`].
-    Inner { sides: [Arc<Node>; 2], items: usize, sum: Option<Sum> },
-}
-
-impl Default for Node {
-    fn default() -> Self {
-        Self::Bucket { items: Vec::new(), sum: None }
-    }
 }
 
 impl Map {
@@ -307,111 +295,6 @@ impl Part<'_> {
     /// As a client verifies it.
     pub fn into_place(self) -> proof::Place {
         proof::Place { items: self.items(), siblings: self.siblings }
-    }
-}
-
-impl Node {
-    fn len(&self) -> usize {
-        match self {
-            Self::Bucket { items, .. } => items.len(),
-            Self::Inner { items, .. } => *items,
-        }
-    }
-
-    fn collect(&self, all: &mut Vec<Item>) {
-        match self {
-            Self::Bucket { items, .. } => all.extend_from_slice(items),
-            Self::Inner { sides, .. } => sides.iter().for_each(|side| side.collect(all)),
-        }
-    }
-
-    /// Whether it was not there.
-    fn insert(&mut self, item: Item, depth: u32) -> bool {
-        match self {
-            Self::Bucket { items, sum } => {
-                let at = items.partition_point(|other| other.key() < item.key());
-                if items.get(at).is_some_and(|other| other.key() == item.key()) {
-                    return false;
-                }
-                items.insert(at, item);
-                *sum = None;
-                if !is_bucket(items.len(), depth) {
-                    let items = std::mem::take(items);
-                    *self = Self::of(items, depth);
-                }
-                true
-            }
-            Self::Inner { sides: [left, right], items, sum } => {
-                let side = if bit(item.prefix, depth) { right } else { left };
-                let inserted = Arc::make_mut(side).insert(item, depth + 1);
-                if inserted {
-                    *items += 1;
-                    *sum = None;
-                }
-                inserted
-            }
-        }
-    }
-
-    /// Whether it was there.
-    fn remove(&mut self, prefix: u32, index: u64, depth: u32) -> bool {
-        match self {
-            Self::Bucket { items, sum } => {
-                let Ok(at) = items.binary_search_by_key(&(prefix, index), Item::key) else { return false };
-                items.remove(at);
-                *sum = None;
-                true
-            }
-            Self::Inner { sides: [left, right], items, sum } => {
-                let side = if bit(prefix, depth) { right } else { left };
-                if !Arc::make_mut(side).remove(prefix, index, depth + 1) {
-                    return false;
-                }
-                *items -= 1;
-                *sum = None;
-                if is_bucket(*items, depth) {
-                    let mut items = Vec::with_capacity(*items);
-                    self.collect(&mut items);
-                    *self = Self::Bucket { items, sum: None };
-                }
-                true
-            }
-        }
-    }
-
-    fn of(items: Vec<Item>, depth: u32) -> Self {
-        if is_bucket(items.len(), depth) {
-            return Self::Bucket { items, sum: None };
-        }
-        let count = items.len();
-        let mut left = items;
-        let right = left.split_off(left.partition_point(|item| !bit(item.prefix, depth)));
-        let sides = [left, right].map(|side| Arc::new(Self::of(side, depth + 1)));
-        Self::Inner { sides, items: count, sum: None }
-    }
-
-    fn sum(&self) -> Sum {
-        match self {
-            Self::Bucket { sum: Some(sum), .. } | Self::Inner { sum: Some(sum), .. } => *sum,
-            Self::Bucket { items, .. } => Sum::bucket(items),
-            Self::Inner { sides, .. } => {
-                let [left, right] = sides;
-                Sum::inner(&left.sum(), &right.sum())
-            }
-        }
-    }
-}
-
-/// Computes what is missing; what is shared with a copy has nothing missing.
-fn settle(node: &mut Arc<Node>) -> Sum {
-    if let Node::Bucket { sum: Some(sum), .. } | Node::Inner { sum: Some(sum), .. } = &**node {
-        return *sum;
-    }
-    match Arc::make_mut(node) {
-        Node::Bucket { items, sum } => *sum.insert(Sum::bucket(items)),
-        Node::Inner { sides: [left, right], sum, .. } => {
-            *sum.insert(Sum::inner(&settle(left), &settle(right)))
-        }
     }
 }
 
