@@ -58,7 +58,8 @@ impl Mirror {
         let store = Store::open_any(database, &store::migrations()).await?;
         let (appender, log) = Appender::open(store.clone(), signer).await?;
         let next = appender.next_index();
-        let replay = stored::replay(store.readers(), trust.federation(), trust.governance(), next).await?;
+        let replay =
+            stored::replay((store.readers(), database), trust.federation(), trust.governance(), next).await?;
         let kept = read::mirrored(store.readers()).await?;
         let kept = kept.map(|note| trust.verify_checkpoint(&note)).transpose()?;
         let directory = DirectoryServiceClient::new(directory).max_decoding_message_size(MAX_ANSWER);

@@ -76,6 +76,7 @@ pub async fn serve(
         federation: config.federation,
         governance: config.governance,
         store,
+        database: config.database.clone(),
         appender,
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),

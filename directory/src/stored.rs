@@ -7,11 +7,12 @@ use chancery_directory_core::map::Map;
 use chancery_directory_core::replay::Replay;
 use chancery_directory_core::{FederationState, GovernanceKeys, governance};
 use chancery_directory_log::LogError;
+use chancery_kit::store::DatabasePlace;
 use sqlx::{Any, Pool};
 
 /// The log as replayed when its last entry was stored; `next` is the one after it.
 pub(crate) async fn replay(
-    pool: &Pool<Any>,
+    (pool, database): (&Pool<Any>, &DatabasePlace),
     federation: &str,
     governors: &GovernanceKeys,
     next: u64,
@@ -32,7 +33,7 @@ pub(crate) async fn replay(
             }
         }
     }
-    let (last, items) = (read::last_sequenced_at(pool).await?, read::items(pool).await?);
+    let (last, items) = (read::last_sequenced_at(pool).await?, read::items(pool, database).await?);
     let map = tokio::task::spawn_blocking(move || {
         let mut map = Map::from_items(items)?;
         map.root();

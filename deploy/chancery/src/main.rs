@@ -130,3 +130,21 @@ async fn stop_on_signal(shutdown: CancellationToken) {
     }
     shutdown.cancel();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn a_command_takes_no_value_of_up() {
+        Cli::command().debug_assert();
+        let parsed = |words: &[&str]| match Cli::parse_from(words).command {
+            Some(Command::Bench(args)) => args.output(),
+            _ => panic!("another command"),
+        };
+        assert_eq!(parsed(&["chancery", "bench", "directory"]), (None, false));
+        let named = parsed(&["chancery", "bench", "directory", "--dir", "x", "--json"]);
+        assert_eq!(named, (Some("x".into()), true));
+    }
+}

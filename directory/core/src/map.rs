@@ -20,6 +20,8 @@ use trie::{Node, settle};
 
 /// Most items of a bucket that can be split: one with more is an inner node.
 pub const MAX_ITEMS: usize = 128;
+/// Length of an item in bytes.
+pub const ITEM_LENGTH: usize = 53;
 /// Items whose handles agree in 32 bits stay together, however many.
 const MAX_DEPTH: u32 = MAX_BITS;
 
@@ -70,6 +72,37 @@ impl Item {
         self.prefix.to_be_bytes()
     }
 
+    /// As the map's hash covers it: see `MapSum` in the contract.
+    pub fn to_bytes(&self) -> [u8; ITEM_LENGTH] {
+        let mut bytes = [0; ITEM_LENGTH];
+        let (head, rest) = bytes.split_at_mut(4);
+        head.copy_from_slice(&self.prefix.to_be_bytes());
+        let (head, rest) = rest.split_at_mut(8);
+        head.copy_from_slice(&self.index.to_be_bytes());
+        let (head, rest) = rest.split_at_mut(8);
+        head.copy_from_slice(&self.sequenced_at.millis().to_be_bytes());
+        let (head, rest) = rest.split_at_mut(1);
+        head.fill(u8::from(self.pending));
+        rest.copy_from_slice(&self.commitment);
+        bytes
+    }
+
+    /// From those bytes.
+    pub fn from_bytes(bytes: &[u8; ITEM_LENGTH]) -> Self {
+        let (prefix, rest) = bytes.split_first_chunk().unwrap_or((&[0; 4], &[]));
+        let (index, rest) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let (millis, rest) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        let (pending, rest) = rest.split_first_chunk().unwrap_or((&[0], &[]));
+        let (commitment, _) = rest.split_first_chunk().unwrap_or((&[0; 32], &[]));
+        Self {
+            prefix: u32::from_be_bytes(*prefix),
+            index: u64::from_be_bytes(*index),
+            sequenced_at: Timestamp::from_millis(i64::from_be_bytes(*millis)),
+            pending: *pending != [0],
+            commitment: *commitment,
+        }
+    }
+
     /// Whether it stands under `prefix` of `bits` bits.
     pub fn is_under(&self, prefix: Prefix, bits: u32) -> bool {
         Prefix::from_bits(self.prefix, bits) == prefix
@@ -96,11 +129,7 @@ impl Sum {
         let mut hash = Sha256::new();
         hash.update([2]);
         for item in items {
-            hash.update(item.prefix.to_be_bytes());
-            hash.update(item.index.to_be_bytes());
-            hash.update(item.sequenced_at.millis().to_be_bytes());
-            hash.update([u8::from(item.pending)]);
-            hash.update(item.commitment);
+            hash.update(item.to_bytes());
         }
         Self { items: items.len() as u64, hash: hash.finalize().into() }
     }

@@ -24,14 +24,8 @@ CREATE INDEX record_body_previous ON record_body (previous_index) WHERE previous
 CREATE TABLE map_item (
     -- Index of the entry that stands in the map. Never changes.
     entry_index BIGINT NOT NULL PRIMARY KEY,
-    -- First 32 bits of the handle, as a number. Never changes.
-    handle_prefix BIGINT NOT NULL,
-    -- 1: a re-enrolment that is not in force. Never changes.
-    pending BIGINT NOT NULL,
-    -- When the entry was sequenced, milliseconds since the Unix epoch. Never changes.
-    sequenced_at_ms BIGINT NOT NULL,
-    -- The entry's commitment to the record, 32 bytes. Never changes.
-    commitment BYTEA NOT NULL
+    -- The item as the map's hash covers it, 53 bytes. Never changes.
+    item BYTEA NOT NULL
 );
 
 CREATE TABLE map_root (

@@ -10,7 +10,7 @@ use chancery_directory_core::client::Publication;
 use chancery_directory_core::governance::GovernanceKeys;
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_log::{Appender, LogError};
-use chancery_kit::store::Store;
+use chancery_kit::store::{DatabasePlace, Store};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Clock, Entropy, Reason, Refusal};
 use sqlx::Any;
@@ -48,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) federation: String,
     pub(crate) governance: GovernanceKeys,
     pub(crate) store: Store<Any>,
+    pub(crate) database: DatabasePlace,
     pub(crate) appender: Appender,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,

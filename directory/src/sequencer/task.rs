@@ -57,9 +57,10 @@ impl Task {
 
     /// State and map as stored.
     async fn read(&mut self) -> Result<(), LogError> {
-        let (pool, parts) = (self.parts.store.readers(), &self.parts);
+        let parts = &self.parts;
+        let rows = (parts.store.readers(), &parts.database);
         let next = parts.appender.next_index();
-        let stored = stored::replay(pool, &parts.federation, &parts.governance, next).await?;
+        let stored = stored::replay(rows, &parts.federation, &parts.governance, next).await?;
         (self.state, self.map, self.last) = (stored.state().clone(), stored.map().clone(), stored.last());
         self.showing.state.send_replace(Arc::new(self.state.clone()));
         Ok(())

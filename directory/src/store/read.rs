@@ -2,8 +2,8 @@
 
 use super::{CHUNK, array, index, position, unreadable};
 use bytes::Bytes;
-use chancery_directory_core::entry::{Event, Leaf, RecordChange};
-use chancery_directory_core::map::{Item, Sum};
+use chancery_directory_core::entry::{Event, Leaf};
+use chancery_directory_core::map::{ITEM_LENGTH, Item, Sum};
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::rules::Logged;
 use chancery_kit::store::{DatabasePlace, StoreError, values};
@@ -14,6 +14,9 @@ use prost::Message as _;
 use sqlx::any::AnyRow;
 use sqlx::{Any, AssertSqlSafe, Pool, Row as _};
 use std::collections::HashMap;
+
+/// Entries whose items are read together.
+const ITEMS_IN_A_ROW: u32 = 4_096;
 
 /// Reads the items of places: one row for each.
 #[derive(Clone)]
@@ -87,23 +90,19 @@ async fn rows_of(pool: &Pool<Any>, columns: &str, entries: &[u64]) -> Result<Vec
     Ok(rows)
 }
 
-/// Every item of the map.
-pub(crate) async fn items(pool: &Pool<Any>) -> Result<Vec<Item>, StoreError> {
-    let mut rows =
-        sqlx::query("SELECT entry_index, handle_prefix, pending, sequenced_at_ms, commitment FROM map_item")
-            .fetch(pool);
+/// Every item of the map: thousands in a row.
+pub(crate) async fn items(pool: &Pool<Any>, database: &DatabasePlace) -> Result<Vec<Item>, StoreError> {
+    let joined = database.joined_bytes("item", "entry_index");
+    let text = format!("SELECT {joined} FROM map_item GROUP BY entry_index / {ITEMS_IN_A_ROW}");
+    let mut rows = sqlx::query(AssertSqlSafe(text)).fetch(pool);
     let mut items = Vec::new();
     while let Some(row) = rows.try_next().await? {
-        let prefix = u32::try_from(row.try_get::<i64, _>(1)?);
-        let change = RecordChange {
-            handle_prefix: prefix.map_err(|e| unreadable("map_item.handle_prefix", e))?.to_be_bytes(),
-            previous_index: None,
-            commitment: array(row.try_get(4)?, "map_item.commitment")?,
-            pending: row.try_get::<i64, _>(2)? != 0,
-            ends_index: None,
-        };
-        let sequenced_at = Timestamp::from_millis(row.try_get(3)?);
-        items.push(Item::new(&change, index(row.try_get(0)?)?, sequenced_at));
+        let bytes: Vec<u8> = row.try_get(0)?;
+        let (whole, rest) = bytes.as_chunks::<ITEM_LENGTH>();
+        if !rest.is_empty() {
+            return Err(unreadable("map_item.item", "wrong length"));
+        }
+        items.extend(whole.iter().map(Item::from_bytes));
     }
     Ok(items)
 }

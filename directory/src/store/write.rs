@@ -111,19 +111,10 @@ impl NewRows {
 
     async fn write_items(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
         for chunk in self.items.chunks(CHUNK) {
-            let text = format!(
-                "INSERT INTO map_item (entry_index, handle_prefix, pending, sequenced_at_ms, commitment) \
-                 VALUES {}",
-                values(chunk.len(), 5)
-            );
+            let text = format!("INSERT INTO map_item (entry_index, item) VALUES {}", values(chunk.len(), 2));
             let mut query = sqlx::query(AssertSqlSafe(text));
             for item in chunk {
-                query = query
-                    .bind(position(item.index())?)
-                    .bind(i64::from(u32::from_be_bytes(item.prefix())))
-                    .bind(i64::from(item.is_pending()))
-                    .bind(item.sequenced_at().millis())
-                    .bind(item.commitment().as_slice());
+                query = query.bind(position(item.index())?).bind(item.to_bytes().to_vec());
             }
             query.execute(&mut *connection).await?;
         }

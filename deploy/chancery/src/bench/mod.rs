@@ -8,6 +8,7 @@ mod handles;
 mod letters;
 mod records;
 mod relay;
+mod resolve;
 
 use crate::Failure;
 use clap::{Args, Subcommand};
@@ -19,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// Print one JSON object.
-    #[arg(long, global = true)]
+    // Not the ids of `chancery up`, whose values would come here.
+    #[arg(id = "bench-json", long = "json", global = true)]
     json: bool,
     /// Folder on the disk to be measured, empty or missing; removed afterwards. Default: one in the
     /// system's temporary folder.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(id = "bench-dir", long = "dir", global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(subcommand)]
     bench: Bench,
@@ -37,6 +39,14 @@ enum Bench {
     Letters(letters::LettersArgs),
     /// Envelopes of 1 KiB from one node to another, durable at both ends.
     Relay(relay::RelayArgs),
+}
+
+#[cfg(test)]
+impl BenchArgs {
+    /// Folder, and whether JSON is wanted.
+    pub(crate) fn output(&self) -> (Option<PathBuf>, bool) {
+        (self.dir.clone(), self.json)
+    }
 }
 
 /// One run: what was measured, under which conditions, and what came out.

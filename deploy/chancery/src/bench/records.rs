@@ -1,7 +1,7 @@
 //! What records cost: a directory in a process of its own, as it is shipped, asked
 //! over mutual TLS by this one, which shares the machine with it.
 
-use super::{cpu_seconds_of, round};
+use super::{cpu_seconds_of, resolve, round};
 use crate::Failure;
 use crate::local::federation::{FEDERATION, LocalFederation, name};
 use crate::local::layout::{ADMINISTRATIONS, Layout};
@@ -11,7 +11,7 @@ use chancery_directory_core::client::read_publication;
 use chancery_directory_core::operation::{self, ResultKey};
 use chancery_directory_core::record::RecordDraft;
 use chancery_directory_core::statement::{Decision, DirectoryKeys};
-use chancery_directory_core::{Address, Prefix, handle, keys};
+use chancery_directory_core::{Address, Prefix, RecordKey, Trust, handle, keys};
 use chancery_kit::tls::{Credentials, connect};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+/// Whose port the mirror takes.
+const MIRROR: &str = "agent-federal";
 /// Records that are signed and sealed at once, then put.
 const ROUND: usize = 10_000;
 /// Operations under way at once, as many endpoints have them.
@@ -65,6 +67,8 @@ pub(super) struct Figures {
     /// The most that the directory held.
     rss_mib: f64,
     database_mib: f64,
+    #[serde(flatten)]
+    resolve: resolve::Figures,
 }
 
 /// Whether progress is shown.
@@ -82,15 +86,17 @@ pub(super) async fn measure(
     shown: Shown,
 ) -> Result<Figures, Failure> {
     let founded = found(folder, prefix_bits(records)).await?;
-    let mut directory = Directory::start(&founded).await?;
+    let mut directory = Process::start(&founded, Role::Directory).await?;
     let bar = if shown.0 { ProgressBar::new(records.into()) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("records {bar:40} {pos}/{len} {eta}") {
         bar.set_style(style);
     }
     let (mut put, mut second, mut last, mut cpu) = (0, 0.0, 0.0, 0.0);
+    let mut known = Vec::with_capacity(records as usize);
     while put < records as usize {
         let count = ROUND.min(records as usize - put);
-        let operations = prepare(&founded, count).await?;
+        let (operations, more) = prepare(&founded, count).await?;
+        known.extend(more);
         let (begun, before) = (Instant::now(), directory.cpu());
         publish(&directory.client, operations, &bar).await?;
         last = count as f64 / begun.elapsed().as_secs_f64();
@@ -104,7 +110,7 @@ pub(super) async fn measure(
     let restarted = Instant::now();
     directory.kill()?;
     let rss_publishing = directory.rss_mib;
-    directory = Directory::start(&founded).await?;
+    directory = Process::start(&founded, Role::Directory).await?;
     let restart_s = restarted.elapsed().as_secs_f64();
 
     let bits = prefix_bits(records);
@@ -124,6 +130,7 @@ pub(super) async fn measure(
     }
     let (cached, spent) = (answered as f64 / begun.elapsed().as_secs_f64(), directory.cpu() - before);
     directory.kill()?;
+    let resolve = resolve::measure(&founded, known, bits, time).await?;
     let database = std::fs::metadata(folder.join("directory/directory.sqlite"))?.len();
     Ok(Figures {
         publish_per_s: round(last),
@@ -134,15 +141,17 @@ pub(super) async fn measure(
         lookup_disk_per_s: round(every.len() as f64 / disk.as_secs_f64()),
         proof_bytes_p50: of(50),
         proof_bytes_p99: of(99),
-        restart_s: round(restart_s * 10.0) / 10.0,
+        restart_s: (restart_s * 100.0).round() / 100.0,
         rss_mib: round(rss_publishing.max(directory.rss_mib)),
         database_mib: round(database as f64 / 1_048_576.0),
+        resolve,
     })
 }
 
 /// A federation in a folder, with a member that may ask its directory.
-struct Founded {
+pub(super) struct Founded {
     layout: Layout,
+    pub(super) trust: Trust,
     credentials: Arc<Credentials>,
     authority: AuthoritySigner,
     hpke: [u8; 32],
@@ -165,7 +174,7 @@ async fn found(folder: &Path, lookup_prefix_bits: u32) -> Result<Founded, Failur
     let credentials = federation.node_credentials(administration)?;
     shutdown.cancel();
     federation.ended().await?;
-    let authority = federation.authority;
+    let (authority, trust) = (federation.authority, federation.trust);
     let toml = BTreeMap::from([
         ("listen", layout.address("directory").to_string()),
         ("bundle", layout.path("federation.toml").display().to_string()),
@@ -173,27 +182,48 @@ async fn found(folder: &Path, lookup_prefix_bits: u32) -> Result<Founded, Failur
         ("pki", layout.address("pki").to_string()),
         ("folder", layout.path("directory").display().to_string()),
     ]);
-    std::fs::write(layout.path("directory.toml"), toml::to_string(&toml).map_err(std::io::Error::other)?)?;
-    Ok(Founded { layout, credentials, authority, hpke })
+    let write = |file: &str, toml: &BTreeMap<&str, String>| {
+        let text = toml::to_string(toml).map_err(std::io::Error::other)?;
+        std::fs::write(layout.path(file), text)
+    };
+    write("directory.toml", &toml)?;
+    // On a port that nobody listens on here, under the directory's own certificate.
+    let mut mirror = toml.clone();
+    mirror.insert("listen", layout.address(MIRROR).to_string());
+    mirror.insert("directory", layout.address("directory").to_string());
+    mirror.insert("folder", layout.path("mirror").display().to_string());
+    write("mirror.toml", &mirror)?;
+    Ok(Founded { layout, trust, credentials, authority, hpke })
 }
 
-/// The directory as a process.
-struct Directory {
-    process: Child,
-    client: DirectoryServiceClient<Channel>,
-    rss_mib: f64,
+/// Which server a process is.
+#[derive(Clone, Copy)]
+pub(super) enum Role {
+    Directory,
+    Mirror,
 }
 
-impl Directory {
+/// A directory or mirror as a process.
+pub(super) struct Process {
+    child: Child,
+    pub(super) client: DirectoryServiceClient<Channel>,
+    pub(super) rss_mib: f64,
+}
+
+impl Process {
     /// Starts it and waits until it answers.
-    async fn start(founded: &Founded) -> Result<Self, Failure> {
-        let process = Command::new(std::env::current_exe()?)
-            .args(["directory", "serve", "--config"])
-            .arg(founded.layout.path("directory.toml"))
+    pub(super) async fn start(founded: &Founded, role: Role) -> Result<Self, Failure> {
+        let (command, file, party) = match role {
+            Role::Directory => ("serve", "directory.toml", "directory"),
+            Role::Mirror => ("mirror", "mirror.toml", MIRROR),
+        };
+        let child = Command::new(std::env::current_exe()?)
+            .args(["directory", command, "--config"])
+            .arg(founded.layout.path(file))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let endpoint = founded.layout.address("directory").to_string();
+        let endpoint = founded.layout.address(party).to_string();
         let since = Instant::now();
         let channel = loop {
             match connect(&endpoint, Party::Directory, Arc::clone(&founded.credentials)).await {
@@ -205,36 +235,39 @@ impl Directory {
         let client = DirectoryServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
         let asked = client.clone().fetch_checkpoint(wire::FetchCheckpointRequest {}).await;
         asked.map_err(Failure::call)?;
-        Ok(Self { process, client, rss_mib: 0.0 })
+        Ok(Self { child, client, rss_mib: 0.0 })
     }
 
     fn cpu(&self) -> f64 {
-        cpu_seconds_of(self.process.id())
+        cpu_seconds_of(self.child.id())
     }
 
     /// As SIGKILL does it; notes how much it held.
-    fn kill(&mut self) -> Result<(), Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+    pub(super) fn kill(&mut self) -> Result<(), Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<f64>().ok());
         self.rss_mib = kib.unwrap_or(0.0) / 1024.0;
-        self.process.kill()?;
-        self.process.wait()?;
+        self.child.kill()?;
+        self.child.wait()?;
         Ok(())
     }
 }
 
-impl Drop for Directory {
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
+
+/// A handle with the key of its record.
+pub(super) type Known = (Handle, RecordKey);
 
 type Operation = (wire::PublishRequest, ResultKey);
 
 /// First records of people who do not exist, attested, signed and sealed, on all cores.
-async fn prepare(founded: &Founded, count: usize) -> Result<Vec<Operation>, Failure> {
+async fn prepare(founded: &Founded, count: usize) -> Result<(Vec<Operation>, Vec<Known>), Failure> {
     let cores = super::cores();
     let parts = (0..cores).map(|part| {
         let authority = AuthoritySigner::open(
@@ -248,16 +281,19 @@ async fn prepare(founded: &Founded, count: usize) -> Result<Vec<Operation>, Fail
             (0..count).map(|_| operation(&authority, &hpke)).collect::<Result<Vec<_>, Failure>>()
         })
     });
-    let mut operations = Vec::with_capacity(count);
+    let (mut operations, mut known) = (Vec::with_capacity(count), Vec::with_capacity(count));
     for part in futures::future::join_all(parts).await {
-        operations.extend(part.map_err(|_| Failure::Panicked)??);
+        for (operation, of) in part.map_err(|_| Failure::Panicked)?? {
+            operations.push(operation);
+            known.push(of);
+        }
     }
-    Ok(operations)
+    Ok((operations, known))
 }
 
-fn operation(authority: &AuthoritySigner, hpke: &[u8; 32]) -> Result<Operation, Failure> {
+fn operation(authority: &AuthoritySigner, hpke: &[u8; 32]) -> Result<(Operation, Known), Failure> {
     let entropy: &dyn Entropy = &SystemEntropy;
-    let (handle, record_key): (Handle, _) = handle::split(&entropy.array())?;
+    let (handle, record_key) = handle::split(&entropy.array())?;
     let account = keys::generate(entropy);
     let address = Address {
         node: name(ADMINISTRATIONS[0])?,
@@ -274,7 +310,7 @@ fn operation(authority: &AuthoritySigner, hpke: &[u8; 32]) -> Result<Operation, 
         two_authorities: false,
         changed_at: SystemClock.now(),
     };
-    Ok(operation::seal(record.sign(&account), hpke)?)
+    Ok((operation::seal(record.sign(&account), hpke)?, (handle, record_key)))
 }
 
 async fn publish(

@@ -41,7 +41,7 @@ pub(crate) struct UpArgs {
     /// Folder of everything; started again with the same folder, it resumes.
     #[arg(long, default_value = "chancery-data", value_name = "DIR")]
     pub(crate) dir: PathBuf,
-    /// First of the seven ports to listen on; 0 takes any that are free. Counts
+    /// First of the nine ports to listen on; 0 takes any that are free. Counts
     /// when the folder is new.
     #[arg(long, default_value_t = 7400, value_name = "PORT")]
     pub(crate) port: u16,

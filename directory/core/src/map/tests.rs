@@ -92,6 +92,7 @@ proptest! {
         let mut shuffled = items.clone();
         shuffled.reverse();
         prop_assert_eq!(Map::from_items(shuffled).unwrap().root(), root);
+        prop_assert!(items.iter().all(|item| Item::from_bytes(&item.to_bytes()) == *item));
         place.verify(prefix(head, bits), bits, &root).unwrap();
         let under = |item: &&Item| prefix(item.prefix, bits) == prefix(head, bits);
         prop_assert!(items.iter().filter(under).all(|item| place.items.contains(item)));
