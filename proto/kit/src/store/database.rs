@@ -61,8 +61,9 @@ pub struct Migrations {
 
 const PRAGMAS: &str = "PRAGMA busy_timeout = 10000; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY; \
                        PRAGMA foreign_keys = ON;";
-/// The page size is fixed before the file's first page is written.
-const WRITER_PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+/// The page size is fixed before the file's first page is written: small, since single
+/// rows are read from all over the file.
+const WRITER_PRAGMAS: &str = "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
                               PRAGMA journal_size_limit = 67108864;";
 
 impl Store<Any> {
