@@ -20,6 +20,9 @@ pub(crate) struct DirectoryArgs {
     /// Records that are put, at least 20,000; 0 leaves records out.
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     records: u32,
+    /// Records that stand under one prefix at most, on average.
+    #[arg(long, default_value_t = 48, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    under_a_prefix: u32,
 }
 
 #[derive(Serialize)]
@@ -53,9 +56,11 @@ pub(super) async fn run(
     let batch = args.batch;
     let handles = tokio::task::spawn_blocking(move || handles::measure(batch, time)).await;
     let handles = handles.map_err(|_| Failure::Panicked)??;
-    let records = match args.records {
+    let put = if args.records == 0 { 0 } else { args.records.max(20_000) };
+    let prefix_bits = records::prefix_bits(put, args.under_a_prefix);
+    let records = match put {
         0 => None,
-        records => Some(records::measure(folder, records.max(20_000), time, Shown(!json)).await?),
+        put => Some(records::measure(folder, (put, prefix_bits), time, Shown(!json)).await?),
     };
     Ok(Outcome {
         bench: "directory",
@@ -63,8 +68,8 @@ pub(super) async fn run(
             identifiers_in_a_batch: args.batch,
             threshold: handles::THRESHOLD,
             evaluators: handles::EVALUATORS,
-            records: args.records,
-            prefix_bits: records::prefix_bits(args.records),
+            records: put,
+            prefix_bits,
             database: "SQLite",
             cores: cores(),
             cpu_stolen_percent: machine.stolen_percent(),

@@ -39,8 +39,6 @@ const UNDER_WAY: usize = 512;
 const LOOKUPS: usize = 16;
 /// Places that fit into the directory's memory.
 const CACHED: usize = 256;
-/// Records that stand under one prefix at most, on average.
-const UNDER_A_PREFIX: u32 = 64;
 /// How long a directory may take to answer after its start.
 const START: Duration = Duration::from_mins(2);
 /// Largest answer, in bytes.
@@ -74,18 +72,19 @@ pub(super) struct Figures {
 /// Whether progress is shown.
 pub(super) struct Shown(pub(super) bool);
 
-/// Bits of a handle that a lookup names, for so many records.
-pub(super) fn prefix_bits(records: u32) -> u32 {
-    records.div_ceil(UNDER_A_PREFIX).next_power_of_two().ilog2()
+/// Bits of a handle that a lookup names, so that on average no more than so many
+/// records stand under a prefix.
+pub(super) fn prefix_bits(records: u32, under_a_prefix: u32) -> u32 {
+    records.div_ceil(under_a_prefix).next_power_of_two().ilog2()
 }
 
 pub(super) async fn measure(
     folder: &Path,
-    records: u32,
+    (records, bits): (u32, u32),
     time: Duration,
     shown: Shown,
 ) -> Result<Figures, Failure> {
-    let founded = found(folder, prefix_bits(records)).await?;
+    let founded = found(folder, bits).await?;
     let mut directory = Process::start(&founded, Role::Directory).await?;
     let bar = if shown.0 { ProgressBar::new(records.into()) } else { ProgressBar::hidden() };
     if let Ok(style) = ProgressStyle::with_template("records {bar:40} {pos}/{len} {eta}") {
@@ -113,7 +112,6 @@ pub(super) async fn measure(
     directory = Process::start(&founded, Role::Directory).await?;
     let restart_s = restarted.elapsed().as_secs_f64();
 
-    let bits = prefix_bits(records);
     let every: Vec<_> =
         (0..1_u32 << bits).map(|place| Prefix::from_bits(place << (32 - bits), bits)).collect();
     let (disk, mut sizes) =
