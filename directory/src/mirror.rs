@@ -43,6 +43,9 @@ pub(crate) struct Mirror {
     head: watch::Sender<VerifiedCheckpoint>,
     /// The newest root among the entries taken since something was shown.
     rooted: Option<RootedMap>,
+    database: DatabasePlace,
+    /// Whether a commit may have failed or not: then all is read again first.
+    unsure: bool,
 }
 
 impl Mirror {
@@ -66,8 +69,18 @@ impl Mirror {
         // Nothing is shown before the first checkpoint: its place holds the copy's own.
         let head = watch::Sender::new(kept.clone().unwrap_or_else(|| log.checkpoint()));
         let log = log.under(head.subscribe());
-        let mut mirror =
-            Self { trust, directory, store: store.clone(), appender, replay, showing, head, rooted: None };
+        let mut mirror = Self {
+            trust,
+            directory,
+            store: store.clone(),
+            appender,
+            replay,
+            showing,
+            head,
+            rooted: None,
+            database: database.clone(),
+            unsure: false,
+        };
         let root = read::root(store.readers()).await?;
         if let (Some(kept), Some((index, sequenced_at, sum))) = (kept, root) {
             // A root that others follow, or that no kept checkpoint covers, is not shown.
@@ -102,6 +115,13 @@ impl Mirror {
 
     /// Takes all that the directory has logged by now.
     async fn catch_up(&mut self) -> Result<(), Refusal> {
+        if self.unsure {
+            self.appender.reload().await?;
+            let (rows, next) = ((self.store.readers(), &self.database), self.appender.next_index());
+            let (federation, governance) = (self.trust.federation(), self.trust.governance());
+            self.replay = stored::replay(rows, federation, governance, next).await?;
+            self.unsure = false;
+        }
         let request = wire::FetchCheckpointRequest {};
         let answer = directory_call(self.directory.fetch_checkpoint(request)).await?;
         let checkpoint = self.trust.verify_checkpoint(&answer.checkpoint)?;
@@ -164,7 +184,10 @@ impl Mirror {
                 rows.write(connection).await
             })
         });
-        written.await?;
+        if let Err(error) = written.await {
+            self.unsure = true;
+            return Err(error.into());
+        }
         self.appender.committed(&batch);
         self.replay = replay;
         self.rooted = rooted.or(self.rooted.take());

@@ -12,6 +12,7 @@ use crate::node_client::NodeClient;
 use crate::resolve::{self, Keyed};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::client::{Publication, read_publication};
+use chancery_directory_core::lookup::ALARMING_AGE;
 use chancery_directory_core::record::{RecordDraft, SignedRecord};
 use chancery_directory_core::{Address, CredentialKey, FederationState, Prefix, VerifiedRecord, operation};
 use chancery_kit::tls::Credentials;
@@ -88,6 +89,8 @@ struct Shown {
     pending: Option<VerifiedRecord>,
     /// Entry of the root that shows it.
     root: u64,
+    /// How old that is.
+    age: Duration,
 }
 
 impl OwnRecord {
@@ -199,8 +202,9 @@ impl OwnRecord {
     pub(crate) async fn check(&self) -> Result<RecordCheck, Refusal> {
         let Some(standing) = self.call(standing).await? else { return Ok(RecordCheck::Unpublished) };
         let shown = self.look(standing.record.handle(), standing.index).await?;
-        if shown.root <= standing.index {
-            let message = "the directory shows a map from before this device's last change";
+        // An old map hides what came since: a re-enrolment has only days to be ended.
+        if shown.root <= standing.index || shown.age > ALARMING_AGE {
+            let message = "the directory shows an old map; what came since cannot be checked";
             return Err(Refusal::new(Reason::DirectoryStale, message));
         }
         let (check, entry) = match (shown.own, shown.pending) {
@@ -237,7 +241,8 @@ impl OwnRecord {
             Ok(judged) => judged,
         };
         let root = lookup.roots().iter().map(|root| root.index).min().unwrap_or(0);
-        Ok(Shown { own, pending, root })
+        let now = self.call(|tx| Ok(tx.now())).await?;
+        Ok(Shown { own, pending, root, age: lookup.age(now) })
     }
 
     async fn call<T: Send + 'static>(

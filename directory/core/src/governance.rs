@@ -120,6 +120,10 @@ pub fn verify(
     if signed.statement.len() > MAX_STATEMENT || signed.signatures.len() > MAX_SIGNATURES {
         return Err(Error::TooLarge("a statement has at most 32 KiB and 32 signatures"));
     }
+    // Also those that do not count: an entry has room for no more.
+    if signed.signatures.iter().any(|s| s.key.len() != 32 || s.signature.len() != keys::SIGNATURE_LENGTH) {
+        return Err(Error::Field("a governance key has 32 bytes and its signature 64"));
+    }
     let valid = governance
         .keys
         .iter()

@@ -107,6 +107,9 @@ impl Trust {
         let Event::MapRoot(sum) = entry.event else {
             return Err(Error::Proof("an entry given for a root of the map is none"));
         };
+        if entry.sequenced_at > now.after(CLOCK_SKEW) {
+            return Err(Error::Proof("a root of the map is from the future, and would never grow old"));
+        }
         if now.since(entry.sequenced_at) > MAX_AGE {
             return Err(Error::Stale);
         }
@@ -234,6 +237,7 @@ impl VerifiedLookup {
             }
             if record.version() == 1 {
                 word.current(sequenced_at)?;
+                found_at(record, federation, sequenced_at)?;
             }
         }
         Ok(Some(VerifiedRecord {
@@ -246,6 +250,11 @@ impl VerifiedLookup {
             sealed_part: record.sealed_part().clone(),
         }))
     }
+}
+
+/// That the authority was still admitted when the record was logged.
+fn found_at(record: &SignedRecord, federation: &FederationState, at: Timestamp) -> Result<(), Error> {
+    record.attestation().verify(federation, at).map(drop)
 }
 
 fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error> {

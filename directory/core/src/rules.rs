@@ -1,6 +1,7 @@
 //! The directory's rules for records: who may put, change, close and re-enrol,
 //! and what the log then says.
 
+use crate::attestation::CLOCK_SKEW;
 use crate::entry::{RecordChange, SALT_LENGTH};
 use crate::record::SignedRecord;
 use crate::state::FederationState;
@@ -129,8 +130,13 @@ pub fn judge(
         return Err(Error::ChangeLimit);
     }
     let (pending, ends_index) = match standing {
-        // What it says was judged when it was put.
-        Some(_) if waited.is_some() => (false, pending.map(|p| p.index)),
+        // What it says was judged when it was put; but who said it must still be admitted.
+        Some(_) if waited.is_some() => {
+            for word in [Some(record.attestation()), record.second_attestation()].into_iter().flatten() {
+                word.verify(federation, now)?;
+            }
+            (false, pending.map(|p| p.index))
+        }
         Some(standing) if owns(record.account_key(), standing) => {
             judge_change(&record, standing, pending, federation, now)?;
             (false, pending.map(|p| p.index))
@@ -179,6 +185,10 @@ fn judge_change(
 
 /// That authorities vouch for the account key today.
 fn judge_enrolment(record: &SignedRecord, federation: &FederationState, now: Timestamp) -> Result<(), Error> {
+    for word in [Some(record.attestation()), record.second_attestation()].into_iter().flatten() {
+        // As senders will judge it for ever after.
+        word.verify(federation, word.claim().issued_at.after(CLOCK_SKEW).min(now))?;
+    }
     let first = record.attestation().verify(federation, now)?.current(now)?;
     let Some(second) = record.second_attestation() else { return Ok(()) };
     let second = second.verify(federation, now)?.current(now)?;

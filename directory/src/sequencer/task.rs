@@ -15,11 +15,14 @@ use chancery_directory_log::LogError;
 use chancery_types::{Handle, Refusal, Timestamp};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 /// Jobs of one batch at most.
 const BATCH: usize = 512;
+/// Pause after a root that could not be logged.
+const ROOT_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) struct Task {
     pub(super) parts: Parts,
@@ -31,6 +34,9 @@ pub(super) struct Task {
     rooted_at: Instant,
     /// Time of the last entry: the log's times never go back.
     last: Timestamp,
+    /// Whether a commit may have failed or not: then nothing is judged before all is
+    /// read again.
+    unsure: bool,
 }
 
 impl Task {
@@ -43,6 +49,7 @@ impl Task {
             showing,
             rooted_at: Instant::now(),
             last: Timestamp::from_millis(i64::MIN),
+            unsure: false,
         };
         task.read().await?;
         match read::root(task.parts.store.readers()).await? {
@@ -87,6 +94,10 @@ impl Task {
                     }
                 }
                 Err(error) => {
+                    tracing::error!(%error, "directory.sequence.fail");
+                    if answers.is_empty() {
+                        tokio::time::sleep(ROOT_AGAIN).await;
+                    }
                     let refusal = Refusal::from(error);
                     for answer in answers {
                         let _ = answer.send(Err(refusal.clone()));
@@ -104,6 +115,11 @@ impl Task {
     /// Judges, logs, commits. An error: nothing was answered, and what was
     /// logged is found again when it is handed in again.
     async fn sequence(&mut self, work: Vec<Work>) -> Result<Vec<Result<Publication, Refusal>>, LogError> {
+        if self.unsure {
+            self.parts.appender.reload().await?;
+            self.read().await?;
+            self.unsure = false;
+        }
         let mut batch = self.begin(&work).await?;
         let results = work.into_iter().map(|work| batch.take(work, self)).collect();
         let root_is_due = self.rooted_at.elapsed() >= self.parts.root_interval;
@@ -121,8 +137,7 @@ impl Task {
             })
         });
         if let Err(error) = written.await {
-            self.parts.appender.reload().await?;
-            self.read().await?;
+            self.unsure = true;
             return Err(error.into());
         }
         self.last = batch.now;

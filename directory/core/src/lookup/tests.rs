@@ -204,6 +204,9 @@ fn a_root_is_in_the_log_and_not_too_old() {
     let trust = setting.log.trust(&setting.world);
     let at = |now| trust.verify_lookup(setting.answer(), &[setting.prefix()], BITS, now);
     assert_eq!(at(NOW.after(MAX_AGE)).unwrap().age(NOW.after(MAX_AGE)), MAX_AGE);
+    assert_eq!(at(NOW.before(CLOCK_SKEW)).map(drop), Ok(()));
+    let early = NOW.before(CLOCK_SKEW + Duration::from_millis(1));
+    assert!(is_proof(at(early).map(drop).unwrap_err()), "from the future");
     let late = NOW.after(MAX_AGE + Duration::from_millis(1));
     assert_eq!(at(late).map(drop), Err(Error::Stale));
 }
@@ -243,6 +246,7 @@ fn a_logged_record_is_still_judged() {
         })
     };
     assert_eq!(withdrawn(NOW.after(Duration::from_secs(1))), Ok(true));
+    assert_eq!(withdrawn(NOW), Err(Error::AuthorityNotAdmitted), "when it was logged");
     assert_eq!(withdrawn(NOW.before(Duration::from_secs(61))), Err(Error::AuthorityNotAdmitted));
 }
 

@@ -218,6 +218,19 @@ fn a_re_enrolment_waits_and_then_counts() {
 }
 
 #[test]
+fn a_re_enrolment_does_not_outlive_its_authority() {
+    let mut world = world();
+    let held = first(&world);
+    let claimant = Claimant::new(&world);
+    let draft = claimant.draft(&world, 2, 40);
+    let held = claimant.accept(&world, draft.clone(), &held, NOW).unwrap().logged_at(41, NOW, held);
+    let key = world.authority.clone();
+    world.withdraw_authority("enrol", &key, NOW.after(Duration::from_secs(60)));
+    let late = NOW.after(RE_ENROLMENT_WAIT);
+    assert_eq!(claimant.accept(&world, draft, &held, late).map(drop), Err(Error::AuthorityNotAdmitted));
+}
+
+#[test]
 fn the_owner_vetoes_with_any_change_and_the_word_is_spent() {
     let world = world();
     let held = first(&world);
