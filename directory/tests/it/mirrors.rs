@@ -15,6 +15,9 @@ use tonic::transport::Channel;
 
 on_both!(a_mirror_follows_and_goes_on_alone, a_mirror_takes_no_writes_and_no_strangers);
 
+/// Longest wait for a mirror, which asks every two seconds.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 type Client = DirectoryServiceClient<Channel>;
 
 async fn connect(setting: &Setting, mirror: &Server) -> Client {
@@ -23,6 +26,11 @@ async fn connect(setting: &Setting, mirror: &Server) -> Client {
 
 /// What the mirror shows once its root covers an entry.
 async fn shown(setting: &Setting, mirror: &mut Client, handle: &Handle, after: u64) -> VerifiedLookup {
+    let showing = tokio::time::timeout(DEADLINE, shown_by(setting, mirror, handle, after));
+    showing.await.unwrap()
+}
+
+async fn shown_by(setting: &Setting, mirror: &mut Client, handle: &Handle, after: u64) -> VerifiedLookup {
     let prefix = Prefix::of(handle, crate::mesh::BITS);
     loop {
         let prefixes = vec![Bytes::copy_from_slice(&prefix.to_bytes())];
