@@ -6,19 +6,21 @@ use crate::store::write::{NewBody, NewRows};
 use crate::store::{self, read};
 use crate::stored;
 use crate::view::{RootedMap, Showing};
+use chancery_directory_core::attestation::CLOCK_SKEW;
 use chancery_directory_core::entry::{Leaf, SALT_LENGTH, commitment};
 use chancery_directory_core::map::Item;
 use chancery_directory_core::merkle;
 use chancery_directory_core::note::CheckpointSigner;
+use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::replay::{Effect, Replay};
 use chancery_directory_core::{Error, Trust, VerifiedCheckpoint};
 use chancery_directory_log::{Appender, LogReader, directory_call};
 use chancery_kit::store::{DatabasePlace, Store};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
-use chancery_types::{Reason, Refusal};
+use chancery_types::{Clock, Reason, Refusal};
 use sqlx::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -29,6 +31,8 @@ use tonic::transport::Channel;
 const STEP: u64 = 1_024;
 /// How often the directory is asked for more.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Records that are asked for again in one round.
+const MISSING: usize = 64;
 /// Largest answer of the directory: a step's records, in bytes.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
@@ -43,6 +47,9 @@ pub(crate) struct Mirror {
     head: watch::Sender<VerifiedCheckpoint>,
     /// The newest root among the entries taken since something was shown.
     rooted: Option<RootedMap>,
+    /// Items of the map whose records the directory did not give: by entry.
+    missing: BTreeMap<u64, Item>,
+    clock: Arc<dyn Clock>,
     database: DatabasePlace,
     /// Whether a commit may have failed or not: then all is read again first.
     unsure: bool,
@@ -57,6 +64,7 @@ impl Mirror {
         database: &DatabasePlace,
         signer: CheckpointSigner,
         showing: Showing,
+        clock: Arc<dyn Clock>,
     ) -> Result<(Self, Store<Any>, LogReader), DirectoryError> {
         let store = Store::open_any(database, &store::migrations()).await?;
         let (appender, log) = Appender::open(store.clone(), signer).await?;
@@ -78,15 +86,19 @@ impl Mirror {
             showing,
             head,
             rooted: None,
+            missing: by_entry(read::bare_items(store.readers()).await?),
+            clock,
             database: database.clone(),
             unsure: false,
         };
         let root = read::root(store.readers()).await?;
         if let (Some(kept), Some((index, sequenced_at, sum))) = (kept, root) {
-            // A root that others follow, or that no kept checkpoint covers, is not shown.
             let mut map = mirror.replay.map().clone();
-            if map.root() == sum && index < kept.size() {
+            if map.root() == sum {
                 mirror.rooted = Some(RootedMap { map, index, sequenced_at });
+            }
+            // What no kept checkpoint covers is shown with the next one.
+            if index < kept.size() {
                 mirror.show();
             }
         }
@@ -120,6 +132,7 @@ impl Mirror {
             let (rows, next) = ((self.store.readers(), &self.database), self.appender.next_index());
             let (federation, governance) = (self.trust.federation(), self.trust.governance());
             self.replay = stored::replay(rows, federation, governance, next).await?;
+            self.missing = by_entry(read::bare_items(self.store.readers()).await?);
             self.unsure = false;
         }
         let request = wire::FetchCheckpointRequest {};
@@ -130,7 +143,7 @@ impl Mirror {
             return Err(Error::Proof("the directory went back").into());
         }
         if checkpoint.size() == shown.size() && checkpoint.root() == shown.root() {
-            return Ok(());
+            return self.ask_for_missing().await;
         }
         while self.replay.next() < checkpoint.size() {
             self.step(&checkpoint).await?;
@@ -144,6 +157,33 @@ impl Mirror {
         kept.await?;
         self.head.send_replace(checkpoint);
         self.show();
+        self.ask_for_missing().await
+    }
+
+    /// Asks again for records that the directory did not give, a few at a time: those
+    /// that were erased will not come, and their erasure is in the log.
+    async fn ask_for_missing(&mut self) -> Result<(), Refusal> {
+        let asked: Vec<Item> = self.missing.values().take(MISSING).copied().collect();
+        for item in asked {
+            let index = item.index();
+            let request = wire::ListRecordsRequest { start: index, end: index + 1 };
+            let records = directory_call(self.directory.list_records(request)).await?.records;
+            let body = records.into_iter().find(|record| record.index == index).and_then(|found| found.body);
+            let Some(body) = body else { continue };
+            let record = checked(&body, item.commitment())?;
+            let previous = SignedRecord::try_from(record.clone())?.previous_index();
+            let body = NewBody::new(item, previous, body, 0);
+            let rows = Arc::new(NewRows { bodies: vec![body], ..NewRows::default() });
+            let written = self.store.write("mirror.missing", move |connection| {
+                let rows = Arc::clone(&rows);
+                Box::pin(async move { rows.write(connection).await })
+            });
+            if let Err(error) = written.await {
+                self.unsure = true;
+                return Err(error.into());
+            }
+            self.missing.remove(&index);
+        }
         Ok(())
     }
 
@@ -175,7 +215,11 @@ impl Mirror {
         let bodies = records.into_iter().filter_map(|record| Some((record.index, record.body?))).collect();
 
         let mut replay = self.replay.clone();
-        let (rows, rooted) = take(&mut replay, &leaves, bodies)?;
+        let Taken { rows, rooted, bare } = take(&mut replay, &leaves, bodies)?;
+        if replay.last() > self.clock.now().after(CLOCK_SKEW) {
+            return Err(Error::Proof("the directory's clock is ahead of the mirror's").into());
+        }
+        let gone = rows.gone.clone();
         let (writing, rows) = (batch.clone(), Arc::new(rows));
         let written = self.store.write("mirror.step", move |connection| {
             let (batch, rows) = (writing.clone(), Arc::clone(&rows));
@@ -190,6 +234,10 @@ impl Mirror {
         }
         self.appender.committed(&batch);
         self.replay = replay;
+        self.missing.extend(by_entry(bare));
+        for entry in gone {
+            self.missing.remove(&entry);
+        }
         self.rooted = rooted.or(self.rooted.take());
         Ok(())
     }
@@ -216,13 +264,24 @@ impl Mirror {
     }
 }
 
-/// Replays entries; gives what is to be stored of them and the newest root.
+/// What some entries come to.
+#[derive(Default)]
+struct Taken {
+    rows: NewRows,
+    /// The newest root among them.
+    rooted: Option<RootedMap>,
+    /// Items whose records did not come along.
+    bare: Vec<Item>,
+}
+
+/// Replays entries.
 fn take(
     replay: &mut Replay,
     leaves: &[Leaf],
     mut bodies: HashMap<u64, wire::RecordBody>,
-) -> Result<(NewRows, Option<RootedMap>), Refusal> {
-    let (mut rows, mut rooted) = (NewRows::default(), None);
+) -> Result<Taken, Refusal> {
+    let mut taken = Taken::default();
+    let rows = &mut taken.rows;
     for leaf in leaves {
         let index = replay.next();
         let effect = replay.take(leaf)?;
@@ -234,14 +293,12 @@ fn take(
                 let replaced = change.previous_index.filter(|_| !change.pending);
                 rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
                 // Erased by now, perhaps.
-                let Some(body) = bodies.remove(&index) else { continue };
-                let wrong = || Error::Proof("a record is not the one that its entry commits to");
-                let record = body.record.as_ref().ok_or_else(wrong)?;
-                let salt: [u8; SALT_LENGTH] = body.salt.as_ref().try_into().map_err(|_| wrong())?;
-                if commitment(&salt, record) != change.commitment {
-                    return Err(wrong().into());
-                }
-                rows.bodies.push(NewBody::new(item, &change, body, 0));
+                let Some(body) = bodies.remove(&index) else {
+                    taken.bare.push(item);
+                    continue;
+                };
+                checked(&body, &change.commitment)?;
+                rows.bodies.push(NewBody::new(item, change.previous_index, body, 0));
             }
             Effect::Governs => rows.statements.push(index),
             Effect::Erases(records) => {
@@ -251,10 +308,22 @@ fn take(
             }
             Effect::Root(_) => {
                 rows.root = Some(index);
-                rooted = Some(RootedMap { map: replay.map().clone(), index, sequenced_at });
+                taken.rooted = Some(RootedMap { map: replay.map().clone(), index, sequenced_at });
             }
             Effect::Nothing => {}
         }
     }
-    Ok((rows, rooted))
+    Ok(taken)
+}
+
+/// The record of a body, if it is the one that was committed to.
+fn checked<'a>(body: &'a wire::RecordBody, committed: &[u8; 32]) -> Result<&'a wire::SignedRecord, Error> {
+    const WRONG: Error = Error::Proof("a record is not the one that its entry commits to");
+    let record = body.record.as_ref().ok_or(WRONG)?;
+    let salt: [u8; SALT_LENGTH] = body.salt.as_ref().try_into().map_err(|_| WRONG)?;
+    if commitment(&salt, record) == *committed { Ok(record) } else { Err(WRONG) }
+}
+
+fn by_entry(items: Vec<Item>) -> BTreeMap<u64, Item> {
+    items.into_iter().map(|item| (item.index(), item)).collect()
 }

@@ -108,7 +108,9 @@ pub async fn serve_mirror(
     let (channel, _) = connect_lazy(&config.directory, Party::Directory, Arc::clone(&credentials))?;
     let showing = Showing::default();
     let view = View::watching(&showing);
-    let (mirror, store, log) = Mirror::open(config.trust, channel, &config.database, signer, showing).await?;
+    let clock = Arc::clone(credentials.clock());
+    let opened = Mirror::open(config.trust, channel, &config.database, signer, showing, clock);
+    let (mirror, store, log) = opened.await?;
     tokio::spawn(mirror.follow(shutdown.clone()));
     let service = rpc::directory::Service::new(view, log, (store.readers().clone(), &config.database), None);
     serve_directory(service, listener, credentials, shutdown).await

@@ -78,7 +78,7 @@ impl Mesh {
     }
 
     /// As [`Follower::ask`] when somebody unknown turns up, but at most once a second.
-    async fn ask_for_unknown(&self) {
+    pub(crate) async fn ask_for_unknown(&self) {
         let mut asked_at = self.asked_at.lock().await;
         let now = self.clock.now();
         if now.since(*asked_at) >= ASK_AGAIN {

@@ -1,10 +1,12 @@
-//! Places of the directory's map that this node's endpoints asked for. One that was
-//! fetched a moment ago is handed out again, and while the directory cannot be reached
-//! every one that is kept: endpoints verify it, and judge how old it is.
+//! Places of the directory's map that this node's endpoints asked for. What comes from
+//! a mirror or the directory is verified before it is kept. A place that was fetched a
+//! moment ago is handed out again, and while the directory cannot be reached every one
+//! that is kept: endpoints verify it as well, and judge how old it is.
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use chancery_directory_core::lookup::MAX_PREFIXES;
+use chancery_directory_core::Prefix;
+use chancery_directory_core::lookup::{ALARMING_AGE, MAX_PREFIXES};
 use chancery_directory_log::directory_call;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::reason::Code;
@@ -94,22 +96,28 @@ impl Places {
         prefixes: Vec<Bytes>,
         (bits, after): (u32, u64),
     ) -> Result<Vec<Arc<Kept>>, Refusal> {
-        let (mut found, mut last) = (None, None);
+        let (mut found, mut last): (Option<Found>, _) = (None, None);
         for mut server in mesh.lookups() {
             let request = wire::LookupRequest { prefixes: prefixes.clone() };
-            match directory_call(server.lookup(request)).await {
-                Ok(response) => {
+            let answer = match directory_call(server.lookup(request)).await {
+                Ok(response) => self.verify(mesh, response, &prefixes, bits).await,
+                Err(refusal) => Err(refusal),
+            };
+            match answer {
+                Ok(answer) => {
+                    let is_good = answer.oldest > after && answer.age <= ALARMING_AGE;
+                    if found.as_ref().is_none_or(|found| found.oldest < answer.oldest) {
+                        found = Some(answer);
+                    }
                     // A mirror may lag: then the directory is asked as well.
-                    let is_new = response.roots.iter().all(|root| index_of(root) > after);
-                    found = Some(response);
-                    if is_new {
+                    if is_good {
                         break;
                     }
                 }
                 Err(refusal) => last = Some(refusal),
             }
         }
-        let Some(response) = found else {
+        let Some(Found { response, .. }) = found else {
             let unanswered = || Refusal::new(Reason::DirectoryUnreachable, "nobody answers lookups");
             let refusal = last.unwrap_or_else(unanswered);
             if refusal.reason.code() != Code::Unavailable {
@@ -130,9 +138,45 @@ impl Places {
         }
         Ok(fetched)
     }
+
+    async fn verify(
+        &self,
+        mesh: &Mesh,
+        response: wire::LookupResponse,
+        prefixes: &[Bytes],
+        bits: u32,
+    ) -> Result<Found, Refusal> {
+        let named = prefixes.iter().map(|prefix| Prefix::from_wire(prefix, bits));
+        let named = named.collect::<Result<Vec<_>, _>>()?;
+        let (trust, now, answer) = (mesh.log().trust().clone(), self.clock.now(), response.clone());
+        let verify = move || trust.verify_lookup(answer, &named, bits, now);
+        let verified = tokio::task::spawn_blocking(verify).await;
+        let verified = verified.map_err(|_| Refusal::new(Reason::Internal, "a check was interrupted"))?;
+        match verified {
+            Ok(verified) => {
+                let oldest = verified.roots().iter().map(|root| root.index).min().unwrap_or(0);
+                Ok(Found { response, oldest, age: verified.age(now) })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "node.lookup.wrong");
+                // Perhaps the federation settled on prefixes of another length.
+                mesh.ask_for_unknown().await;
+                Err(error.into())
+            }
+        }
+    }
 }
 
-/// Entry of a root, as whoever answered claims.
+/// An answer that holds.
+struct Found {
+    response: wire::LookupResponse,
+    /// Entry of its oldest root.
+    oldest: u64,
+    /// How old that is.
+    age: Duration,
+}
+
+/// Entry of a root.
 fn index_of(root: &wire::LoggedRoot) -> u64 {
     let inclusion = root.entry.as_ref().and_then(|entry| entry.inclusion.as_ref());
     inclusion.map_or(0, |inclusion| inclusion.index)

@@ -12,9 +12,10 @@ use crate::store::EndpointStore;
 use crate::{peer, resolve};
 use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedLookup};
 use chancery_directory_core::{FederationState, Prefix, Trust, VerifiedCheckpoint};
-use chancery_proto::directory::v1::{ListStatementsResponse, LookupResponse};
-use chancery_types::{Reason, Refusal};
+use chancery_proto::directory::v1::ListStatementsResponse;
+use chancery_types::{Handle, Reason, Refusal};
 use prost::Message as _;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -106,13 +107,29 @@ impl DirectoryView {
         self.follow(&mut *self.known.lock().await, checkpoint).await
     }
 
-    /// Verifies an answer to a lookup, down to a log that contains what was seen before.
-    pub(crate) async fn verify_lookup(
-        &self,
-        response: LookupResponse,
-        prefixes: Vec<Prefix>,
-        bits: u32,
-    ) -> Result<VerifiedLookup, Refusal> {
+    /// What stands under the prefixes of handles, by roots behind entry `after`.
+    ///
+    /// # Errors
+    /// TOO_LARGE: fewer at once. Otherwise who cannot be reached, or what does not hold.
+    pub(crate) async fn look_up(&self, handles: &[Handle], after: u64) -> Result<VerifiedLookup, Refusal> {
+        let bits = self.state().await?.lookup_prefix_bits();
+        match self.places(handles, after, bits).await {
+            // The federation may have settled on prefixes of another length.
+            Err(refusal) if matches!(refusal.reason, Reason::InvalidProof | Reason::InvalidField) => {
+                match self.refresh().await?.lookup_prefix_bits() {
+                    now if now == bits => Err(refusal),
+                    now => self.places(handles, after, now).await,
+                }
+            }
+            found => found,
+        }
+    }
+
+    async fn places(&self, handles: &[Handle], after: u64, bits: u32) -> Result<VerifiedLookup, Refusal> {
+        let prefixes: BTreeSet<Prefix> = handles.iter().map(|handle| Prefix::of(handle, bits)).collect();
+        let prefixes: Vec<Prefix> = prefixes.into_iter().collect();
+        let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
+        let response = self.client.lookup(named, after).await?;
         let (trust, now) = (Arc::clone(&self.trust), self.call(|tx| Ok(tx.now())).await?);
         let verify = move || trust.verify_lookup(response, &prefixes, bits, now);
         let verified = resolve::blocking(verify).await??;

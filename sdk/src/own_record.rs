@@ -1,6 +1,6 @@
 //! This account's own record: put, changed, closed, and looked after. Operations go
-//! HPKE-sealed to the directory through the home node; what is under way is kept until
-//! the directory has answered, so that a repetition asks for the same. Done is what
+//! HPKE-sealed to the directory through another member's node; what is under way is
+//! kept until the map shows it, so that a repetition asks for the same. Done is what
 //! the map shows to everyone.
 
 use crate::alarm::{self, Alarm};
@@ -14,11 +14,14 @@ use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::client::{Publication, read_publication};
 use chancery_directory_core::lookup::ALARMING_AGE;
 use chancery_directory_core::record::{RecordDraft, SignedRecord};
-use chancery_directory_core::{Address, CredentialKey, FederationState, Prefix, VerifiedRecord, operation};
+use chancery_directory_core::{
+    AccountKey, Address, CredentialKey, Error, FederationState, VerifiedRecord, operation,
+};
 use chancery_kit::tls::Credentials;
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Entropy, Handle, Reason, Refusal};
+use chancery_types::{Entropy, Handle, NodeId, Reason, Refusal};
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -53,12 +56,14 @@ pub struct Words {
 }
 
 /// What an owner changes of its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordChange {
     /// Nothing: the next version says the same. Ends a re-enrolment that is pending.
     Renew,
     /// Whether a re-enrolment takes the word of two authorities.
     TwoAuthorities(bool),
+    /// Letters go to another home.
+    Move(NodeId),
     /// The record is closed for good: senders see that the owner left.
     Close,
 }
@@ -83,46 +88,119 @@ struct Standing {
     record: SignedRecord,
 }
 
-/// What the directory shows.
+/// An operation under way.
+struct UnderWay {
+    /// Digest of what was asked for.
+    asked: [u8; 32],
+    record: wire::SignedRecord,
+}
+
+/// What the directory shows; an error where it is not to be believed.
 struct Shown {
-    own: Option<VerifiedRecord>,
-    pending: Option<VerifiedRecord>,
+    own: Result<Option<VerifiedRecord>, Error>,
+    pending: Result<Option<VerifiedRecord>, Error>,
     /// Entry of the root that shows it.
     root: u64,
     /// How old that is.
     age: Duration,
 }
 
+/// What the next version says.
+struct Next {
+    words: Words,
+    two_authorities: bool,
+    close: bool,
+    /// Where letters go.
+    node: NodeId,
+    /// Version and entry that it follows.
+    after: Option<(u64, u64)>,
+}
+
 impl OwnRecord {
     /// Puts the record of a handle, its next version, or a re-enrolment.
     pub(crate) async fn publish(&self, keyed: Keyed, words: Words) -> Result<Publication, Refusal> {
+        // Words are given anew each time; how many there are decides what they can do.
+        let how = [keyed.0.as_bytes().as_slice(), &[u8::from(words.second.is_some())]].concat();
+        let asked = asked_for(b"publish", &how);
+        if let Some(done) = self.resume(asked).await? {
+            return Ok(done);
+        }
         let after = self.call(standing).await?.map_or(0, |standing| standing.index);
-        let shown = self.look(&keyed.0, after).await?;
-        let make = move |tx: &mut Tx<'_>| {
-            let next = shown.own.as_ref().map(|own| (own.version.saturating_add(1), own.index));
-            let Words { attestation, second } = words;
-            let draft = (attestation, second, false);
-            under_way_or(tx, |tx| sign(tx, &keyed, next, draft, false))
-        };
-        let record = self.call(make).await?;
-        self.hand_in(record).await
+        let own = self.look(&keyed.0, after).await?.own?;
+        let node = self.call(|tx| Ok(identity::identity(tx)?.node)).await?;
+        let after = own.map(|own| (own.record.version(), own.index));
+        let next = Next { words, two_authorities: false, close: false, node, after };
+        self.put(asked, keyed, next).await
     }
 
-    /// Changes the record that this device put last.
+    /// Changes the record as the map shows it.
     pub(crate) async fn change(&self, change: RecordChange) -> Result<Publication, Refusal> {
-        let make = move |tx: &mut Tx<'_>| {
+        let asked = match &change {
+            RecordChange::Renew => asked_for(b"renew", &[]),
+            RecordChange::TwoAuthorities(two) => asked_for(b"two authorities", &[u8::from(*two)]),
+            RecordChange::Move(node) => asked_for(b"move", node.as_str().as_bytes()),
+            RecordChange::Close => asked_for(b"close", &[]),
+        };
+        if let Some(done) = self.resume(asked).await? {
+            return Ok(done);
+        }
+        let read = |tx: &mut Tx<'_>| {
             let none = EndpointError::NotPossible("this device has published no record");
             let standing = standing(tx)?.ok_or(none)?;
-            let last = wire::Record::decode(standing.record.wire().record.clone());
-            let last = last.map_err(EndpointError::mls("read the own record"))?;
-            let two = match change {
-                RecordChange::TwoAuthorities(two) => two,
-                RecordChange::Renew | RecordChange::Close => last.two_authorities,
-            };
             let keyed = resolve::keyed_of(tx, standing.record.handle())?;
-            let next = Some((standing.record.version().saturating_add(1), standing.index));
-            let words = (last.attestation.unwrap_or_default(), last.second_attestation, two);
-            under_way_or(tx, |tx| sign(tx, &keyed, next, words, change == RecordChange::Close))
+            let account = AccountKey::from(&identity::key(tx, OwnKey::Account)?);
+            Ok((standing.index, keyed, account))
+        };
+        let (index, keyed, account) = self.call(read).await?;
+        let own = self.look(&keyed.0, index).await?.own?;
+        let own = own.filter(|own| *own.record.account_key() == account).ok_or_else(|| {
+            Refusal::new(
+                Reason::RecordVersionConflict,
+                "the handle has no record of this account; enrol again",
+            )
+        })?;
+        let last = wire::Record::decode(own.record.wire().record.clone())
+            .map_err(|_| Error::Field("a record does not parse"))?;
+        let address = own.open(&keyed.1);
+        let next = Next {
+            words: Words {
+                attestation: last.attestation.unwrap_or_default(),
+                second: last.second_attestation,
+            },
+            two_authorities: match change {
+                RecordChange::TwoAuthorities(two) => two,
+                _ => last.two_authorities,
+            },
+            close: change == RecordChange::Close,
+            node: match change {
+                RecordChange::Move(node) => node,
+                RecordChange::Close => self.client.node().clone(),
+                _ => address?.node,
+            },
+            after: Some((own.record.version(), own.index)),
+        };
+        self.put(asked, keyed, next).await
+    }
+
+    /// Ends the operation that is under way, if there is one. `Some`: it was asked for
+    /// the same.
+    async fn resume(&self, asked: [u8; 32]) -> Result<Option<Publication>, Refusal> {
+        let Some(kept) = self.call(under_way).await? else { return Ok(None) };
+        let same = kept.asked == asked;
+        match self.hand_in(kept.record).await {
+            Ok(publication) if same => Ok(Some(publication)),
+            Ok(_) => self.call(forget).await.map(|()| None),
+            Err(refusal) if same || self.call(under_way).await?.is_some() => Err(refusal),
+            // It was refused: that was for another caller to hear.
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn put(&self, asked: [u8; 32], keyed: Keyed, next: Next) -> Result<Publication, Refusal> {
+        let make = move |tx: &mut Tx<'_>| {
+            let record = sign(tx, &keyed, next)?;
+            keepsake::put(tx, UNDER_WAY, &[asked.as_slice(), &record.encode_to_vec()].concat())?;
+            Ok(record)
         };
         let record = self.call(make).await?;
         self.hand_in(record).await
@@ -143,8 +221,9 @@ impl OwnRecord {
             Ok(publication) if publication.pending => Ok(publication),
             Ok(publication) => {
                 let handle = *SignedRecord::try_from(record.clone())?.handle();
-                self.wait_until_shown(&handle, publication.index).await?;
                 self.call(move |tx| stand(tx, &record, publication.index)).await?;
+                self.wait_until_shown(&handle, publication.index).await?;
+                self.call(forget).await?;
                 Ok(publication)
             }
             Err(refusal) => {
@@ -181,7 +260,7 @@ impl OwnRecord {
             let shown = self.look(handle, index).await?;
             if shown.root > index {
                 // A later one was put since, perhaps by a repetition of this very call.
-                return match shown.own {
+                return match shown.own? {
                     Some(own) if own.index >= index => Ok(()),
                     _ => Err(Refusal::new(
                         Reason::DirectoryMisbehaved,
@@ -207,12 +286,20 @@ impl OwnRecord {
             let message = "the directory shows an old map; what came since cannot be checked";
             return Err(Refusal::new(Reason::DirectoryStale, message));
         }
+        // Logged, and cut off before the answer came.
+        let adopted = match (&shown.own, self.call(under_way).await?) {
+            (Ok(Some(own)), Some(kept)) if *own.record.wire() == kept.record => Some(own.index),
+            _ => None,
+        };
+        let expected = adopted.unwrap_or(standing.index);
         let (check, entry) = match (shown.own, shown.pending) {
-            (own, _) if own.as_ref().map(|own| own.index) != Some(standing.index) => {
-                (RecordCheck::Changed, own.map_or(0, |own| own.index))
+            (Ok(Some(own)), Ok(None)) if own.index == expected => return Ok(RecordCheck::AsPublished),
+            (Ok(Some(own)), pending) if own.index == expected => {
+                let pending = pending.ok().flatten();
+                (RecordCheck::ReEnrolment, pending.map_or(0, |pending| pending.index))
             }
-            (_, Some(pending)) => (RecordCheck::ReEnrolment, pending.index),
-            _ => return Ok(RecordCheck::AsPublished),
+            // None, another one, or one that nobody ought to believe.
+            (own, _) => (RecordCheck::Changed, own.ok().flatten().map_or(0, |own| own.index)),
         };
         let kind = if check == RecordCheck::Changed { Alarm::RecordChanged } else { Alarm::ReEnrolment };
         self.call(move |tx| {
@@ -229,17 +316,14 @@ impl OwnRecord {
 
     /// What stands for the handle, by a root that covers entry `after`, if there is one.
     async fn look(&self, handle: &Handle, after: u64) -> Result<Shown, Refusal> {
-        let state = self.view.state().await?;
-        let bits = state.lookup_prefix_bits();
-        let prefix = Prefix::of(handle, bits);
-        let response = self.client.lookup(vec![prefix.to_bytes().to_vec().into()], after).await?;
-        let lookup = self.view.verify_lookup(response, vec![prefix], bits).await?;
-        let judged = |state| Ok::<_, Refusal>((lookup.own(handle, state)?, lookup.pending(handle, state)?));
-        let (own, pending) = match judged(&state) {
+        let lookup = self.view.look_up(&[*handle], after).await?;
+        let judge = |state: &FederationState| (lookup.own(handle, state), lookup.pending(handle, state));
+        let mut judged = judge(&*self.view.state().await?);
+        if judged.0.is_err() || judged.1.is_err() {
             // The authority may have been admitted since.
-            Err(_) => judged(&*self.view.refresh().await?)?,
-            Ok(judged) => judged,
-        };
+            judged = judge(&*self.view.refresh().await?);
+        }
+        let (own, pending) = judged;
         let root = lookup.roots().iter().map(|root| root.index).min().unwrap_or(0);
         let now = self.call(|tx| Ok(tx.now())).await?;
         Ok(Shown { own, pending, root, age: lookup.age(now) })
@@ -253,39 +337,32 @@ impl OwnRecord {
     }
 }
 
-/// The record under way, or a new one that is from now on.
-fn under_way_or(
-    tx: &mut Tx<'_>,
-    make: impl FnOnce(&mut Tx<'_>) -> Result<wire::SignedRecord, EndpointError>,
-) -> Result<wire::SignedRecord, EndpointError> {
-    if let Some(kept) = keepsake::get(tx, UNDER_WAY)? {
-        return wire::SignedRecord::decode(&*kept).map_err(EndpointError::mls("read a record operation"));
-    }
-    let record = make(tx)?;
-    keepsake::put(tx, UNDER_WAY, &record.encode_to_vec())?;
-    Ok(record)
+/// Names what was asked for.
+fn asked_for(what: &[u8], how: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(what).chain_update(b"\0").chain_update(how).finalize().into()
+}
+
+fn under_way(tx: &mut Tx<'_>) -> Result<Option<UnderWay>, EndpointError> {
+    let Some(kept) = keepsake::get(tx, UNDER_WAY)? else { return Ok(None) };
+    let Some((asked, record)) = kept.split_first_chunk() else { return Ok(None) };
+    let record = wire::SignedRecord::decode(record).map_err(EndpointError::mls("read a record operation"))?;
+    Ok(Some(UnderWay { asked: *asked, record }))
 }
 
 fn sign(
     tx: &mut Tx<'_>,
     (handle, record_key): &Keyed,
-    next: Option<(u64, u64)>,
-    (attestation, second_attestation, two_authorities): (
-        wire::SignedAttestation,
-        Option<wire::SignedAttestation>,
-        bool,
-    ),
-    close: bool,
+    next: Next,
 ) -> Result<wire::SignedRecord, EndpointError> {
     let identity = identity::identity(tx)?;
     let account = identity::key(tx, OwnKey::Account)?;
-    let version = next.map_or(1, |(version, _)| version);
+    let version = next.after.map_or(1, |(version, _)| version.saturating_add(1));
     let address = Address {
-        node: identity.node,
+        node: next.node,
         alias: identity.alias,
         credential_key: CredentialKey::try_from(identity.credential_key.as_slice()).map_err(Refusal::from)?,
     };
-    let sealed_part = if close {
+    let sealed_part = if next.close {
         bytes::Bytes::new()
     } else {
         address.seal(record_key, handle, version, tx.entropy()).map_err(Refusal::from)?
@@ -293,11 +370,11 @@ fn sign(
     let draft = RecordDraft {
         handle: *handle,
         version,
-        previous_index: next.map(|(_, index)| index),
-        attestation,
-        second_attestation,
+        previous_index: next.after.map(|(_, index)| index),
+        attestation: next.words.attestation,
+        second_attestation: next.words.second,
         sealed_part,
-        two_authorities,
+        two_authorities: next.two_authorities,
         changed_at: tx.now(),
     };
     Ok(draft.sign(&account))
@@ -313,8 +390,7 @@ fn standing(tx: &mut Tx<'_>) -> Result<Option<Standing>, EndpointError> {
 }
 
 fn stand(tx: &mut Tx<'_>, record: &wire::SignedRecord, index: u64) -> Result<(), EndpointError> {
-    keepsake::put(tx, STANDING, &[index.to_be_bytes().as_slice(), &record.encode_to_vec()].concat())?;
-    forget(tx)
+    keepsake::put(tx, STANDING, &[index.to_be_bytes().as_slice(), &record.encode_to_vec()].concat())
 }
 
 fn forget(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
@@ -329,18 +405,36 @@ mod tests {
     use chancery_directory_core::RecordKey;
 
     #[tokio::test]
-    async fn a_repetition_asks_for_the_same() {
-        let (device, _) = Device::person(1).await;
+    async fn the_next_version_says_what_was_asked_for() {
+        let (device, identity) = Device::person(1).await;
         let keyed = (Handle::from_bytes([1; 32]), RecordKey::from_bytes([2; 32]));
-        let make = async |next| {
+        let make = async |after, close| {
             let keyed = keyed.clone();
-            let words = (wire::SignedAttestation::default(), None, false);
-            device.run(move |tx| under_way_or(tx, |tx| sign(tx, &keyed, next, words, false))).await
+            let words = Words { attestation: wire::SignedAttestation::default(), second: None };
+            let node: NodeId = "elsewhere".parse().unwrap();
+            let next = Next { words, two_authorities: true, close, node, after };
+            let signed = device.run(move |tx| sign(tx, &keyed, next)).await;
+            wire::Record::decode(signed.record).unwrap()
         };
-        let first = make(None).await;
-        assert!(make(Some((8, 41))).await == first);
+        let first = make(None, false).await;
+        assert_eq!((first.version, first.previous_index, first.two_authorities), (1, None, true));
+        let opened = Address::open(&first.sealed_part, &keyed.1, &keyed.0, 1).unwrap();
+        assert_eq!((opened.node.as_str(), opened.alias), ("elsewhere", identity.alias));
+        let closed = make(Some((8, 41)), true).await;
+        assert_eq!((closed.version, closed.previous_index, closed.closed), (9, Some(41), true));
+    }
+
+    #[tokio::test]
+    async fn what_is_under_way_is_kept_with_what_it_was_asked_for() {
+        let (device, _) = Device::person(1).await;
+        let record = wire::SignedRecord { record: vec![1; 9].into(), signature: vec![2; 64].into() };
+        let asked = asked_for(b"move", b"there");
+        assert!(asked != asked_for(b"move", b"here") && asked != asked_for(b"close", b""));
+        let kept = [asked.as_slice(), &record.encode_to_vec()].concat();
+        device.run(move |tx| keepsake::put(tx, UNDER_WAY, &kept)).await;
+        let found = device.run(under_way).await.unwrap();
+        assert!(found.asked == asked && found.record == record);
         device.run(forget).await;
-        let record = wire::Record::decode(make(Some((8, 41))).await.record).unwrap();
-        assert_eq!((record.version, record.previous_index, record.closed), (8, Some(41), false));
+        assert!(device.run(under_way).await.is_none());
     }
 }

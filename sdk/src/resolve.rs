@@ -9,14 +9,11 @@ use crate::node_client::NodeClient;
 use crate::peer::{self, Peer};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::attestation::SchemeName;
-use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedLookup};
-use chancery_directory_core::{
-    Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, Prefix, RecordKey,
-};
+use chancery_directory_core::lookup::ALARMING_AGE;
+use chancery_directory_core::{Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, RecordKey};
 use chancery_types::{Alias, Entropy, Handle, Identifier, Reason, Refusal};
 use rusqlite::{OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,29 +191,23 @@ impl Resolver {
 
     async fn look_up(&self, wanted: &[&(Keyed, SchemeName)]) -> Result<Vec<Resolved>, Refusal> {
         let mut state = self.view.state().await?;
-        let bits = state.lookup_prefix_bits();
         let mut found = Vec::with_capacity(wanted.len());
         let mut chunks: Vec<_> = wanted.chunks(PREFIXES).rev().collect();
         while let Some(chunk) = chunks.pop() {
-            let prefixes: Vec<Prefix> = chunk
-                .iter()
-                .map(|((handle, _), _)| Prefix::of(handle, bits))
-                .collect::<BTreeSet<_>>()
-                .into_iter()
-                .collect();
-            let mut verified = match self.places(&prefixes, bits, 0).await {
+            let handles: Vec<Handle> = chunk.iter().map(|((handle, _), _)| *handle).collect();
+            let mut verified = match self.view.look_up(&handles, 0).await {
                 // The places are large: fewer at once.
-                Err(refusal) if refusal.reason == Reason::TooLarge && prefixes.len() > 1 => {
+                Err(refusal) if refusal.reason == Reason::TooLarge && chunk.len() > 1 => {
                     let (first, second) = chunk.split_at(chunk.len() / 2);
                     chunks.extend([second, first]);
                     continue;
                 }
                 verified => verified?,
             };
-            if chunk.iter().any(|((handle, _), _)| !verified.holds(handle)) {
+            if handles.iter().any(|handle| !verified.holds(handle)) {
                 // The node may have kept them from before somebody enrolled.
                 let newest = verified.roots().iter().map(|root| root.index).max().unwrap_or(0);
-                verified = self.places(&prefixes, bits, newest).await?;
+                verified = self.view.look_up(&handles, newest).await?;
             }
             let is_stale = verified.age(self.call(|tx| Ok(tx.now())).await?) > ALARMING_AGE;
             let mut refreshed = false;
@@ -245,12 +236,6 @@ impl Resolver {
         self.call(move |tx| kept.iter().try_for_each(|(handle, resolved)| keep_record(tx, handle, resolved)))
             .await?;
         Ok(found.into_iter().map(|(_, resolved)| resolved).collect())
-    }
-
-    async fn places(&self, prefixes: &[Prefix], bits: u32, after: u64) -> Result<VerifiedLookup, Refusal> {
-        let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
-        let response = self.client.lookup(named, after).await?;
-        self.view.verify_lookup(response, prefixes.to_vec(), bits).await
     }
 
     async fn call<T: Send + 'static>(

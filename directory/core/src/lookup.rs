@@ -4,7 +4,6 @@
 
 use crate::attestation::{CLOCK_SKEW, SchemeName};
 use crate::entry::{Event, Leaf, RecordChange, SALT_LENGTH};
-use crate::keys::AccountKey;
 use crate::map::proof::Place;
 use crate::map::{Item, Sum};
 use crate::note::VerifiedCheckpoint;
@@ -12,7 +11,6 @@ use crate::prefix::MAX_BITS;
 use crate::record::SignedRecord;
 use crate::statement::array;
 use crate::{Address, Error, FederationState, Prefix, RecordKey, Trust};
-use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, Timestamp};
 use prost::Message as _;
@@ -240,15 +238,7 @@ impl VerifiedLookup {
                 word.verify(federation, sequenced_at)?.current(sequenced_at)?;
             }
         }
-        Ok(Some(VerifiedRecord {
-            handle: *handle,
-            account_key: *record.account_key(),
-            version: record.version(),
-            index: item.index(),
-            previous_index: record.previous_index(),
-            sequenced_at,
-            sealed_part: record.sealed_part().clone(),
-        }))
+        Ok(Some(VerifiedRecord { record: record.clone(), index: item.index(), sequenced_at }))
     }
 }
 
@@ -291,37 +281,25 @@ impl fmt::Debug for VerifiedLookup {
 /// A record that a sender may believe.
 #[derive(Clone, Debug)]
 pub struct VerifiedRecord {
-    /// The handle.
-    pub handle: Handle,
-    /// Speaks for the handle.
-    pub account_key: AccountKey,
-    /// Version, from 1.
-    pub version: u64,
+    /// What the account signed.
+    pub record: SignedRecord,
     /// Index of its entry.
     pub index: u64,
-    /// Index of the handle's previous entry.
-    pub previous_index: Option<u64>,
     /// When the directory sequenced it.
     pub sequenced_at: Timestamp,
-    sealed_part: Bytes,
 }
 
 impl VerifiedRecord {
-    /// Whether its owner left.
-    pub fn is_closed(&self) -> bool {
-        self.sealed_part.is_empty()
-    }
-
     /// Where letters for the handle go.
     ///
     /// # Errors
     /// [`Error::Closed`], [`Error::CannotOpen`], or the owner sealed something
     /// malformed.
     pub fn open(&self, key: &RecordKey) -> Result<Address, Error> {
-        if self.is_closed() {
+        if self.record.is_closed() {
             return Err(Error::Closed);
         }
-        Address::open(&self.sealed_part, key, &self.handle, self.version)
+        Address::open(self.record.sealed_part(), key, self.record.handle(), self.record.version())
     }
 }
 

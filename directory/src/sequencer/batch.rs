@@ -104,7 +104,7 @@ impl Batch {
         self.rows.gone.extend([replaced, change.ends_index].into_iter().flatten());
         let record = Some(accepted.record().wire().clone());
         let body = wire::RecordBody { record, salt: salt.to_vec().into() };
-        self.rows.bodies.push(NewBody::new(item, &change, body, accepted.changes()));
+        self.rows.bodies.push(NewBody::new(item, change.previous_index, body, accepted.changes()));
         self.held.insert(handle, accepted.logged_at(index, self.now, before));
         Ok(Publication { index, pending: change.pending })
     }

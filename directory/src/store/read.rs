@@ -107,6 +107,17 @@ pub(crate) async fn items(pool: &Pool<Any>, database: &DatabasePlace) -> Result<
     Ok(items)
 }
 
+/// Items of the map whose records are not here.
+pub(crate) async fn bare_items(pool: &Pool<Any>) -> Result<Vec<Item>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT m.item FROM map_item m LEFT JOIN record_body b ON b.entry_index = m.entry_index \
+         WHERE b.entry_index IS NULL",
+    )
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok(Item::from_bytes(&array(row.try_get(0)?, "map_item.item")?))).collect()
+}
+
 /// The latest root of the map: its entry, when that was sequenced, the root.
 pub(crate) async fn root(pool: &Pool<Any>) -> Result<Option<(u64, Timestamp, Sum)>, StoreError> {
     let row = sqlx::query(

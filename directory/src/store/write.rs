@@ -1,7 +1,6 @@
 //! What one batch of the sequencer writes beside its entries.
 
 use super::{CHUNK, position};
-use chancery_directory_core::entry::RecordChange;
 use chancery_directory_core::map::Item;
 use chancery_kit::store::values;
 use chancery_proto::directory::v1 as wire;
@@ -22,7 +21,7 @@ pub(crate) struct NewBody {
 }
 
 impl NewBody {
-    pub(crate) fn new(item: Item, change: &RecordChange, body: wire::RecordBody, changes: u32) -> Self {
+    pub(crate) fn new(item: Item, previous_index: Option<u64>, body: wire::RecordBody, changes: u32) -> Self {
         let listed = wire::MapItem {
             index: item.index(),
             sequenced_at_ms: item.sequenced_at().millis(),
@@ -30,7 +29,7 @@ impl NewBody {
             content: Some(wire::map_item::Content::Body(body)),
         };
         let bytes = wire::MapItems { items: vec![listed] }.encode_to_vec();
-        Self { item, previous_index: change.previous_index, bytes, changes }
+        Self { item, previous_index, bytes, changes }
     }
 }
 

@@ -67,7 +67,10 @@ async fn changes_and_repeated_requests(backend: Backend) {
     let change = setting.draft(&owner, 2, Some(index)).sign(&owner.account);
     let changed = setting.publish(change.clone()).await.unwrap();
     let found = find(&setting, &owner).await.unwrap();
-    assert_eq!((found.index, found.version, found.previous_index), (changed.index, 2, Some(index)));
+    assert_eq!(
+        (found.index, found.record.version(), found.record.previous_index()),
+        (changed.index, 2, Some(index))
+    );
     assert_eq!(found.open(&owner.record_key).unwrap(), owner.address);
 
     // The same again gets the same answer while it stands; what was replaced is gone.
@@ -274,7 +277,7 @@ async fn a_closed_record_stands_as_a_tombstone(backend: Backend) {
     let returned = Owner { account: keys::generate(&*setting.mesh.entropy), ..owner };
     let record = setting.draft(&returned, 3, Some(closed)).sign(&returned.account);
     assert!(!setting.publish(record).await.unwrap().pending);
-    assert_eq!(find(&setting, &returned).await.unwrap().account_key, (&returned.account).into());
+    assert_eq!(find(&setting, &returned).await.unwrap().record.account_key(), &(&returned.account).into());
 }
 
 async fn a_re_enrolment_waits_for_the_owners_veto(backend: Backend) {
@@ -288,7 +291,7 @@ async fn a_re_enrolment_waits_for_the_owners_veto(backend: Backend) {
     assert_eq!(find(&setting, &owner).await.unwrap().index, index, "senders keep to the record");
     let lookup = setting.verified(&[owner.handle]).await;
     let seen = lookup.pending(&owner.handle, &setting.state).unwrap().unwrap();
-    assert_eq!((seen.index, seen.account_key), (pending.index, (&claimant.account).into()));
+    assert_eq!((seen.index, seen.record.account_key()), (pending.index, &(&claimant.account).into()));
     // The owner's next change ends it, and its word is spent.
     setting.mesh.clock.advance(Duration::from_secs(1));
     let veto = setting.draft(&owner, 2, Some(index)).sign(&owner.account);
@@ -308,7 +311,7 @@ async fn a_re_enrolment_waits_for_the_owners_veto(backend: Backend) {
     let settled = setting.publish(claim).await.unwrap();
     assert!(!settled.pending && settled.index > pending.index);
     let found = find(&setting, &claimant).await.unwrap();
-    assert_eq!((found.index, found.account_key), (settled.index, (&claimant.account).into()));
+    assert_eq!((found.index, found.record.account_key()), (settled.index, &(&claimant.account).into()));
     let again = setting.draft(&owner, 4, Some(settled.index)).sign(&owner.account);
     assert!(setting.publish(again).await.unwrap().pending, "the old key is now the claimant");
 }

@@ -93,8 +93,23 @@ impl Mesh {
     /// Ends the directory and starts the copy of that name in its place.
     pub async fn restore_directory(&mut self, name: &str) {
         self.stop_directory().await;
+        self.start_directory(name).await;
+    }
+
+    /// Starts the directory in that folder, where the one that ended was: its own is
+    /// `directory`.
+    pub async fn start_directory(&mut self, name: &str) {
         let listener = TcpListener::bind(&self.directory_address).await.unwrap();
         self.serve_directory_from(name, listener).await;
+    }
+
+    /// Entries of the log.
+    pub async fn log_size(&self) -> u64 {
+        let (channel, _) =
+            connect(&self.directory_address, Party::Directory, self.anonymous()).await.unwrap();
+        let request = wire::FetchCheckpointRequest {};
+        let answer = DirectoryServiceClient::new(channel).fetch_checkpoint(request).await.unwrap();
+        self.trust.verify_checkpoint(&answer.into_inner().checkpoint).unwrap().size()
     }
 
     /// Has a decision of governance logged.

@@ -153,3 +153,48 @@ async fn a_device_publishes_through_another_node_than_its_home() {
     let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
     assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
 }
+
+#[tokio::test]
+async fn what_was_begun_ends_before_something_else_begins() {
+    let mut mesh = Mesh::with_nodes().await;
+    let identifier = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &identifier, "person").await;
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
+    mesh.stop_directory().await;
+    let cut = person.endpoint.change_record(RecordChange::TwoAuthorities(true)).await;
+    assert_eq!(cut.unwrap_err().reason, Reason::DirectoryUnreachable);
+    mesh.start_directory("directory").await;
+    let before = mesh.log_size().await;
+    // Asked for again it is the same, and what is asked for then is another.
+    let close = async || person.endpoint.change_record(RecordChange::Close).await;
+    until("the directory is reached again", async || close().await.is_ok()).await;
+    assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
+    let sender = Device::open(&mesh, "federal", "sender").await;
+    sender.endpoint.register().await.unwrap();
+    assert_eq!(resolve(&sender, &identifier).await, Err(Reason::RecipientClosed));
+    // Two changes, a root with each, and perhaps one more root.
+    assert!((before + 2..=before + 5).contains(&mesh.log_size().await));
+    assert!(alarms(&person).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_off_alarms_nobody() {
+    let mesh = Mesh::with_nodes().await;
+    let person = Device::enrol(&mesh, "regional", &person_number(1), "person").await;
+    for two in [true, false, true] {
+        let before = mesh.log_size().await;
+        let logged = until("the change is logged", async || mesh.log_size().await > before);
+        tokio::select! {
+            biased;
+            () = logged => {}
+            changed = person.endpoint.change_record(RecordChange::TwoAuthorities(two)) => {
+                changed.unwrap();
+            }
+        }
+        let fresh = async || person.endpoint.check_record().await == Ok(RecordCheck::AsPublished);
+        until("the map shows it", fresh).await;
+    }
+    assert!(alarms(&person).await.is_empty());
+    let again = person.endpoint.change_record(RecordChange::TwoAuthorities(true)).await.unwrap();
+    assert!(!again.pending);
+}

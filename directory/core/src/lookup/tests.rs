@@ -5,6 +5,7 @@ use crate::keys;
 use crate::map::Map;
 use crate::record::RecordDraft;
 use crate::testing::{Log, NOW, World};
+use bytes::Bytes;
 use chancery_proto::directory::v1::map_item::Content;
 use chancery_types::entropy::SeededEntropy;
 
@@ -131,7 +132,7 @@ fn an_honest_answer_opens() {
     let setting = Setting::new();
     let found = setting.find(setting.answer()).unwrap().unwrap();
     assert_eq!(found.open(&setting.world.record_key).unwrap(), setting.world.address);
-    assert_eq!((found.version, found.index, found.previous_index), (1, 3, None));
+    assert_eq!((found.record.version(), found.index, found.record.previous_index()), (1, 3, None));
     assert_eq!(found.open(&RecordKey::from_bytes([0; 32])), Err(Error::CannotOpen));
 }
 
@@ -257,7 +258,7 @@ fn a_closed_record_is_not_an_absent_one() {
     closing.sealed_part = Bytes::new();
     setting.put(closing.sign(&setting.world.account), false);
     let found = setting.find(setting.answer()).unwrap().unwrap();
-    assert!(found.is_closed());
+    assert!(found.record.is_closed());
     assert_eq!(found.open(&setting.world.record_key), Err(Error::Closed));
 }
 
@@ -271,10 +272,10 @@ fn senders_keep_to_the_record_while_its_owner_sees_what_is_pending() {
     draft.attestation = attestation.sign(&setting.world.authority);
     let index = setting.put(draft.sign(&thief), true);
     let found = setting.find(setting.answer()).unwrap().unwrap();
-    assert_eq!((found.index, found.account_key), (3, (&setting.world.account).into()));
+    assert_eq!((found.index, found.record.account_key()), (3, &(&setting.world.account).into()));
     let lookup = setting.verify(setting.answer()).unwrap();
     let pending = lookup.pending(&setting.world.handle, &setting.world.state).unwrap().unwrap();
-    assert_eq!((pending.index, pending.account_key), (index, (&thief).into()));
+    assert_eq!((pending.index, pending.record.account_key()), (index, &(&thief).into()));
     let own = lookup.own(&setting.world.handle, &setting.world.state).unwrap().unwrap();
     assert_eq!(own.index, 3);
     // Shown to senders as if it were in force, or hidden from its owner.
