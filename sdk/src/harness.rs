@@ -5,6 +5,7 @@ use crate::content::{Letter, MimiId};
 use crate::credential::AgentName;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
+use crate::home;
 use crate::identity::{self, Identity};
 use crate::inbox::{self, InboxItem};
 use crate::mls::{Suite, key_package};
@@ -296,7 +297,7 @@ impl Device {
     /// Reads the mailbox from where it stands, and acknowledges.
     pub(crate) async fn fetch(&self, hub: &mut Hub) -> Vec<Processed> {
         let identity = self.run(|tx| identity::identity(tx)).await;
-        let after = self.run(|tx| inbox::mailbox_position(tx)).await;
+        let after = self.run(|tx| home::through(tx, 1)).await;
         let items = hub.mailboxes.get(&identity.alias).cloned().unwrap_or_default();
         let mut processed = Vec::new();
         for (position, item) in (1_u64..).zip(items).skip(usize::try_from(after).unwrap()) {
@@ -310,13 +311,13 @@ impl Device {
         self.run(move |tx| {
             let processed = match &item {
                 Item::Delivery(delivery) if delivery.except_device == device.as_bytes().as_slice() => None,
-                Item::Delivery(delivery) => Some(thread::receive(tx, position, delivery, true)?),
+                Item::Delivery(delivery) => Some(thread::receive(tx, at(position), delivery, true)?),
                 Item::Event(event) => {
                     event::observe(tx, event)?;
                     None
                 }
             };
-            inbox::set_mailbox_position(tx, position)?;
+            home::set_through(tx, 1, position)?;
             Ok(processed)
         })
         .await
@@ -326,13 +327,13 @@ impl Device {
         use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
         use prost::Message as _;
         let identity = self.run(|tx| identity::identity(tx)).await;
-        let Some(acknowledgement) = self.run(|tx| inbox::acknowledgement(tx, 0)).await else { return };
+        let Some(acknowledgement) = self.run(|tx| inbox::acknowledgement(tx, 1, 0)).await else { return };
         for receipt in acknowledgement.receipts {
             let signed = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
             let message = DeliveryReceipt::decode(signed.receipt).unwrap().message_id;
             hub.report(&MessageId::try_from(&message).unwrap(), identity.alias, receipt);
         }
-        self.run(move |tx| inbox::forget_receipts(tx, acknowledgement.through)).await;
+        self.run(move |tx| inbox::forget_receipts(tx, 1, acknowledgement.through)).await;
     }
 
     pub(crate) async fn inbox(&self) -> Vec<InboxItem> {
@@ -395,4 +396,9 @@ pub(crate) async fn pair(suite: Suite) -> Pair {
     assert_eq!(person.fetch(&mut hub).await, [Processed::Joined, Processed::Letter { position: 1 }]);
     agent.fetch(&mut hub).await;
     Pair { hub, agent, agent_identity, person, person_identity, thread }
+}
+
+/// A place in the mailbox of the first home.
+pub(crate) const fn at(position: u64) -> inbox::Place {
+    inbox::Place { home: 1, position }
 }

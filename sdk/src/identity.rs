@@ -4,6 +4,7 @@
 
 use crate::credential;
 use crate::error::EndpointError;
+use crate::home;
 use crate::mls::Suite;
 use crate::store::{StoreError, Tx};
 use chancery_types::{Alias, DeviceId, NodeId};
@@ -176,7 +177,7 @@ pub(crate) fn insert(
             account.map(|(_, account)| Zeroizing::new(account.to_bytes()).to_vec()),
         ],
     )?;
-    Ok(())
+    home::begin(tx, &identity.node)
 }
 
 pub(crate) fn new_key(tx: &Tx<'_>) -> SigningKey {
@@ -226,10 +227,26 @@ pub(crate) fn leaf(tx: &Tx<'_>, suite: Suite) -> Result<Leaf, EndpointError> {
     Ok(Leaf { key: tx.signing_key(&Zeroizing::new(seed)), credential })
 }
 
-/// Other devices of the account that this one knows of.
-pub(crate) fn add_own_device(tx: &Tx<'_>, device: DeviceId) -> Result<(), EndpointError> {
-    tx.sql().execute("INSERT OR IGNORE INTO own_devices (device) VALUES (?1)", [device.as_bytes()])?;
+/// Notes another device of the account, with the key of its connections where this
+/// device linked it.
+pub(crate) fn add_own_device(
+    tx: &Tx<'_>,
+    device: DeviceId,
+    auth_key: Option<[u8; 32]>,
+) -> Result<(), EndpointError> {
+    tx.sql().execute(
+        "INSERT OR IGNORE INTO own_devices (device, auth_key) VALUES (?1, ?2)",
+        params![device.as_bytes(), auth_key],
+    )?;
     Ok(())
+}
+
+/// Devices that this one linked, with the keys of their connections.
+pub(crate) fn linked_devices(tx: &Tx<'_>) -> Result<Vec<(DeviceId, [u8; 32])>, EndpointError> {
+    let mut statement =
+        tx.sql().prepare_cached("SELECT device, auth_key FROM own_devices WHERE auth_key IS NOT NULL")?;
+    let rows = statement.query_map([], |row| Ok((DeviceId::from_bytes(row.get(0)?), row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Whether the account has another device, as far as this one knows.

@@ -5,6 +5,7 @@ use crate::content::MimiId;
 use crate::content_view;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
+use crate::home;
 use crate::identity::{self, Leaf};
 use crate::store::Tx;
 use crate::thread::{Processed, Thread};
@@ -18,12 +19,20 @@ pub(crate) const RECEIPT_CONTEXT: &[u8] = b"chancery delivery receipt v1\0";
 /// Receipts in one acknowledgement.
 const RECEIPTS: usize = 256;
 
-const MAILBOX: &str = "mailbox";
 const CALLER: &str = "inbox acknowledged";
+
+/// Where an item stood: in the mailbox that a home keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The home.
+    pub home: i64,
+    /// Position there.
+    pub position: u64,
+}
 
 /// An application message that was decrypted and checked.
 pub(crate) struct Arrived {
-    pub(crate) mailbox_position: u64,
+    pub(crate) place: Place,
     pub(crate) message_id: MessageId,
     pub(crate) sequence: u64,
     pub(crate) sender: Alias,
@@ -116,8 +125,8 @@ fn put_receipt(tx: &Tx<'_>, leaf: &Leaf, device: DeviceId, arrived: &Arrived) ->
     let signature = leaf.sign_bytes(&[RECEIPT_CONTEXT, &receipt].concat()).to_vec();
     let signed = SignedDeliveryReceipt { receipt: receipt.into(), signature: signature.into() };
     tx.sql()
-        .prepare_cached("INSERT OR REPLACE INTO receipts (position, receipt) VALUES (?1, ?2)")?
-        .execute(params![arrived.mailbox_position, signed.encode_to_vec()])?;
+        .prepare_cached("INSERT OR REPLACE INTO receipts (home, position, receipt) VALUES (?1, ?2, ?3)")?
+        .execute(params![arrived.place.home, arrived.place.position, signed.encode_to_vec()])?;
     Ok(())
 }
 
@@ -151,42 +160,33 @@ pub(crate) fn count_up(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
         .query_row([name], |row| row.get(0))?)
 }
 
-/// Position of the mailbox up to which everything was taken.
-///
-/// # Errors
-/// The store's.
-pub fn mailbox_position(tx: &Tx<'_>) -> Result<u64, EndpointError> {
-    mark(tx, MAILBOX)
-}
-
-/// Everything up to a position of the mailbox was taken, in this transaction or before.
-///
-/// # Errors
-/// The store's.
-pub fn set_mailbox_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointError> {
-    raise_mark(tx, MAILBOX, position)
-}
-
-/// What may be acknowledged now, when everything up to `acknowledged` was; `None`:
-/// nothing new. Items that wait for the outcome of our own commit, and all behind
+/// What may be acknowledged to a home now, when everything up to `acknowledged` was;
+/// `None`: nothing new. Items that wait for something before them, and all behind
 /// them, are not.
 ///
 /// # Errors
 /// The store's.
-pub fn acknowledgement(tx: &Tx<'_>, acknowledged: u64) -> Result<Option<Acknowledgement>, EndpointError> {
-    let parked: Option<u64> =
-        tx.sql().prepare_cached("SELECT min(position) FROM parked")?.query_row([], |row| row.get(0))?;
-    let mut through = mark(tx, MAILBOX)?.min(parked.map_or(u64::MAX, |position| position.saturating_sub(1)));
+pub fn acknowledgement(
+    tx: &Tx<'_>,
+    home: i64,
+    acknowledged: u64,
+) -> Result<Option<Acknowledgement>, EndpointError> {
+    let parked: Option<u64> = tx
+        .sql()
+        .prepare_cached("SELECT min(position) FROM parked WHERE home = ?1")?
+        .query_row([home], |row| row.get(0))?;
+    let parked = parked.map_or(u64::MAX, |position| position.saturating_sub(1));
+    let mut through = home::through(tx, home)?.min(parked);
     if through <= acknowledged {
         return Ok(None);
     }
     let rows: Vec<(u64, Vec<u8>)> = tx
         .sql()
         .prepare_cached(
-            "SELECT position, receipt FROM receipts WHERE position > ?1 AND position <= ?2 \
-             ORDER BY position LIMIT ?3",
+            "SELECT position, receipt FROM receipts WHERE home = ?1 AND position > ?2 AND position <= ?3 \
+             ORDER BY position LIMIT ?4",
         )?
-        .query_map(params![acknowledged, through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![home, acknowledged, through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect::<Result<_, _>>()?;
     let more = rows.len() == RECEIPTS;
     if more && let Some((last, _)) = rows.last() {
@@ -196,13 +196,14 @@ pub fn acknowledgement(tx: &Tx<'_>, acknowledged: u64) -> Result<Option<Acknowle
     Ok(Some(Acknowledgement { through, receipts, more }))
 }
 
-/// The home node has what was acknowledged: the receipts may go. That nobody
-/// writes this down at once only means that they may be sent again.
+/// A home has what was acknowledged: the receipts may go. That nobody writes this
+/// down at once only means that they may be sent again.
 ///
 /// # Errors
 /// The store's.
-pub fn forget_receipts(tx: &Tx<'_>, through: u64) -> Result<(), EndpointError> {
-    tx.sql().prepare_cached("DELETE FROM receipts WHERE position <= ?1")?.execute([through])?;
+pub fn forget_receipts(tx: &Tx<'_>, home: i64, through: u64) -> Result<(), EndpointError> {
+    let sql = "DELETE FROM receipts WHERE home = ?1 AND position <= ?2";
+    tx.sql().prepare_cached(sql)?.execute(params![home, through])?;
     Ok(())
 }
 

@@ -30,6 +30,7 @@ mod content_view;
 mod directory_view;
 #[cfg(test)]
 mod harness;
+mod home;
 mod keepsake;
 mod own_record;
 mod resolve;

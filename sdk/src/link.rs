@@ -128,7 +128,7 @@ pub fn approve(tx: &mut Tx<'_>, request: &[u8], trust: &[u8]) -> Result<Approved
             (*suite, credential::sign(&signer, identity.alias, device, key, agent, tx.now()))
         })
         .collect();
-    identity::add_own_device(tx, device)?;
+    identity::add_own_device(tx, device, Some(request.auth_key))?;
     let grant = Grant {
         version: VERSION,
         federation: identity.federation,
@@ -178,7 +178,7 @@ pub fn accept(tx: &mut Tx<'_>, grant: &[u8]) -> Result<Vec<u8>, EndpointError> {
             return Err(EndpointError::Invalid("the grant is not for this device"));
         }
     }
-    identity::add_own_device(tx, DeviceId::from_bytes(grant.granted_by))?;
+    identity::add_own_device(tx, DeviceId::from_bytes(grant.granted_by), None)?;
     tx.sql().execute("DELETE FROM keepsakes WHERE name IN (?1, ?2)", [PENDING_DEVICE, PENDING_AUTH])?;
     Ok(grant.trust)
 }

@@ -1,6 +1,7 @@
-//! The connection to the home node: calls with deadlines, and proof of the
+//! The connection to a home node: calls with deadlines, and proof of the
 //! device key on each new connection. Channels connect again on their own, so
-//! the node's NOT_AUTHENTICATED is the sign to prove it again.
+//! the node's NOT_AUTHENTICATED is the sign to prove it again. When the account
+//! moves, all clones of the client go to the new home.
 
 use chancery_directory_core::statement::Member;
 use chancery_kit::status::{call_within, from_status};
@@ -18,7 +19,7 @@ use chancery_types::{Alias, DeviceId, NodeId, Reason, Refusal};
 use ed25519_dalek::{Signer as _, SigningKey};
 use prost::bytes::Bytes;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -39,14 +40,40 @@ pub(crate) struct DeviceProof {
     pub(crate) key: SigningKey,
 }
 
-/// The home node.
+/// A home node. Clones go to the same one.
 #[derive(Clone)]
 pub struct NodeClient {
+    at: Arc<RwLock<At>>,
+    proof: Arc<DeviceProof>,
+    credentials: Arc<Credentials>,
+    proving: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Clone)]
+struct At {
     channel: Channel,
     exporter: ExporterHandle,
     node: NodeId,
-    proof: Arc<DeviceProof>,
-    proving: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl At {
+    fn new(endpoint: &str, node: NodeId, credentials: &Arc<Credentials>) -> Result<Self, TlsError> {
+        let (channel, exporter) = connect_lazy(endpoint, Party::Node(node.clone()), Arc::clone(credentials))?;
+        Ok(Self { channel, exporter, node })
+    }
+
+    /// "chancery device auth v1" ‖ 0x00 ‖ node id ‖ 0x00 ‖ device id ‖ TLS exporter.
+    fn signature(&self, proof: &DeviceProof, exporter: [u8; 32]) -> Bytes {
+        let message = [
+            b"chancery device auth v1\0".as_slice(),
+            self.node.as_str().as_bytes(),
+            b"\0",
+            proof.device.as_bytes(),
+            &exporter,
+        ]
+        .concat();
+        proof.key.sign(&message).to_bytes().to_vec().into()
+    }
 }
 
 impl NodeClient {
@@ -57,8 +84,26 @@ impl NodeClient {
         credentials: Arc<Credentials>,
         proof: DeviceProof,
     ) -> Result<Self, TlsError> {
-        let (channel, exporter) = connect_lazy(endpoint, Party::Node(node.clone()), credentials)?;
-        Ok(Self { channel, exporter, node, proof: Arc::new(proof), proving: Arc::default() })
+        let at = Arc::new(RwLock::new(At::new(endpoint, node, &credentials)?));
+        Ok(Self { at, proof: Arc::new(proof), credentials, proving: Arc::default() })
+    }
+
+    /// A client of another node for the same device.
+    pub(crate) fn elsewhere(&self, endpoint: &str, node: NodeId) -> Result<Self, TlsError> {
+        let at = Arc::new(RwLock::new(At::new(endpoint, node, &self.credentials)?));
+        let (proof, credentials) = (Arc::clone(&self.proof), Arc::clone(&self.credentials));
+        Ok(Self { at, proof, credentials, proving: Arc::default() })
+    }
+
+    /// This client and its clones are another node's from now on.
+    pub(crate) fn go_to(&self, endpoint: &str, node: NodeId) -> Result<(), TlsError> {
+        let at = At::new(endpoint, node, &self.credentials)?;
+        *self.at.write().unwrap_or_else(PoisonError::into_inner) = at;
+        Ok(())
+    }
+
+    fn at(&self) -> At {
+        self.at.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Blobs of the home node, on an authenticated connection.
@@ -67,37 +112,25 @@ impl NodeClient {
     /// The node cannot be reached or does not know the device.
     pub async fn blobs(&self) -> Result<BlobServiceClient<Channel>, Refusal> {
         self.authenticate().await?;
-        Ok(BlobServiceClient::new(self.channel.clone()))
-    }
-
-    /// "chancery device auth v1" ‖ 0x00 ‖ node id ‖ 0x00 ‖ device id ‖ TLS exporter.
-    fn signature(&self, exporter: [u8; 32]) -> Bytes {
-        let message = [
-            b"chancery device auth v1\0".as_slice(),
-            self.node.as_str().as_bytes(),
-            b"\0",
-            self.proof.device.as_bytes(),
-            &exporter,
-        ]
-        .concat();
-        self.proof.key.sign(&message).to_bytes().to_vec().into()
+        Ok(BlobServiceClient::new(self.at().channel))
     }
 
     /// Makes a call that carries a signature over the connection's exporter. Before
     /// the first connection there is none: the first try then only connects.
-    async fn prove<T, F>(&self, call: impl Fn(Bytes) -> F) -> Result<T, Refusal>
+    async fn prove<T, F>(&self, call: impl Fn(Channel, Bytes) -> F) -> Result<T, Refusal>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let mut tries = 0;
+        let (at, mut tries) = (self.at(), 0);
         loop {
-            let exporter = self.exporter.latest();
+            let exporter = at.exporter.latest();
             tries += 1;
-            match call(self.signature(exporter.unwrap_or_default())).await {
+            let signature = at.signature(&self.proof, exporter.unwrap_or_default());
+            match call(at.channel.clone(), signature).await {
                 Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) => {
                     let refusal = from_status(&status);
-                    let moved = self.exporter.latest() != exporter;
+                    let moved = at.exporter.latest() != exporter;
                     if !(refusal.reason == Reason::WrongSignature && moved && tries < PROOFS) {
                         return Err(refusal);
                     }
@@ -112,10 +145,10 @@ impl NodeClient {
             device_id: self.proof.device.to_wire(),
             auth_key: self.proof.key.verifying_key().to_bytes().to_vec().into(),
         };
-        self.prove(|signature| {
+        self.prove(|channel, signature| {
             let request =
                 wire::OpenAccountRequest { device: Some(device.clone()), alias: alias.to_wire(), signature };
-            let mut client = AccountServiceClient::new(self.channel.clone());
+            let mut client = AccountServiceClient::new(channel);
             async move { client.open_account(timed(request)).await }
         })
         .await
@@ -125,9 +158,9 @@ impl NodeClient {
     /// Binds the connection to this device.
     pub(crate) async fn authenticate(&self) -> Result<(), Refusal> {
         let _one_at_a_time = self.proving.lock().await;
-        self.prove(|signature| {
+        self.prove(|channel, signature| {
             let request = wire::AuthenticateRequest { device_id: self.proof.device.to_wire(), signature };
-            let mut client = AccountServiceClient::new(self.channel.clone());
+            let mut client = AccountServiceClient::new(channel);
             async move { client.authenticate(timed(request)).await }
         })
         .await
@@ -139,7 +172,7 @@ impl NodeClient {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        match call(self.channel.clone()).await {
+        match call(self.at().channel).await {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => {
                 let refusal = from_status(&status);
@@ -149,7 +182,7 @@ impl NodeClient {
             }
         }
         self.authenticate().await?;
-        call(self.channel.clone()).await.map(Response::into_inner).map_err(|status| from_status(&status))
+        call(self.at().channel).await.map(Response::into_inner).map_err(|status| from_status(&status))
     }
 
     pub(crate) async fn add_device(&self, device: DeviceId, auth_key: [u8; 32]) -> Result<(), Refusal> {
@@ -160,6 +193,39 @@ impl NodeClient {
         })
         .await
         .map(drop)
+    }
+
+    /// Hubs of an alias's groups behind `after`, up to 1,000.
+    pub(crate) async fn list_routes(&self, alias: Alias, after: Bytes) -> Result<Vec<wire::Route>, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::ListRoutesRequest { alias: alias.to_wire(), after: after.clone() });
+            async move { AccountServiceClient::new(channel).list_routes(request).await }
+        })
+        .await
+        .map(|answer| answer.routes)
+    }
+
+    pub(crate) async fn add_routes(&self, alias: Alias, routes: Vec<wire::Route>) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::AddRoutesRequest { alias: alias.to_wire(), routes: routes.clone() });
+            async move { AccountServiceClient::new(channel).add_routes(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn leave_alias(
+        &self,
+        alias: Alias,
+        node: &NodeId,
+        routes: u64,
+    ) -> Result<wire::LeaveAliasResponse, Refusal> {
+        self.call(|channel| {
+            let request =
+                timed(wire::LeaveAliasRequest { alias: alias.to_wire(), node: node.to_string(), routes });
+            async move { AccountServiceClient::new(channel).leave_alias(request).await }
+        })
+        .await
     }
 
     pub(crate) async fn publish_key_packages(
@@ -296,8 +362,8 @@ impl NodeClient {
     }
 
     /// The home node's name.
-    pub(crate) const fn node(&self) -> &NodeId {
-        &self.node
+    pub(crate) fn node(&self) -> NodeId {
+        self.at.read().unwrap_or_else(PoisonError::into_inner).node.clone()
     }
 
     /// Has another member's node pass a record operation on, on a connection of its own.

@@ -6,6 +6,7 @@
 use crate::content_view;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
+use crate::home;
 use crate::identity::{self, Identity};
 use crate::inbox;
 use crate::store::{StoreError, Tx};
@@ -309,6 +310,9 @@ fn prepare_one(tx: &mut Tx<'_>, identity: &Identity, item: &Item) -> Result<(), 
 /// The store's.
 pub fn next(tx: &mut Tx<'_>, after: u64, limit: usize) -> Result<Batch, EndpointError> {
     give_up(tx)?;
+    if home::submissions_wait(tx)? {
+        return Ok(Batch { submissions: Vec::new(), more: false });
+    }
     let mut bytes = 0;
     let mut submissions: Vec<Due> = Vec::new();
     let mut more = false;
@@ -410,6 +414,10 @@ fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<bool, E
             accept(tx, item, accepted)?;
             item.commits
         }
+        // It goes out again through the new home.
+        Some(outcome::Decision::Refused(refused)) if refused.reason == Reason::AliasMoved.as_str() => {
+            return Ok(false);
+        }
         Some(outcome::Decision::Refused(refused)) => {
             refuse(tx, item, &refused.reason, refused.current_epoch)?;
             true
@@ -419,6 +427,9 @@ fn decide_one(tx: &mut Tx<'_>, item: &Item, outcome: &Outcome) -> Result<bool, E
     // Our message may have been the gap, or was the last that could be.
     if let Some(mut thread) = thread::find(tx, &item.group)? {
         chain::settle(tx, &mut thread)?;
+        if receive::parks(tx, &item.group)? {
+            receive::unpark(tx, &item.group)?;
+        }
     }
     Ok(prepare(tx, &item.group)? || released)
 }

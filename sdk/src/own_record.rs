@@ -133,6 +133,11 @@ impl OwnRecord {
         self.put(asked, keyed, next).await
     }
 
+    /// Whether this device has put a record.
+    pub(crate) async fn is_published(&self) -> Result<bool, Refusal> {
+        Ok(self.call(standing).await?.is_some())
+    }
+
     /// Changes the record as the map shows it.
     pub(crate) async fn change(&self, change: RecordChange) -> Result<Publication, Refusal> {
         let asked = match &change {
@@ -162,6 +167,11 @@ impl OwnRecord {
         let last = wire::Record::decode(own.record.wire().record.clone())
             .map_err(|_| Error::Field("a record does not parse"))?;
         let address = own.open(&keyed.1);
+        if let (RecordChange::Move(node), Ok(address)) = (&change, &address)
+            && address.node == *node
+        {
+            return Ok(Publication { index: own.index, pending: false });
+        }
         let next = Next {
             words: Words {
                 attestation: last.attestation.unwrap_or_default(),
@@ -174,7 +184,7 @@ impl OwnRecord {
             close: change == RecordChange::Close,
             node: match change {
                 RecordChange::Move(node) => node,
-                RecordChange::Close => self.client.node().clone(),
+                RecordChange::Close => self.client.node(),
                 _ => address?.node,
             },
             after: Some((own.record.version(), own.index)),
@@ -242,7 +252,7 @@ impl OwnRecord {
         sealed: wire::PublishRequest,
     ) -> Result<wire::PublishResponse, Refusal> {
         let home = self.client.node();
-        let mut others: Vec<_> = state.members().filter(|member| member.administration != *home).collect();
+        let mut others: Vec<_> = state.members().filter(|member| member.administration != home).collect();
         others.sort_by_cached_key(|_| self.entropy.array::<8>());
         for member in others.into_iter().take(OTHER_RELAYS) {
             let through = NodeClient::publish_through(member, Arc::clone(&self.credentials), &sealed);

@@ -48,20 +48,27 @@ impl Resolver {
     /// # Errors
     /// What concerns all of them: directory, evaluators or node.
     pub(crate) async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Resolved>, Refusal> {
+        self.resolve_as(identifiers, false).await
+    }
+
+    async fn resolve_as(&self, identifiers: &[Identifier], anew: bool) -> Result<Vec<Resolved>, Refusal> {
         let keyed = self.keyed(identifiers).await?;
         let schemes = identifiers
             .iter()
             .map(|identifier| identifier.scheme().as_str().parse::<SchemeName>())
             .collect::<Result<Vec<_>, _>>()?;
         let wanted: Vec<_> = keyed.into_iter().zip(schemes).collect();
-        let known = self.recent(wanted.iter().map(|((handle, _), _)| *handle).collect()).await?;
+        let known = match anew {
+            true => vec![None; wanted.len()],
+            false => self.recent(wanted.iter().map(|((handle, _), _)| *handle).collect()).await?,
+        };
         let missing: Vec<_> = wanted
             .iter()
             .zip(&known)
             .filter(|(_, known)| known.is_none())
             .map(|(wanted, _)| wanted)
             .collect();
-        let mut looked_up = self.look_up(&missing).await?.into_iter();
+        let mut looked_up = self.look_up(&missing, anew).await?.into_iter();
         known
             .into_iter()
             .map(|known| match known {
@@ -71,6 +78,11 @@ impl Resolver {
                     .ok_or_else(|| Refusal::new(Reason::Internal, "a lookup has too few results")),
             })
             .collect()
+    }
+
+    /// As [`Resolver::resolve`], whatever was believed of them.
+    pub(crate) async fn resolve_anew(&self, identifiers: &[Identifier]) -> Result<Vec<Resolved>, Refusal> {
+        self.resolve_as(identifiers, true).await
     }
 
     /// Handles of identifiers with their record keys, in order.
@@ -189,7 +201,7 @@ impl Resolver {
         self.call(move |tx| handles.iter().map(|handle| recent(tx, handle)).collect()).await
     }
 
-    async fn look_up(&self, wanted: &[&(Keyed, SchemeName)]) -> Result<Vec<Resolved>, Refusal> {
+    async fn look_up(&self, wanted: &[&(Keyed, SchemeName)], anew: bool) -> Result<Vec<Resolved>, Refusal> {
         let mut state = self.view.state().await?;
         let mut found = Vec::with_capacity(wanted.len());
         let mut chunks: Vec<_> = wanted.chunks(PREFIXES).rev().collect();
@@ -204,8 +216,8 @@ impl Resolver {
                 }
                 verified => verified?,
             };
-            if handles.iter().any(|handle| !verified.holds(handle)) {
-                // The node may have kept them from before somebody enrolled.
+            if anew || handles.iter().any(|handle| !verified.holds(handle)) {
+                // The node may have kept them from before somebody enrolled or moved.
                 let newest = verified.roots().iter().map(|root| root.index).max().unwrap_or(0);
                 verified = self.view.look_up(&handles, newest).await?;
             }

@@ -6,6 +6,7 @@ mod arrows;
 mod devices;
 mod foreign;
 mod garbage;
+mod moves;
 mod records;
 mod refused;
 mod secrets;

@@ -391,6 +391,23 @@ impl TryFrom<wire::Report> for Report {
     }
 }
 
+/// A well-formed move.
+#[derive(Clone)]
+pub struct Moved {
+    /// Who.
+    pub alias: Alias,
+    /// The new home.
+    pub node: NodeId,
+}
+
+impl TryFrom<wire::Moved> for Moved {
+    type Error = Refusal;
+
+    fn try_from(message: wire::Moved) -> Result<Self, Refusal> {
+        Ok(Self { alias: (&message.alias).try_into()?, node: message.node.parse()? })
+    }
+}
+
 /// Refuses a size above its limit.
 ///
 /// # Errors
@@ -504,6 +521,9 @@ mod tests {
             }
             if let Ok(message) = wire::Report::decode(bytes.as_slice()) {
                 let _ = Report::try_from(message);
+            }
+            if let Ok(message) = wire::Moved::decode(bytes.as_slice()) {
+                let _ = Moved::try_from(message);
             }
         }
     }

@@ -3,10 +3,13 @@
 use super::Rooms;
 use super::session::{self, Session};
 use crate::store::account::{self, NewDevice};
+use crate::store::moves;
+use bytes::Bytes;
 use chancery_kit::serve::unary;
+use chancery_node_core::parcel::limit;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::account_service_server::AccountService;
-use chancery_types::{AccountId, Alias, DeviceId, Reason, Refusal};
+use chancery_types::{AccountId, Alias, DeviceId, GroupId, NodeId, Reason, Refusal};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -80,6 +83,70 @@ impl AccountService for Accounts {
         })
         .await
     }
+
+    async fn list_routes(
+        &self,
+        request: Request<wire::ListRoutesRequest>,
+    ) -> Result<Response<wire::ListRoutesResponse>, Status> {
+        unary(async {
+            let (_, alias) = own_alias(&request, &request.get_ref().alias)?;
+            let after = request.get_ref().after.clone();
+            let (store, here) = (&self.0.store, self.0.mesh.here());
+            let routes = moves::routes(store, here, alias, &after).await.map_err(internal)?;
+            let route = |(group, hub): (GroupId, NodeId)| wire::Route {
+                group_id: group.to_wire(),
+                hub: hub.to_string(),
+            };
+            Ok(wire::ListRoutesResponse { routes: routes.into_iter().map(route).collect() })
+        })
+        .await
+    }
+
+    async fn add_routes(
+        &self,
+        request: Request<wire::AddRoutesRequest>,
+    ) -> Result<Response<wire::AddRoutesResponse>, Status> {
+        unary(async {
+            let (_, alias) = own_alias(&request, &request.get_ref().alias)?;
+            let routes = request.into_inner().routes;
+            limit("routes", routes.len(), moves::ROUTES_AT_ONCE)?;
+            let route = |route: &wire::Route| {
+                Ok::<_, Refusal>((GroupId::try_from(&route.group_id)?, route.hub.parse::<NodeId>()?))
+            };
+            let routes = Arc::new(routes.iter().map(route).collect::<Result<Vec<_>, _>>()?);
+            self.0
+                .store
+                .change("node.routes.add", move |tx| {
+                    let routes = Arc::clone(&routes);
+                    Box::pin(async move { moves::add_routes(tx, alias, &routes).await })
+                })
+                .await??;
+            Ok(wire::AddRoutesResponse {})
+        })
+        .await
+    }
+
+    async fn leave_alias(
+        &self,
+        request: Request<wire::LeaveAliasRequest>,
+    ) -> Result<Response<wire::LeaveAliasResponse>, Status> {
+        unary(async {
+            let (_, alias) = own_alias(&request, &request.get_ref().alias)?;
+            let message = request.into_inner();
+            let to = message.node.parse::<NodeId>()?;
+            let left = self
+                .0
+                .store
+                .change("node.alias.leave", move |tx| {
+                    let to = to.clone();
+                    Box::pin(async move { moves::leave(tx, alias, &to, message.routes).await })
+                })
+                .await??;
+            let moves::Left { pending_hubs, last_position } = left;
+            Ok(wire::LeaveAliasResponse { pending_hubs, last_position })
+        })
+        .await
+    }
 }
 
 impl Accounts {
@@ -138,6 +205,14 @@ impl Accounts {
         session::bind(&self.0, connection, Session::new(device, account, &aliases))?;
         Ok(aliases)
     }
+}
+
+/// The calling device, and an alias of its account.
+fn own_alias<T>(request: &Request<T>, alias: &Bytes) -> Result<(Arc<Session>, Alias), Refusal> {
+    let session = session::device(request)?;
+    let alias = Alias::try_from(alias)?;
+    session.own(&alias)?;
+    Ok((session, alias))
 }
 
 fn new_device(device: Option<wire::Device>) -> Result<NewDevice, Refusal> {

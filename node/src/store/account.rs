@@ -29,18 +29,18 @@ pub(crate) async fn device(store: &NodeStore, device: DeviceId) -> Result<Option
     .fetch_optional(store.readers())
     .await?;
     row.map(|row| {
-        let key: Vec<u8> = row.try_get(1)?;
-        let auth_key = <[u8; 32]>::try_from(key.as_slice());
         Ok(DeviceRow {
             account_id: sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?,
-            auth_key: auth_key.map_err(|e| sqlx::Error::ColumnDecode {
-                index: "device.auth_key".to_owned(),
-                source: Box::new(e),
-            })?,
+            auth_key: auth_key(&row.try_get::<Vec<u8>, _>(1)?)?,
             agent: row.try_get(2)?,
         })
     })
     .transpose()
+}
+
+fn auth_key(key: &[u8]) -> Result<[u8; 32], sqlx::Error> {
+    key.try_into()
+        .map_err(|e| sqlx::Error::ColumnDecode { index: "device.auth_key".to_owned(), source: Box::new(e) })
 }
 
 /// Aliases of an account.

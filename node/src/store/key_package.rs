@@ -1,13 +1,13 @@
 //! KeyPackages in stock: a one-time one is handed out once, in the transaction
 //! that deletes it; a last-resort one stays.
 
-use super::{Tx, sql};
+use super::{Tx, moves, sql};
 use bytes::Bytes;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, Reason, Refusal};
 use sqlx::Row as _;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Most unspent one-time KeyPackages for each device and suite.
 const MAX_STOCK: i64 = 1024;
@@ -23,6 +23,9 @@ pub(crate) async fn publish(
     one_time: &[Package],
     last_resort: &[Package],
 ) -> Result<Result<Vec<node::KeyPackageStock>, Refusal>, sqlx::Error> {
+    if moves::homes(tx, &HashSet::from([alias])).await?.contains_key(&alias) {
+        return Ok(Err(Refusal::new(Reason::AliasMoved, "the alias has another home now")));
+    }
     let mut adding: BTreeMap<u16, i64> = BTreeMap::new();
     one_time.iter().for_each(|(suite, _)| *adding.entry(*suite).or_default() += 1);
     for stock in stock(tx, alias, device).await? {
@@ -107,6 +110,9 @@ pub(crate) async fn take(
     };
     if devices.is_empty() {
         return Ok(none(Reason::AliasUnknown));
+    }
+    if moves::homes(tx, &HashSet::from([alias])).await?.contains_key(&alias) {
+        return Ok(none(Reason::AliasMoved));
     }
     for suite in suites {
         let mut chosen = Vec::with_capacity(devices.len());

@@ -1,7 +1,7 @@
 //! A batch of a peer's parcels, in one transaction.
 
-use super::{Tx, deliver, report, submit};
-use chancery_node_core::parcel::{Delivery, Outcome, Report, Submission};
+use super::{Tx, deliver, moves, report, submit};
+use chancery_node_core::parcel::{Delivery, Moved, Outcome, Report, Submission};
 use chancery_proto::federation::v1 as wire;
 use chancery_types::{NodeId, Reason};
 
@@ -12,6 +12,7 @@ enum Run {
     Deliveries(Vec<(usize, Delivery)>),
     Outcomes(Vec<Outcome>),
     Reports(Vec<Report>),
+    Moved(Moved),
 }
 
 /// Takes the parcels of a batch. The result names, by index, those that will
@@ -32,6 +33,7 @@ pub(crate) async fn receive(
             }
             Run::Outcomes(outcomes) => submit::decided(tx, peer, outcomes).await?,
             Run::Reports(reports) => report::receive(tx, peer, &reports).await?,
+            Run::Moved(moved) => moves::relocate(tx, peer, moved.alias, &moved.node).await?,
         }
     }
     refused.sort_by_key(|(index, _)| *index);
@@ -65,6 +67,9 @@ fn runs(tx: &Tx<'_>, parcels: &[wire::Parcel]) -> (Vec<Run>, Vec<(usize, Reason)
                     Some(Run::Reports(run)) => run.push(report),
                     _ => runs.push(Run::Reports(vec![report])),
                 })
+            }
+            Some(wire::parcel::Parcel::Moved(message)) => {
+                Moved::try_from(message).map(|moved| runs.push(Run::Moved(moved)))
             }
             None => {
                 refused.push((index, Reason::InvalidField));

@@ -50,9 +50,14 @@ pub(crate) enum Origin {
 impl Item {
     /// An event for the sender of a message.
     pub(crate) fn event(sender: Alias, event: node::Event, now: Timestamp) -> Self {
+        Self::news(sender, node::subscribe_response::Item::Event(event), now)
+    }
+
+    /// Something that every device of an alias is to know.
+    pub(crate) fn news(alias: Alias, item: node::subscribe_response::Item, now: Timestamp) -> Self {
         Self {
-            alias: sender,
-            item: node::subscribe_response::Item::Event(event),
+            alias,
+            item,
             delivery: None,
             only_device: None,
             except_device: None,
@@ -62,14 +67,8 @@ impl Item {
 
     /// An outcome for the device that submitted.
     pub(crate) fn outcome(sender: Alias, device: DeviceId, outcome: wire::Outcome, now: Timestamp) -> Self {
-        Self {
-            alias: sender,
-            item: node::subscribe_response::Item::Outcome(outcome),
-            delivery: None,
-            only_device: Some(device),
-            except_device: None,
-            expires_at: now.after(MAX_LIFE),
-        }
+        let news = Self::news(sender, node::subscribe_response::Item::Outcome(outcome), now);
+        Self { only_device: Some(device), ..news }
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod group;
 pub(crate) mod key_package;
 pub(crate) mod link;
 pub(crate) mod mailbox;
+pub(crate) mod moves;
 pub(crate) mod outbox;
 pub(crate) mod report;
 pub(crate) mod sql;

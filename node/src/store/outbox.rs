@@ -1,6 +1,6 @@
 //! What waits for peers. A parcel is kept until it is settled: a submission
-//! until its outcome, a delivery until each recipient's terminal report, an
-//! outcome or report until the peer has acknowledged it.
+//! until its outcome, a delivery until each recipient's terminal report, anything
+//! else until the peer has acknowledged it.
 
 use super::{NodeStore, Tx, mailbox, report, sql, submit};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ pub(crate) enum Kind {
     Delivery = 1,
     Outcome = 2,
     Report = 3,
+    Moved = 4,
 }
 
 /// A parcel to hand over.

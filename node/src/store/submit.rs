@@ -5,7 +5,7 @@ use super::deliver::Arrival;
 use super::expire::GRACE;
 use super::mailbox::{self, Item, Origin};
 use super::outbox::{self, Kind, Outgoing};
-use super::{Tx, deliver, group, report, sql};
+use super::{Tx, deliver, group, moves, report, sql};
 use chancery_node_core::hub::{self, Group, Ordered};
 use chancery_node_core::parcel::{Body, Delivery, MAX_SKEW, Outcome, Submission};
 use chancery_proto::federation::v1 as wire;
@@ -38,11 +38,13 @@ pub(crate) async fn submit(
     submissions: &[Submission],
 ) -> Result<Vec<Submitted>, sqlx::Error> {
     let ids: HashSet<GroupId> = submissions.iter().map(|s| s.group_id).collect();
+    let senders: HashSet<Alias> = submissions.iter().map(|s| s.sender).collect();
     let mut batch = Batch {
         known: known(tx, submissions).await?,
         groups: group::load(tx, &ids).await?,
         routes: if *from == tx.here { group::routes(tx, &ids).await? } else { HashMap::new() },
-        echoes: echoes(tx, from, submissions).await?,
+        echoes: echoes(tx, from, &senders).await?,
+        moved: if *from == tx.here { moves::homes(tx, &senders).await? } else { HashMap::new() },
         effects: Effects::default(),
     };
     let mut results = Vec::with_capacity(submissions.len());
@@ -70,6 +72,8 @@ struct Batch {
     routes: HashMap<(GroupId, Alias), NodeId>,
     /// Senders on this node that have other devices.
     echoes: HashSet<Alias>,
+    /// Senders that have left this node.
+    moved: HashMap<Alias, NodeId>,
     effects: Effects,
 }
 
@@ -87,6 +91,11 @@ impl Batch {
                 let reused = Refusal::new(Reason::RequestIdReused, "the message id was used before");
                 return Submitted::Decided(refused(submission, &reused, None));
             }
+        }
+        if self.moved.contains_key(&submission.sender) {
+            // Not noted: the same comes by the new home.
+            let moved = Refusal::new(Reason::AliasMoved, "submit it through the new home");
+            return Submitted::Decided(refused(submission, &moved, None));
         }
         if submission.expires_at <= tx.now {
             let expired = Refusal::new(Reason::Expired, "expires_at_ms has passed");
@@ -319,13 +328,12 @@ async fn known(tx: &mut Tx<'_>, submissions: &[Submission]) -> Result<HashMap<Ke
 async fn echoes(
     tx: &mut Tx<'_>,
     from: &NodeId,
-    submissions: &[Submission],
+    senders: &HashSet<Alias>,
 ) -> Result<HashSet<Alias>, sqlx::Error> {
     if *from != tx.here {
         return Ok(HashSet::new());
     }
-    let senders: HashSet<Alias> = submissions.iter().map(|s| s.sender).collect();
-    let devices = deliver::devices(tx, &senders).await?;
+    let devices = deliver::devices(tx, senders).await?;
     Ok(devices.into_iter().filter(|(_, count)| *count > 1).map(|(alias, _)| alias).collect())
 }
 

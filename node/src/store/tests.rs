@@ -13,6 +13,8 @@ use prost::Message as _;
 use std::collections::HashMap;
 use std::time::Duration;
 
+mod moves;
+
 const GROUP: GroupId = GroupId::from_bytes([7; 32]);
 const ANNA: Alias = Alias::from_bytes([1; 16]);
 const BERT: Alias = Alias::from_bytes([2; 16]);
@@ -313,7 +315,7 @@ async fn the_outcome_of_a_later_commit_stands_behind_what_was_ordered_before() {
         .map(|item| match item.item.unwrap() {
             node::subscribe_response::Item::Delivery(_) => "letter",
             node::subscribe_response::Item::Outcome(_) => "outcome",
-            node::subscribe_response::Item::Event(_) => "event",
+            node::subscribe_response::Item::Event(_) | node::subscribe_response::Item::Moved(_) => "event",
         })
         .filter(|kind| *kind != "event")
         .collect();

@@ -149,6 +149,10 @@ reasons! {
     NotYourAlias = "NOT_YOUR_ALIAS", PermissionDenied, Caller, Never;
     /// The alias is not on this node.
     AliasUnknown = "ALIAS_UNKNOWN", NotFound, Caller, AfterRefresh;
+    /// The alias has another home now: resolve it again.
+    AliasMoved = "ALIAS_MOVED", FailedPrecondition, Caller, AfterRefresh;
+    /// The alias is in other groups than were named: list them again.
+    RoutesChanged = "ROUTES_CHANGED", Aborted, Caller, AfterRefresh;
     /// The alias, account or device is taken by another.
     AlreadyTaken = "ALREADY_TAKEN", AlreadyExists, Caller, Never;
     /// The device is unknown on this node.

@@ -2,6 +2,7 @@
 //! work inside the store belongs to the modules around this one; the tasks that
 //! keep queue and mailbox moving are in `run`, sending in `send`.
 
+mod moving;
 mod run;
 mod send;
 
@@ -12,6 +13,7 @@ use crate::content::{MimiId, ReadReceipt, room_uri, sender_uri};
 use crate::directory_view::DirectoryView;
 use crate::error::EndpointError;
 use crate::event::{self, Event};
+use crate::home;
 use crate::identity::{self, Identity, OwnKey};
 use crate::inbox::{self, InboxItem};
 use crate::link;
@@ -77,21 +79,51 @@ struct Inner {
     view: Arc<DirectoryView>,
     resolver: Resolver,
     record: OwnRecord,
+    /// `node`: the home when the endpoint was opened.
     identity: Identity,
+    /// Where the first home is reached.
+    first_endpoint: String,
+    /// Nodes that are read, the home first.
+    homes: watch::Sender<Vec<Arc<AtHome>>>,
+    moving: tokio::sync::Mutex<()>,
     stock: usize,
     clock: Arc<dyn Clock>,
     /// Who waits for the hub's decision about which message.
     waiting: Mutex<HashMap<MessageId, Vec<oneshot::Sender<Decided>>>>,
     outbox: Notify,
-    acknowledge: Notify,
-    acknowledge_later: Notify,
     /// Position of the outbox up to which the node has everything, since this start.
     submitted: AtomicU64,
-    /// Position of the mailbox that the node knows to be safe here, since this start.
-    acknowledged: AtomicU64,
     key_packages: Notify,
     inbox: watch::Sender<u64>,
     events: watch::Sender<u64>,
+}
+
+/// A node whose mailbox is read.
+struct AtHome {
+    id: i64,
+    client: NodeClient,
+    /// Whether it is the home, not a former one.
+    is_present: bool,
+    acknowledge: Notify,
+    acknowledge_later: Notify,
+    /// It brought a new thread.
+    joined: Notify,
+    /// Position of its mailbox that it knows to be safe here, since this start.
+    acknowledged: AtomicU64,
+}
+
+impl AtHome {
+    fn new(id: i64, client: NodeClient, is_present: bool) -> Self {
+        Self {
+            id,
+            client,
+            is_present,
+            acknowledge: Notify::new(),
+            acknowledge_later: Notify::new(),
+            joined: Notify::new(),
+            acknowledged: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Endpoint {
@@ -135,9 +167,13 @@ impl Endpoint {
     }
 
     async fn start(config: EndpointConfig, store: EndpointStore) -> Result<Self, Refusal> {
-        let read = |tx: &mut Tx<'_>| Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?));
-        let (identity, key) = store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
-        if identity.federation != config.federation.federation().as_str() || identity.node != config.node {
+        let read =
+            |tx: &mut Tx<'_>| Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?, home::all(tx)?));
+        let (identity, key, homes) =
+            store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
+        if identity.federation != config.federation.federation().as_str()
+            || !homes.iter().any(|home| home.node == config.node)
+        {
             return Err(Refusal::field("the endpoint's store belongs to another node or federation"));
         }
         let proof = DeviceProof { device: identity.device, key };
@@ -158,7 +194,7 @@ impl Endpoint {
             credentials: config.credentials,
             entropy: config.entropy,
         };
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             store,
             record,
             client,
@@ -169,17 +205,19 @@ impl Endpoint {
             clock: config.clock,
             waiting: Mutex::default(),
             outbox: Notify::new(),
-            acknowledge: Notify::new(),
-            acknowledge_later: Notify::new(),
             submitted: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
             key_packages: Notify::new(),
             inbox: watch::Sender::new(0),
             events: watch::Sender::new(0),
-        })))
+            first_endpoint: config.node_endpoint,
+            homes: watch::Sender::new(Vec::new()),
+            moving: tokio::sync::Mutex::default(),
+        };
+        inner.settle_in().await?;
+        Ok(Self(Arc::new(inner)))
     }
 
-    /// Who this endpoint is. An agent's `credential_key` must be listed in its
+    /// Who this endpoint is; `node` is the home that it was opened with. An agent's `credential_key` must be listed in its
     /// administration's log entry.
     pub fn identity(&self) -> &Identity {
         &self.0.identity
@@ -296,7 +334,7 @@ impl Endpoint {
     /// The node's, or a false KeyPackage.
     pub async fn admit_devices(&self) -> Result<usize, Refusal> {
         let inner = &self.0;
-        let own = (inner.identity.node.clone(), inner.identity.alias);
+        let own = (inner.client.node(), inner.identity.alias);
         let mut admitted = 0;
         for thread in inner.call(|tx| thread::all_open(tx)).await? {
             let suites = vec![u32::from(thread.suite.code())];
@@ -467,6 +505,11 @@ impl Inner {
         let (result, decided) = decided?;
         self.settle(decided);
         Ok(result)
+    }
+
+    /// Acknowledges soon what was committed.
+    fn acknowledge(&self) {
+        self.homes.borrow().iter().for_each(|home| home.acknowledge.notify_one());
     }
 
     /// Tells whoever waits what became of their messages.

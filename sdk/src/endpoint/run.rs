@@ -2,20 +2,23 @@
 //! outbox submitted, the stock of KeyPackages kept. Each tries again on its own
 //! with jittered, capped pauses; what it does is committed before the node hears of it.
 
-use super::{Endpoint, Inner};
+use super::{AtHome, Endpoint, Inner, moving};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
+use crate::inbox::{self, Place};
 use crate::mls::{Suite, key_package};
+use crate::node_client::NodeClient;
 use crate::outbox;
 use crate::store::Tx;
 use crate::thread::{self, Processed};
-use crate::{event, inbox};
+use crate::{event, home};
 use chancery_proto::federation::v1::Submission;
 use chancery_proto::node::v1::{
     PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
 };
-use chancery_types::{Entropy, Reason, Refusal, Retry};
+use chancery_types::{Entropy, NodeId, Reason, Refusal, Retry};
 use futures::StreamExt as _;
+use futures::future::join_all;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,16 +54,56 @@ impl Endpoint {
         let inner = &self.0;
         let tasks = async {
             tokio::join!(
-                keep(inner, "subscribe", || subscribe(inner)),
+                at_homes(inner),
                 keep(inner, "submit", || submit(inner)),
-                keep(inner, "acknowledge", || acknowledge(inner)),
                 keep(inner, "key_packages", || stock(inner)),
                 keep(inner, "directory", || follow_directory(inner)),
                 keep(inner, "record", || watch_record(inner)),
+                until_done(inner, "move", || inner.resume_move()),
             )
         };
         // The parts of a round are each one transaction: stopping between them loses nothing.
         let _ = shutdown.run_until_cancelled(Box::pin(tasks)).await;
+    }
+}
+
+/// Reads the mailboxes that the homes keep, whichever these are.
+async fn at_homes(inner: &Inner) {
+    let mut changes = inner.homes.subscribe();
+    loop {
+        let homes = changes.borrow_and_update().clone();
+        let reading = homes.iter().map(async |home| {
+            tokio::join!(
+                keep(inner, "subscribe", || subscribe(inner, home)),
+                keep(inner, "acknowledge", || acknowledge(inner, home)),
+                async {
+                    if !home.is_present {
+                        keep(inner, "leave", || inner.follow_up(home)).await;
+                    }
+                },
+            );
+        });
+        tokio::select! {
+            _ = join_all(reading) => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// As [`keep`], up to the first round that succeeds.
+async fn until_done<F>(inner: &Inner, task: &'static str, round: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), Refusal>>,
+{
+    let done = tokio::sync::Notify::new();
+    let rounds = keep(inner, task, async || {
+        round().await?;
+        done.notify_one();
+        std::future::pending().await
+    });
+    tokio::select! {
+        () = rounds => {}
+        () = done.notified() => {}
     }
 }
 
@@ -93,11 +136,12 @@ fn jittered(entropy: &dyn Entropy, pause: Duration) -> Duration {
 }
 
 /// One subscription, until it ends.
-async fn subscribe(inner: &Inner) -> Result<(), Refusal> {
+async fn subscribe(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     // Senders that are agents are checked against the log.
     inner.view.state().await?;
-    let after = inner.call(|tx| inbox::mailbox_position(tx)).await?;
-    let stream = inner.client.subscribe(inner.identity.alias, after).await?;
+    let id = at.id;
+    let after = inner.call(move |tx| home::through(tx, id)).await?;
+    let stream = at.client.subscribe(inner.identity.alias, after).await?;
     let mut chunks = stream.ready_chunks(ITEMS);
     let mut progress = false;
     let mut items = Vec::new();
@@ -120,7 +164,7 @@ async fn subscribe(inner: &Inner) -> Result<(), Refusal> {
             continue;
         }
         progress |= !items.is_empty();
-        take(inner, std::mem::take(&mut items)).await?;
+        take(inner, at, std::mem::take(&mut items)).await?;
         match end {
             Some(refusal) if !progress => return Err(refusal),
             Some(_) => return Ok(()),
@@ -145,18 +189,27 @@ struct Taken {
     receipt_due: bool,
     /// The next item is from an agent that this endpoint has not seen in the log.
     unknown_agent: bool,
+    /// This endpoint has another home.
+    moved: bool,
 }
 
-async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusal> {
+async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Result<(), Refusal> {
+    let mut next_home = None;
+    for item in &items {
+        if let Some(subscribe_response::Item::Moved(moved)) = &item.item {
+            let node: NodeId = moved.node.parse()?;
+            next_home = Some((node.clone(), inner.endpoint_of(&node).await?));
+        }
+    }
     let items: Arc<[SubscribeResponse]> = items.into();
     let mut done = 0;
     let mut refreshed = false;
     while done < items.len() {
-        let rest = Arc::clone(&items);
-        let acknowledged = inner.acknowledged.load(Ordering::Relaxed);
+        let (rest, next_home, id) = (Arc::clone(&items), next_home.clone(), at.id);
+        let acknowledged = at.acknowledged.load(Ordering::Relaxed);
         let take = move |tx: &mut Tx<'_>| {
-            inbox::forget_receipts(tx, acknowledged)?;
-            take_some(tx, &rest[done..], refreshed)
+            inbox::forget_receipts(tx, id, acknowledged)?;
+            take_some(tx, (id, next_home.as_ref()), &rest[done..], refreshed)
         };
         let taken = inner.call(take).await?;
         done += taken.done;
@@ -168,8 +221,12 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
         }
         if taken.joined {
             inner.key_packages.notify_one();
+            at.joined.notify_one();
         }
-        let acknowledge = if taken.receipt_due { &inner.acknowledge } else { &inner.acknowledge_later };
+        if taken.moved {
+            inner.settle_in().await?;
+        }
+        let acknowledge = if taken.receipt_due { &at.acknowledge } else { &at.acknowledge_later };
         acknowledge.notify_one();
         if taken.due {
             inner.outbox.notify_one();
@@ -184,6 +241,7 @@ async fn take(inner: &Inner, items: Vec<SubscribeResponse>) -> Result<(), Refusa
 
 fn take_some(
     tx: &mut Tx<'_>,
+    (home, next_home): (i64, Option<&(NodeId, String)>),
     items: &[SubscribeResponse],
     mut last_try: bool,
 ) -> Result<Taken, EndpointError> {
@@ -191,7 +249,7 @@ fn take_some(
     for item in items {
         match &item.item {
             Some(subscribe_response::Item::Delivery(delivery)) => {
-                match thread::receive(tx, item.position, delivery, last_try) {
+                match thread::receive(tx, Place { home, position: item.position }, delivery, last_try) {
                     Ok(processed) => {
                         taken.letters |= matches!(processed, Processed::Letter { .. });
                         taken.joined |= processed == Processed::Joined;
@@ -217,9 +275,14 @@ fn take_some(
                 event::observe(tx, told)?;
                 taken.events = true;
             }
+            Some(subscribe_response::Item::Moved(_)) => {
+                if let Some(next) = next_home {
+                    taken.moved |= moving::follow(tx, home, next)?;
+                }
+            }
             None => {}
         }
-        inbox::set_mailbox_position(tx, item.position)?;
+        home::set_through(tx, home, item.position)?;
         taken.done += 1;
         last_try = false;
     }
@@ -262,25 +325,25 @@ async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool,
     let released = inner.call(move |tx| outbox::decide(tx, &outcomes)).await?;
     if released {
         inner.inbox.send_modify(|count| *count += 1);
-        inner.acknowledge.notify_one();
+        inner.acknowledge();
     }
     Ok(released)
 }
 
 /// Acknowledges what was committed, a little later so that it is more at once.
-async fn acknowledge(inner: &Inner) -> Result<(), Refusal> {
+async fn acknowledge(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     let mut more = true;
     while more {
-        let acknowledged = inner.acknowledged.load(Ordering::Relaxed);
-        let ready = inner.call(move |tx| inbox::acknowledgement(tx, acknowledged)).await?;
+        let (id, acknowledged) = (at.id, at.acknowledged.load(Ordering::Relaxed));
+        let ready = inner.call(move |tx| inbox::acknowledgement(tx, id, acknowledged)).await?;
         let Some(ready) = ready else { break };
         more = ready.more;
-        inner.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
-        inner.acknowledged.store(ready.through, Ordering::Relaxed);
+        at.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
+        at.acknowledged.store(ready.through, Ordering::Relaxed);
     }
-    let receipts = inner.acknowledge.notified();
+    let receipts = at.acknowledge.notified();
     let others = async {
-        inner.acknowledge_later.notified().await;
+        at.acknowledge_later.notified().await;
         tokio::time::sleep(OTHERS_AFTER).await;
     };
     tokio::select! {
@@ -312,8 +375,13 @@ async fn watch_record(inner: &Inner) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Fills the node's stock of this device's KeyPackages up when half of it is gone.
+/// Fills the home's stock of this device's KeyPackages up when half of it is gone.
 pub(super) async fn refill(inner: &Inner) -> Result<(), Refusal> {
+    fill(inner, &inner.client).await
+}
+
+/// The same at any node where the account is open.
+pub(super) async fn fill(inner: &Inner, node: &NodeClient) -> Result<(), Refusal> {
     let now = inner.clock.now();
     let made_at = inner.call(|tx| inbox::mark(tx, LAST_RESORT_MADE)).await?;
     let made_at = chancery_types::Timestamp::from_millis(i64::try_from(made_at).unwrap_or(i64::MAX));
@@ -326,7 +394,7 @@ pub(super) async fn refill(inner: &Inner) -> Result<(), Refusal> {
             one_time: one_time.into_iter().map(Into::into).collect(),
             last_resort: last_resort.into_iter().map(Into::into).collect(),
         };
-        inner.client.publish_key_packages(request).await
+        node.publish_key_packages(request).await
     };
     let stock = publish(Vec::new(), Vec::new()).await?;
     let of = |suite: Suite| stock.iter().find(|stock| stock.cipher_suite == u32::from(suite.code()));

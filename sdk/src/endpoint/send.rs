@@ -62,6 +62,7 @@ type Slot = Option<Result<MessageId, Refusal>>;
 struct ToPeer {
     at: usize,
     peer: Peer,
+    identifier: Identifier,
     order: Order,
 }
 
@@ -159,6 +160,7 @@ type Taken = (Vec<Bytes>, Vec<Bytes>);
 /// Somebody with whom there is no thread, and what is to be sent there.
 struct Stranger {
     peer: Peer,
+    identifier: Identifier,
     orders: Vec<(usize, Order)>,
 }
 
@@ -202,9 +204,9 @@ impl Inner {
             }
         };
         let mut addressed = Vec::new();
-        for ((at, _, order), resolved) in new.into_iter().zip(resolved) {
+        for ((at, identifier, order), resolved) in new.into_iter().zip(resolved) {
             match resolved {
-                Ok(peer) => addressed.push(ToPeer { at, peer, order }),
+                Ok(peer) => addressed.push(ToPeer { at, peer, identifier, order }),
                 Err(refusal) => slots[at] = Some(Err(refusal)),
             }
         }
@@ -213,50 +215,79 @@ impl Inner {
 
     async fn queue_addressed(&self, orders: Vec<ToPeer>, slots: &mut [Slot]) {
         // Where a thread is open, only the letter is to be made.
-        let attempts = orders.into_iter().map(async |ToPeer { at, peer, order }| {
+        let attempts = orders.into_iter().map(async |ToPeer { at, peer, identifier, order }| {
             let alias = peer.alias;
             let queue = move |tx: &mut Tx<'_>| match thread::find_by_peer(tx, alias)? {
                 Some(thread) => request::queue(tx, &thread, order, true).map(Ok),
                 None => Ok(Err(order)),
             };
-            (at, peer, self.call(queue).await)
+            (at, peer, identifier, self.call(queue).await)
         });
         let mut strangers: HashMap<Alias, Stranger> = HashMap::new();
-        for (at, peer, attempt) in join_all(attempts).await {
+        for (at, peer, identifier, attempt) in join_all(attempts).await {
             match attempt {
                 Ok(Ok(message_id)) => slots[at] = Some(Ok(message_id)),
                 Ok(Err(order)) => {
                     let stranger = strangers.entry(peer.alias);
-                    stranger.or_insert(Stranger { peer, orders: Vec::new() }).orders.push((at, order));
+                    let stranger = stranger.or_insert(Stranger { peer, identifier, orders: Vec::new() });
+                    stranger.orders.push((at, order));
                 }
                 Err(refusal) => slots[at] = Some(Err(refusal)),
             }
         }
         let mut strangers = strangers.into_values().peekable();
         while strangers.peek().is_some() {
-            self.first_contacts(strangers.by_ref().take(TAKEN_AT_ONCE).collect(), slots).await;
+            let moved = self.first_contacts(strangers.by_ref().take(TAKEN_AT_ONCE).collect(), slots).await;
+            if !moved.is_empty() {
+                let found = self.resolve_again(moved, slots).await;
+                for stranger in self.first_contacts(found, slots).await {
+                    let moved = Refusal::new(Reason::AliasMoved, "the recipient is moving; try again");
+                    fill(slots, refuse(&stranger.orders, &moved));
+                }
+            }
         }
     }
 
-    /// Opens threads with up to 128 recipients and queues their letters.
-    async fn first_contacts(&self, strangers: Vec<Stranger>, slots: &mut [Slot]) {
+    /// Those who have another home than was known, as their records are now.
+    async fn resolve_again(&self, moved: Vec<Stranger>, slots: &mut [Slot]) -> Vec<Stranger> {
+        let identifiers: Vec<_> = moved.iter().map(|stranger| stranger.identifier.clone()).collect();
+        let resolved = match self.resolver.resolve_anew(&identifiers).await {
+            Ok(resolved) => resolved,
+            Err(refusal) => vec![Err(refusal); moved.len()],
+        };
+        let mut found = Vec::with_capacity(moved.len());
+        for (stranger, resolved) in moved.into_iter().zip(resolved) {
+            match resolved {
+                Ok(peer) => found.push(Stranger { peer, ..stranger }),
+                Err(refusal) => fill(slots, refuse(&stranger.orders, &refusal)),
+            }
+        }
+        found
+    }
+
+    /// Opens threads with up to 128 recipients and queues their letters; gives back
+    /// those who have another home now.
+    async fn first_contacts(&self, strangers: Vec<Stranger>, slots: &mut [Slot]) -> Vec<Stranger> {
         let peers: Vec<Peer> = strangers.iter().map(|stranger| stranger.peer.clone()).collect();
         let taken = match self.take_key_packages(&peers).await {
             Ok(taken) => taken,
             Err(refusal) => {
                 let orders = strangers.iter().flat_map(|stranger| &stranger.orders);
-                return refuse_all(slots, orders.map(|(at, _)| *at), &refusal);
+                refuse_all(slots, orders.map(|(at, _)| *at), &refusal);
+                return Vec::new();
             }
         };
-        let opened = strangers.into_iter().zip(taken).map(async |(stranger, taken)| match taken {
+        let (moved, there): (Vec<_>, Vec<_>) = strangers.into_iter().zip(taken).partition(|(_, taken)| {
+            taken.as_ref().is_err_and(|refusal| refusal.reason == Reason::AliasMoved)
+        });
+        let opened = there.into_iter().map(async |(stranger, taken)| match taken {
             Ok((theirs, ours)) => self.open(stranger, theirs, ours).await,
             Err(refusal) => refuse(&stranger.orders, &refusal),
         });
         for results in join_all(opened).await {
-            for (at, result) in results {
-                slots[at] = Some(result);
-            }
+            fill(slots, results);
         }
+        moved.into_iter().map(|(stranger, _)| stranger).collect()
     }
 
     async fn open(&self, stranger: Stranger, theirs: Vec<Bytes>, ours: Vec<Bytes>) -> Results {
@@ -310,7 +341,7 @@ impl Inner {
     ) -> Result<Vec<Result<Taken, Refusal>>, Refusal> {
         let theirs = self.client.take_key_packages(addresses, suites.clone()).await?;
         let ours = if has_others {
-            let own = vec![(self.identity.node.clone(), self.identity.alias); addresses.len()];
+            let own = vec![(self.client.node(), self.identity.alias); addresses.len()];
             self.client.take_key_packages(&own, suites).await?
         } else {
             vec![AliasKeyPackages::default(); addresses.len()]

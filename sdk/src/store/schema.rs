@@ -213,6 +213,34 @@ INSERT INTO marks (name, value) SELECT 'submitted', max(id) FROM outbox HAVING c
 CREATE INDEX outbox_submitted ON outbox (submitted) WHERE state = 1;
 DELETE FROM marks WHERE name = 'mailbox acknowledged';
 ",
+    "
+-- Nodes that keep this endpoint's mailbox, or kept it.
+CREATE TABLE homes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    node TEXT NOT NULL,              -- never changes
+    endpoint TEXT NOT NULL,          -- host:port; empty: as configured
+    through INTEGER NOT NULL,        -- position of its mailbox up to which everything was taken
+    left_at_ms INTEGER,              -- NULL: the home
+    drained INTEGER NOT NULL         -- 1: a former one has nothing that came before what its successor has
+) STRICT;
+INSERT INTO homes (node, endpoint, through, drained)
+    SELECT node, '', coalesce((SELECT value FROM marks WHERE name = 'mailbox'), 0), 0 FROM identity;
+DELETE FROM marks WHERE name = 'mailbox';
+ALTER TABLE parked ADD COLUMN home INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX parked_of_home ON parked (home, position);
+-- Delivery receipts that a home node has not taken yet.
+ALTER TABLE receipts RENAME TO receipts_of_one;
+CREATE TABLE receipts (
+    home INTEGER NOT NULL,
+    position INTEGER NOT NULL,       -- of the message in that home's mailbox
+    receipt BLOB NOT NULL,           -- SignedDeliveryReceipt, serialised
+    PRIMARY KEY (home, position)
+) STRICT, WITHOUT ROWID;
+INSERT INTO receipts (home, position, receipt) SELECT 1, position, receipt FROM receipts_of_one;
+DROP TABLE receipts_of_one;
+-- Ed25519 key of the device's connections; NULL: another device linked it.
+ALTER TABLE own_devices ADD COLUMN auth_key BLOB;
+",
 ];
 
 /// Brings a store to the schema of this build.

@@ -7,7 +7,8 @@ use super::{Thread, commit, join};
 use crate::alarm::{self, Alarm};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
-use crate::inbox;
+use crate::home;
+use crate::inbox::{self, Place};
 use crate::outbox;
 use crate::store::Tx;
 use chancery_proto::content::v1::AuthenticatedData;
@@ -38,7 +39,7 @@ pub enum Processed {
     Noted,
     /// The thread moved to another epoch.
     Committed,
-    /// It waits for the outcome of our own commit.
+    /// It waits for the outcome of our own commit, or for what comes before it.
     Parked,
     /// It was taken before.
     Duplicate,
@@ -48,20 +49,19 @@ pub enum Processed {
     Rejected(Alarm),
 }
 
-/// Takes a delivery that stood at `position` of the mailbox. Idempotent by
-/// group and sequence. A bad delivery is no error: it is
-/// [`Processed::Rejected`], or it would block the mailbox.
+/// Takes a delivery that stood at `place`. Idempotent by group and sequence. A bad
+/// delivery is no error: it is [`Processed::Rejected`], or it would block the mailbox.
 ///
 /// # Errors
 /// The store's; [`CredentialError::UnknownAgent`] unless `last_try`: refresh
 /// the statements and call again; it leaves nothing behind.
 pub fn receive(
     tx: &mut Tx<'_>,
-    position: u64,
+    place: Place,
     delivery: &Delivery,
     last_try: bool,
 ) -> Result<Processed, EndpointError> {
-    let Some(envelope) = Envelope::parse(position, delivery) else {
+    let Some(envelope) = Envelope::parse(place, delivery) else {
         alarm::raise(tx, Alarm::InvalidMessage, None)?;
         return Ok(Processed::Rejected(Alarm::InvalidMessage));
     };
@@ -78,31 +78,52 @@ pub fn receive(
         // commit of ours is pending any more.
         unpark(tx, &envelope.group)?;
         outbox::prepare(tx, &envelope.group)?;
+    } else if processed != Processed::Parked && parks(tx, &envelope.group)? {
+        // Perhaps what another home brought follows this.
+        unpark(tx, &envelope.group)?;
     }
     Ok(processed)
 }
 
-/// Takes again what waited for the outcome of our own commit.
-pub(crate) fn unpark(tx: &mut Tx<'_>, id: &GroupId) -> Result<(), EndpointError> {
-    let parked: Vec<(u64, Vec<u8>)> = tx
+/// Whether anything of a group waits.
+pub(crate) fn parks(tx: &Tx<'_>, id: &GroupId) -> Result<bool, EndpointError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM parked WHERE group_id = ?1)";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id.as_bytes()], |row| row.get(0))?)
+}
+
+/// Takes again all that waited for a former home.
+pub(crate) fn unpark_all(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
+    let groups: Vec<[u8; 32]> = tx
         .sql()
-        .prepare_cached("DELETE FROM parked WHERE group_id = ?1 RETURNING position, delivery")?
-        .query_map([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .prepare_cached("SELECT DISTINCT group_id FROM parked")?
+        .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    let mut deliveries: Vec<(u64, Delivery)> = parked
+    groups.into_iter().try_for_each(|group| unpark(tx, &GroupId::from_bytes(group)))
+}
+
+/// Takes again what waited of a group.
+pub(crate) fn unpark(tx: &mut Tx<'_>, id: &GroupId) -> Result<(), EndpointError> {
+    let parked: Vec<(Place, Vec<u8>)> = tx
+        .sql()
+        .prepare_cached("DELETE FROM parked WHERE group_id = ?1 RETURNING home, position, delivery")?
+        .query_map([id.as_bytes()], |row| {
+            Ok((Place { home: row.get(0)?, position: row.get(1)? }, row.get(2)?))
+        })?
+        .collect::<Result<_, _>>()?;
+    let mut deliveries: Vec<(Place, Delivery)> = parked
         .into_iter()
-        .filter_map(|(position, bytes)| Some((position, Delivery::decode(&*bytes).ok()?)))
+        .filter_map(|(place, bytes)| Some((place, Delivery::decode(&*bytes).ok()?)))
         .collect();
     deliveries.sort_by_key(|(_, delivery)| delivery.sequence);
-    for (position, delivery) in deliveries {
-        receive(tx, position, &delivery, true)?;
+    for (place, delivery) in deliveries {
+        receive(tx, place, &delivery, true)?;
     }
     Ok(())
 }
 
 /// A delivery whose envelope parses.
 struct Envelope<'a> {
-    position: u64,
+    place: Place,
     delivery: &'a Delivery,
     group: GroupId,
     message_id: MessageId,
@@ -111,9 +132,9 @@ struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    fn parse(position: u64, delivery: &'a Delivery) -> Option<Self> {
+    fn parse(place: Place, delivery: &'a Delivery) -> Option<Self> {
         Some(Self {
-            position,
+            place,
             delivery,
             group: GroupId::try_from(&delivery.group_id).ok()?,
             message_id: MessageId::try_from(&delivery.message_id).ok()?,
@@ -144,6 +165,8 @@ fn take(tx: &mut Tx<'_>, envelope: &Envelope<'_>) -> Result<Processed, EndpointE
                 None => Processed::NotForUs,
             });
         }
+        // Its Welcome may be with a former home.
+        (_, None) if home::must_follow(tx, envelope.place.home)? => return park(tx, envelope),
         // Of a thread that this device is not in (yet), or not any more.
         (_, None) => return Ok(Processed::NotForUs),
         (_, Some(thread)) if !thread.open => return Ok(Processed::NotForUs),
@@ -157,6 +180,9 @@ fn take(tx: &mut Tx<'_>, envelope: &Envelope<'_>) -> Result<Processed, EndpointE
         return Err(invalid("a message is larger than its limit"));
     }
     if envelope.delivery.epoch > thread.epoch && thread.pending_commit.is_some() {
+        return park(tx, envelope);
+    }
+    if envelope.delivery.sequence > thread.head_sequence + 1 && home::must_follow(tx, envelope.place.home)? {
         return park(tx, envelope);
     }
     let link = envelope.link();
@@ -202,7 +228,7 @@ fn process(
             let data = aad.map_err(|_| invalid("a message lacks its authenticated data"))?;
             check_data(tx, envelope, &data)?;
             let arrived = inbox::Arrived {
-                mailbox_position: envelope.position,
+                place: envelope.place,
                 message_id: envelope.message_id,
                 sequence: link.sequence,
                 sender: member.alias,
@@ -235,11 +261,13 @@ fn check_data(tx: &Tx<'_>, envelope: &Envelope<'_>, data: &AuthenticatedData) ->
 
 fn park(tx: &Tx<'_>, envelope: &Envelope<'_>) -> Result<Processed, EndpointError> {
     tx.sql().execute(
-        "INSERT OR IGNORE INTO parked (group_id, sequence, position, delivery) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT OR IGNORE INTO parked (group_id, sequence, home, position, delivery) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
             envelope.group.as_bytes(),
             envelope.delivery.sequence,
-            envelope.position,
+            envelope.place.home,
+            envelope.place.position,
             envelope.delivery.encode_to_vec()
         ],
     )?;

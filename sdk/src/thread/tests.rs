@@ -2,7 +2,7 @@ use crate::alarm::Alarm;
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::event::EventKind;
-use crate::harness::{Device, Hub, Item, Pair, letter, pair, peer_of};
+use crate::harness::{Device, Hub, Item, Pair, at, letter, pair, peer_of};
 use crate::mls::Suite;
 use crate::peer::Peer;
 use crate::thread::{self, Processed};
@@ -322,13 +322,13 @@ async fn an_unlisted_agent_opens_no_thread() {
     let welcome = delivery_of(&hub.mailboxes[&person_identity.alias][0]);
     // Not yet known: nothing is spent, and the caller is asked to look at the log.
     let again = welcome.clone();
-    let first = person.attempt(move |tx| thread::receive(tx, 1, &again, false)).await;
+    let first = person.attempt(move |tx| thread::receive(tx, at(1), &again, false)).await;
     assert!(matches!(first, Err(EndpointError::FalseCredential(CredentialError::UnknownAgent))));
     let again = welcome.clone();
-    let last = person.run(move |tx| thread::receive(tx, 1, &again, true)).await;
+    let last = person.run(move |tx| thread::receive(tx, at(1), &again, true)).await;
     assert_eq!(last, Processed::Rejected(Alarm::FalseThread));
     person.lists(&agent_identity).await;
-    assert_eq!(person.run(move |tx| thread::receive(tx, 1, &welcome, true)).await, Processed::Joined);
+    assert_eq!(person.run(move |tx| thread::receive(tx, at(1), &welcome, true)).await, Processed::Joined);
 }
 
 #[tokio::test]
@@ -397,7 +397,7 @@ async fn forged_receipts_do_not_count() {
     let mailbox = hub.mailboxes[&person_identity.alias].clone();
     let position = u64::try_from(mailbox.len()).unwrap();
     person.take(position, mailbox.last().unwrap().clone(), person_identity.device).await;
-    let receipt = person.run(|tx| inbox::acknowledgement(tx, 0)).await.unwrap().receipts.remove(0);
+    let receipt = person.run(|tx| inbox::acknowledgement(tx, 1, 0)).await.unwrap().receipts.remove(0);
     let mut wrong = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
     wrong.signature = vec![1; 64].into();
     let first = agent.inbox().await.len();
@@ -482,9 +482,9 @@ async fn a_crash_anywhere_loses_nothing_and_sends_nothing_twice() {
     }
     person.acknowledge(&mut hub).await;
     person.reopen();
-    let again = person.run(|tx| inbox::acknowledgement(tx, 0)).await.unwrap();
+    let again = person.run(|tx| inbox::acknowledgement(tx, 1, 0)).await.unwrap();
     assert_eq!((again.through, again.receipts.len()), (2, 0));
-    assert!(person.run(move |tx| inbox::acknowledgement(tx, again.through)).await.is_none());
+    assert!(person.run(move |tx| inbox::acknowledgement(tx, 1, again.through)).await.is_none());
     assert_eq!(person.texts().await, ["one"]);
 
     for round in 0..3 {

@@ -1,0 +1,150 @@
+//! The nodes that keep this endpoint's mailbox: its home, and those that it left.
+//! What a former home still has comes before what the present one has: a message
+//! that does not follow what was seen waits until the former home has nothing more.
+
+use crate::error::EndpointError;
+use crate::store::{StoreError, Tx};
+use chancery_types::{NodeId, Timestamp};
+use rusqlite::{Row, params};
+use std::time::Duration;
+
+/// How long a former home is read: what was sent from there has ended by then.
+const READ_FOR: Duration = Duration::from_hours(91 * 24);
+/// How long messages wait for a former home that cannot be reached.
+const WAIT_FOR: Duration = Duration::from_hours(24);
+/// How long submissions wait for hubs to hear of a move.
+const SUBMIT_AFTER: Duration = Duration::from_secs(60);
+
+/// A node that keeps, or kept, this endpoint's mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Home {
+    /// Growing.
+    pub(crate) id: i64,
+    pub(crate) node: NodeId,
+    /// `host:port`; empty: as configured.
+    pub(crate) endpoint: String,
+    /// When it was left; `None`: it is the home.
+    pub(crate) left_at: Option<Timestamp>,
+    /// A former one: whether all that it had when its hubs knew is here.
+    pub(crate) drained: bool,
+}
+
+/// The first home of an identity.
+pub(crate) fn begin(tx: &Tx<'_>, node: &NodeId) -> Result<(), EndpointError> {
+    let insert = "INSERT INTO homes (node, endpoint, through, drained) VALUES (?1, '', 0, 0)";
+    tx.sql().execute(insert, [node.as_str()])?;
+    Ok(())
+}
+
+/// All that are read, the present one first.
+pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Home>, EndpointError> {
+    let read = |row: &Row<'_>| {
+        let left_at: Option<i64> = row.get(3)?;
+        let node: String = row.get(1)?;
+        Ok((node, row.get(0)?, row.get(2)?, left_at.map(Timestamp::from_millis), row.get(4)?))
+    };
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT id, node, endpoint, left_at_ms, drained FROM homes \
+         WHERE left_at_ms IS NULL OR left_at_ms > ?1 ORDER BY id DESC",
+    )?;
+    let rows = statement.query_map([tx.now().before(READ_FOR).millis()], read)?;
+    rows.map(|row| {
+        let (node, id, endpoint, left_at, drained) = row?;
+        let node = node.parse().map_err(|_| StoreError::Row { table: "homes", column: "node" })?;
+        Ok(Home { id, node, endpoint, left_at, drained })
+    })
+    .collect()
+}
+
+/// The home.
+pub(crate) fn present(tx: &Tx<'_>) -> Result<Home, EndpointError> {
+    let home = all(tx)?.into_iter().find(|home| home.left_at.is_none());
+    home.ok_or(EndpointError::NotPossible("the endpoint has no alias yet"))
+}
+
+/// Another node is the home from now on.
+pub(crate) fn change(tx: &Tx<'_>, node: &NodeId, endpoint: &str) -> Result<(), EndpointError> {
+    let now = tx.now().millis();
+    tx.sql().execute("UPDATE homes SET left_at_ms = ?1 WHERE left_at_ms IS NULL", [now])?;
+    tx.sql().execute(
+        "INSERT INTO homes (node, endpoint, through, drained) VALUES (?1, ?2, 0, 0)",
+        params![node.as_str(), endpoint],
+    )?;
+    tx.sql().execute("UPDATE identity SET node = ?1", [node.as_str()])?;
+    Ok(())
+}
+
+/// All that a former home had when its hubs knew of the move is here.
+pub(crate) fn drained(tx: &Tx<'_>, id: i64) -> Result<(), EndpointError> {
+    tx.sql().execute("UPDATE homes SET drained = 1 WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Whether what a home brings has to follow what was seen: a former one may have
+/// what comes before it.
+pub(crate) fn must_follow(tx: &Tx<'_>, id: i64) -> Result<bool, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM homes WHERE id < ?1 AND drained = 0 AND left_at_ms > ?2)",
+        )?
+        .query_row(params![id, tx.now().before(WAIT_FOR).millis()], |row| row.get(0))?)
+}
+
+/// Whether submissions wait for hubs to hear of a move.
+pub(crate) fn submissions_wait(tx: &Tx<'_>) -> Result<bool, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM homes WHERE drained = 0 AND left_at_ms > ?1)")?
+        .query_row([tx.now().before(SUBMIT_AFTER).millis()], |row| row.get(0))?)
+}
+
+/// Position of a home's mailbox up to which everything was taken.
+pub(crate) fn through(tx: &Tx<'_>, id: i64) -> Result<u64, EndpointError> {
+    let sql = "SELECT through FROM homes WHERE id = ?1";
+    Ok(tx.sql().prepare_cached(sql)?.query_row([id], |row| row.get(0))?)
+}
+
+/// Everything up to a position of a home's mailbox was taken, in this transaction or before.
+pub(crate) fn set_through(tx: &Tx<'_>, id: i64, position: u64) -> Result<(), EndpointError> {
+    let sql = "UPDATE homes SET through = max(through, ?2) WHERE id = ?1";
+    tx.sql().prepare_cached(sql)?.execute(params![id, position])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::Device;
+
+    #[tokio::test]
+    async fn what_a_home_brings_follows_until_the_former_one_is_drained() {
+        let (device, _) = Device::person(1).await;
+        let first = device.run(|tx| present(tx)).await;
+        device.run(move |tx| set_through(tx, first.id, 7)).await;
+        assert!(!device.run(move |tx| must_follow(tx, first.id)).await);
+        device.run(|tx| change(tx, &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
+        let homes = device.run(|tx| all(tx)).await;
+        assert_eq!(homes.iter().map(|home| home.node.as_str()).collect::<Vec<_>>(), ["elsewhere", "hub"]);
+        let (second, first) = (homes[0].clone(), homes[1].clone());
+        assert!(second.left_at.is_none() && first.left_at.is_some());
+        let state = async || {
+            let (old, new) = (first.id, second.id);
+            device
+                .run(move |tx| {
+                    Ok((
+                        must_follow(tx, new)?,
+                        must_follow(tx, old)?,
+                        submissions_wait(tx)?,
+                        through(tx, new)?,
+                    ))
+                })
+                .await
+        };
+        assert_eq!(state().await, (true, false, true, 0));
+        let id = first.id;
+        device.run(move |tx| drained(tx, id)).await;
+        assert_eq!(state().await, (false, false, false, 0));
+        assert_eq!(device.run(move |tx| through(tx, id)).await, 7);
+    }
+}
