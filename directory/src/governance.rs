@@ -103,8 +103,8 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 }
 
 /// Reads a decision from a TOML file with one table: `member`, `authority`,
-/// `ceremony_plan`, `directory_keys`, `evaluation_entitlement` or `record_erasure`; keys
-/// in hexadecimal.
+/// `ceremony_plan`, `directory_keys`, `evaluation_entitlement`, `record_erasure` or
+/// `key_epoch_end`; keys in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read or does not say a decision.
@@ -124,6 +124,7 @@ enum DecisionFile {
     DirectoryKeys(KeysFile),
     EvaluationEntitlement(EntitlementFile),
     RecordErasure(ErasureFile),
+    KeyEpochEnd(EpochEndFile),
 }
 
 #[derive(Deserialize)]
@@ -191,6 +192,12 @@ struct ErasedFile {
     index: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EpochEndFile {
+    key_epoch: u32,
+}
+
 /// Bytes written in hexadecimal.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
@@ -254,6 +261,7 @@ impl TryFrom<DecisionFile> for Decision {
                 });
                 Self::Erasure(erasure(&wire::RecordErasure { records: records.collect() })?)
             }
+            DecisionFile::KeyEpochEnd(e) => Self::KeyEpochEnd(e.key_epoch),
             DecisionFile::DirectoryKeys(k) => {
                 Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
                     hpke_public_key: k.hpke_public_key.0,

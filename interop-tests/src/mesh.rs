@@ -5,10 +5,11 @@
 mod directory;
 
 use crate::wait::until;
-use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::authority;
 use chancery_directory::{DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance};
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
+use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
 use chancery_directory_core::{AgentKey, SigningKey};
 use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
@@ -121,7 +122,7 @@ impl Mesh {
         let shutdown = CancellationToken::new();
         let mut mesh = Self {
             trust: Trust::from_bundle(&bundle).unwrap(),
-            authority: AuthoritySigner::open(id("residents"), &key, &*entropy).unwrap(),
+            authority: authority::open(id("residents"), &key, &*entropy).unwrap(),
             bundle,
             pki_address: String::new(),
             directory_address: String::new(),
@@ -144,7 +145,7 @@ impl Mesh {
             mesh.serve_evaluator(evaluator).await;
         }
         mesh.govern(hpke).await;
-        mesh.hold_ceremony().await;
+        mesh.hold_ceremony(1, 1).await;
         mesh
     }
 
@@ -189,8 +190,8 @@ impl Mesh {
         });
     }
 
-    /// Two of three evaluators make the handles' key.
-    async fn hold_ceremony(&self) {
+    /// Two of three evaluators make the handles' key, or deal its shares anew.
+    pub async fn hold_ceremony(&self, key_epoch: u32, generation: u32) {
         let party = |(index, (id, address)): (u32, &(&str, String))| CeremonyParty {
             index,
             evaluator: crate::mesh::id(id),
@@ -198,7 +199,7 @@ impl Mesh {
             endpoints: vec![address.clone()],
         };
         let parties = (1..).zip(&self.evaluators).map(party).collect();
-        let plan = Decision::CeremonyPlan(Plan { key_epoch: 1, generation: 1, threshold: 2, parties });
+        let plan = Decision::CeremonyPlan(Plan { key_epoch, generation, threshold: 2, parties });
         let plan = governance::decide(FEDERATION, plan, &[&self.governance], &*self.entropy);
         let held = ceremony::hold(plan, &self.directory_address, self.anonymous(), &self.trust).await;
         assert_eq!(held.unwrap().epoch.evaluators.len(), EVALUATORS.len());
@@ -310,6 +311,11 @@ impl Mesh {
     pub async fn channel(&self, administration: &str, credentials: Arc<Credentials>) -> Channel {
         let address = &self.nodes[administration].address;
         connect(address, Party::Node(id(administration)), credentials).await.unwrap().0
+    }
+
+    /// Ends with the mesh.
+    pub fn stopping(&self) -> CancellationToken {
+        self.shutdown.child_token()
     }
 
     /// A file or folder of the mesh.

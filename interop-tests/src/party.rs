@@ -3,15 +3,17 @@
 
 use crate::mesh::{Mesh, Place, id};
 use crate::wait::success;
+use chancery_directory::authority;
 use chancery_directory_core::{AccountKey, AgentKey};
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::Party;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
+use chancery_sdk::authority::{Authority, Codes};
 use chancery_sdk::content::Letter;
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
+use chancery_sdk::endpoint::{AuthorityAddress, Endpoint, EndpointConfig, SendOrder, To, Words};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
-use chancery_types::{Identifier, MessageId, Reason, Refusal};
+use chancery_types::{Clock, Entropy, Identifier, MessageId, Reason, Refusal};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,7 +91,7 @@ impl Device {
         let handle = device.endpoint.handle(identifier).await.unwrap();
         let account = device.endpoint.account_key().await.unwrap();
         let account = AccountKey::try_from(account.as_slice()).unwrap();
-        let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, &*mesh.clock);
+        let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, mesh.clock.now());
         device.endpoint.publish_record(identifier, Words { attestation, second: None }).await.unwrap();
         device
     }
@@ -159,6 +161,47 @@ impl Device {
         let blobs = self.endpoint.node().blobs().await.unwrap();
         download(&blobs, spool, file, resume, &|_, _| {}).await.unwrap();
         open(file, spool.read(&file.blob.id).unwrap()).unwrap()
+    }
+}
+
+/// An enrolment authority: the one that the mesh's log admits.
+pub struct Registry {
+    /// Where devices find it.
+    pub address: AuthorityAddress,
+    codes: Codes,
+    entropy: Arc<dyn Entropy>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Registry {
+    /// Starts it as an agent of an administration whose node runs.
+    pub async fn start(mesh: &Mesh, administration: &str) -> Self {
+        let name = mesh.authority.authority().clone();
+        let party = Party::Agent { administration: id(administration), name: name.clone() };
+        let credentials = mesh.certify(&party).await;
+        let node = &mesh.nodes[administration].address;
+        let config = config(mesh, administration, node, "registry", Arc::clone(&credentials));
+        let endpoint = Endpoint::open(config).await.unwrap();
+        endpoint.register().await.unwrap();
+        let signer = authority::open(name.clone(), &mesh.path("authority.key"), &*mesh.entropy).unwrap();
+        let codes = mesh.path("registry/codes.db");
+        let (place, stop) = (Place::free().await, mesh.stopping());
+        let address = AuthorityAddress {
+            authority: name.to_string(),
+            administration: administration.to_owned(),
+            endpoint: place.address.clone(),
+        };
+        let serving = Authority { endpoint, signer, codes: Arc::new(Codes::open(&codes).unwrap()) };
+        tokio::spawn(async move {
+            chancery_sdk::authority::serve(serving, place.into_listener(), credentials, stop).await.unwrap();
+        });
+        let (entropy, clock) = (Arc::clone(&mesh.entropy), Arc::clone(&mesh.clock));
+        Self { address, codes: Codes::open(&codes).unwrap(), entropy, clock }
+    }
+
+    /// A code for whoever holds an identifier.
+    pub async fn invite(&self, identifier: &Identifier) -> String {
+        self.codes.issue(identifier.clone(), &*self.entropy, self.clock.now()).await.unwrap()
     }
 }
 

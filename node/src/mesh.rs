@@ -128,11 +128,11 @@ impl Mesh {
             .max_encoding_message_size(MAX_ANSWER))
     }
 
-    /// An evaluator of the current epoch.
+    /// An evaluator of a key epoch that is evaluated.
     pub(crate) async fn evaluator(&self, id: &NodeId) -> Result<EvaluatorServiceClient<Channel>, Refusal> {
         let endpoint = |state: &FederationState| {
-            let shares = &state.evaluators()?.evaluators;
-            shares.iter().find(|share| share.evaluator == *id)?.endpoints.first().cloned()
+            let mut shares = state.key_epochs().flat_map(|epoch| &epoch.evaluators);
+            shares.find(|share| share.evaluator == *id)?.endpoints.first().cloned()
         };
         let mut found = endpoint(&self.state());
         if found.is_none() {

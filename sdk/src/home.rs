@@ -125,7 +125,7 @@ mod tests {
         assert!(!device.run(move |tx| must_follow(tx, first.id)).await);
         device.run(|tx| change(tx, &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
         let homes = device.run(|tx| all(tx)).await;
-        assert_eq!(homes.iter().map(|home| home.node.as_str()).collect::<Vec<_>>(), ["elsewhere", "hub"]);
+        assert_eq!(homes.iter().map(|home| home.node.as_str()).collect::<Vec<_>>(), ["elsewhere", "south"]);
         let (second, first) = (homes[0].clone(), homes[1].clone());
         assert!(second.left_at.is_none() && first.left_at.is_some());
         let state = async || {

@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod alarm;
 pub mod attachment;
+pub mod authority;
 pub mod content;
 pub mod credential;
 pub mod endpoint;

@@ -138,6 +138,12 @@ impl OwnRecord {
         Ok(self.call(standing).await?.is_some())
     }
 
+    /// Key epoch of the record that this device put last.
+    pub(crate) async fn key_epoch(&self) -> Result<Option<u32>, Refusal> {
+        let standing = self.call(standing).await?;
+        Ok(standing.map(|standing| standing.record.attestation().claim().key_epoch))
+    }
+
     /// Changes the record as the map shows it.
     pub(crate) async fn change(&self, change: RecordChange) -> Result<Publication, Refusal> {
         let asked = match &change {

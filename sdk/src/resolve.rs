@@ -27,8 +27,34 @@ const RECORD_AGE: Duration = Duration::from_hours(1);
 const ABSENCE_AGE: Duration = Duration::from_secs(60);
 const SECRET: &str = "handle cache secret";
 
+/// Somebody who can be written to.
+#[derive(Clone)]
+pub struct Found {
+    /// Where.
+    pub peer: Peer,
+    /// Enrolled under the former key epoch, and not migrated yet.
+    pub stale: bool,
+}
+
 /// Whether somebody can be written to.
-pub(crate) type Resolved = Result<Peer, Refusal>;
+pub(crate) type Resolved = Result<Found, Refusal>;
+
+/// Which key epoch's handles.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Epoch {
+    Current,
+    /// The one before, while people migrate.
+    Former,
+}
+
+impl Epoch {
+    fn of(self, state: &FederationState) -> Option<&EvaluatorEpoch> {
+        match self {
+            Self::Current => state.evaluators(),
+            Self::Former => state.former_evaluators(),
+        }
+    }
+}
 
 /// Resolves through the home node.
 pub(crate) struct Resolver {
@@ -51,8 +77,34 @@ impl Resolver {
         self.resolve_as(identifiers, false).await
     }
 
+    /// Who is absent may not have migrated yet.
     async fn resolve_as(&self, identifiers: &[Identifier], anew: bool) -> Result<Vec<Resolved>, Refusal> {
-        let keyed = self.keyed(identifiers).await?;
+        let mut resolved = self.resolve_in(Epoch::Current, identifiers, anew).await?;
+        if Epoch::Former.of(&*self.view.state().await?).is_none() {
+            return Ok(resolved);
+        }
+        let is_absent =
+            |at: &usize| matches!(&resolved[*at], Err(refusal) if refusal.reason == Reason::RecipientAbsent);
+        let absent: Vec<usize> = (0..resolved.len()).filter(is_absent).collect();
+        let asked: Vec<_> = absent.iter().map(|at| identifiers[*at].clone()).collect();
+        let found = match self.resolve_in(Epoch::Former, &asked, anew).await {
+            Ok(found) => found,
+            // Whether they are there is not known.
+            Err(refusal) => vec![Err(refusal); asked.len()],
+        };
+        for (at, found) in absent.into_iter().zip(found) {
+            resolved[at] = found.map(|found| Found { stale: true, ..found });
+        }
+        Ok(resolved)
+    }
+
+    async fn resolve_in(
+        &self,
+        epoch: Epoch,
+        identifiers: &[Identifier],
+        anew: bool,
+    ) -> Result<Vec<Resolved>, Refusal> {
+        let (_, keyed) = self.keyed(identifiers, epoch).await?;
         let schemes = identifiers
             .iter()
             .map(|identifier| identifier.scheme().as_str().parse::<SchemeName>())
@@ -85,19 +137,24 @@ impl Resolver {
         self.resolve_as(identifiers, true).await
     }
 
-    /// Handles of identifiers with their record keys, in order.
+    /// Handles of identifiers in a key epoch with their record keys, in order, and the
+    /// epoch's number.
     ///
     /// # Errors
     /// What concerns all of them: evaluators, directory or node.
-    pub(crate) async fn keyed(&self, identifiers: &[Identifier]) -> Result<Vec<Keyed>, Refusal> {
+    pub(crate) async fn keyed(
+        &self,
+        identifiers: &[Identifier],
+        epoch: Epoch,
+    ) -> Result<(u32, Vec<Keyed>), Refusal> {
         let state = self.view.state().await?;
-        match self.handles(&state, identifiers).await {
+        match self.handles(&state, identifiers, epoch).await {
             // A new key epoch, generation or evaluator: once more, by the log as it stands now.
             Err(refusal)
                 if matches!(refusal.reason, Reason::WrongKeyEpoch | Reason::DirectoryUnreachable) =>
             {
                 let state = self.view.refresh().await?;
-                self.handles(&state, identifiers).await
+                self.handles(&state, identifiers, epoch).await
             }
             keyed => keyed,
         }
@@ -108,10 +165,10 @@ impl Resolver {
         &self,
         state: &FederationState,
         identifiers: &[Identifier],
-    ) -> Result<Vec<Keyed>, Refusal> {
-        let epoch = state
-            .evaluators()
-            .ok_or_else(|| Refusal::new(Reason::DirectoryUnreachable, "the log names no evaluators yet"))?;
+        epoch: Epoch,
+    ) -> Result<(u32, Vec<Keyed>), Refusal> {
+        let none = || Refusal::new(Reason::DirectoryUnreachable, "the log names no evaluators yet");
+        let epoch = epoch.of(state).ok_or_else(none)?;
         let inputs = self.cache_inputs(epoch, identifiers).await?;
         let asked = inputs.clone();
         let mut keyed: Vec<Option<Keyed>> =
@@ -127,10 +184,9 @@ impl Resolver {
                 keyed[*at] = Some(evaluated);
             }
         }
-        keyed
-            .into_iter()
-            .map(|keyed| keyed.ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing")))
-            .collect()
+        let missing = || Refusal::new(Reason::Internal, "a handle is missing");
+        let keyed = keyed.into_iter().map(|keyed| keyed.ok_or_else(missing));
+        Ok((epoch.key_epoch, keyed.collect::<Result<_, _>>()?))
     }
 
     /// Names of cache rows: nobody without the store can test a guess against them.
@@ -235,10 +291,12 @@ impl Resolver {
                     Err(error) => Err(error.into()),
                     Ok(None) if is_stale => Err(stale()),
                     Ok(None) => Err(absent()),
-                    Ok(Some(record)) => record.open(key).map_err(Refusal::from).map(|address| Peer {
-                        alias: address.alias,
-                        node: address.node,
-                        credential_key: *address.credential_key.as_bytes(),
+                    Ok(Some(record)) => record.open(key).map_err(Refusal::from).map(|address| {
+                        let credential_key = *address.credential_key.as_bytes();
+                        Found {
+                            peer: Peer { alias: address.alias, node: address.node, credential_key },
+                            stale: false,
+                        }
                     }),
                 };
                 found.push((*handle, resolved));
@@ -331,7 +389,9 @@ fn recent(tx: &Tx<'_>, handle: &Handle) -> Result<Option<Resolved>, EndpointErro
     let Some((alias, checked_at)) = row else { return Ok(None) };
     let age = tx.now().since(chancery_types::Timestamp::from_millis(checked_at));
     match alias.map(Alias::from_bytes) {
-        Some(alias) if age < RECORD_AGE => Ok(peer::find(tx, alias)?.map(Ok)),
+        Some(alias) if age < RECORD_AGE => {
+            Ok(peer::find(tx, alias)?.map(|peer| Ok(Found { peer, stale: false })))
+        }
         None if age < ABSENCE_AGE => Ok(Some(Err(absent()))),
         _ => Ok(None),
     }
@@ -339,9 +399,9 @@ fn recent(tx: &Tx<'_>, handle: &Handle) -> Result<Option<Resolved>, EndpointErro
 
 fn keep_record(tx: &Tx<'_>, handle: &Handle, resolved: &Resolved) -> Result<(), EndpointError> {
     let alias = match resolved {
-        Ok(peer) => {
-            peer::put(tx, peer)?;
-            Some(*peer.alias.as_bytes())
+        Ok(found) => {
+            peer::put(tx, &found.peer)?;
+            Some(*found.peer.alias.as_bytes())
         }
         Err(refusal) if refusal.reason == Reason::RecipientAbsent => None,
         // A record that is not to be believed is looked at again each time.

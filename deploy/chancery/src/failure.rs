@@ -70,6 +70,12 @@ pub(crate) enum Failure {
     /// The federation's bundle.
     #[error(transparent)]
     Bundle(#[from] chancery_pki_core::BundleError),
+    /// An identifier is none of its scheme.
+    #[error(transparent)]
+    Identifier(chancery_types::IdentifierError),
+    /// An enrolment authority.
+    #[error(transparent)]
+    EnrolmentAuthority(#[from] chancery_sdk::authority::AuthorityError),
     /// The certificate authority.
     #[error(transparent)]
     Authority(#[from] chancery_pki::AuthorityError),

@@ -1,5 +1,6 @@
 //! The program `chancery`: one binary made of the crates' commands.
 
+mod authority;
 mod bench;
 mod enrol;
 mod failure;
@@ -55,6 +56,7 @@ enum Command {
     Evaluator(EvaluatorArgs),
     Node(NodeArgs),
     Agent(AgentArgs),
+    Authority(authority::AuthorityArgs),
     /// Lists of recipients.
     #[command(subcommand)]
     Recipients(RecipientsCommand),
@@ -111,6 +113,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Evaluator(args) => Ok(run_evaluator(args, clock, entropy, shutdown).await?),
         Command::Node(args) => Ok(chancery_node::run(args, clock, entropy, shutdown).await?),
         Command::Agent(args) => Ok(chancery_sdk::agent::run(args, clock, entropy, shutdown).await?),
+        Command::Authority(args) => authority::run(args, clock, entropy, shutdown).await,
         Command::Recipients(RecipientsCommand::Make(args)) => Ok(mailing::synthetic::run(&args)?),
         Command::Bench(args) => bench::run(args, shutdown).await,
         Command::Completions { shell } => {

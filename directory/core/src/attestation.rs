@@ -129,7 +129,7 @@ impl SignedAttestation {
     }
 
     /// Checks that an authority that was admitted for the scheme at a time signed
-    /// it and that it is for the evaluators' current key epoch.
+    /// it and that it is for a key epoch whose handles are evaluated.
     ///
     /// # Errors
     /// Authority unknown or not admitted then, wrong signature, another key epoch.
@@ -146,7 +146,7 @@ impl SignedAttestation {
         if !authority.key.verifies(Purpose::Attestation, &self.bytes, &self.signature) {
             return Err(Error::Record("the attestation's signature is wrong"));
         }
-        if federation.evaluators().is_none_or(|e| e.key_epoch != claim.key_epoch) {
+        if !federation.key_epochs().any(|epoch| epoch.key_epoch == claim.key_epoch) {
             return Err(Error::WrongKeyEpoch);
         }
         Ok(VerifiedAttestation(claim))

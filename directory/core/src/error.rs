@@ -51,6 +51,9 @@ pub enum Error {
     /// The attestation is expired or from the future.
     #[error("the attestation is expired or not yet valid")]
     AttestationExpired,
+    /// A claim or receipt at enrolment does not hold.
+    #[error("{0}")]
+    Enrolment(&'static str),
     /// The record moved on.
     #[error("the record stands at another version or entry")]
     VersionConflict,
@@ -110,6 +113,7 @@ impl Error {
             Self::Record(_) => Reason::InvalidRecord,
             Self::AuthorityNotAdmitted => Reason::AuthorityNotAdmitted,
             Self::AttestationExpired => Reason::AttestationExpired,
+            Self::Enrolment(_) => Reason::EnrolmentRefused,
             Self::VersionConflict => Reason::RecordVersionConflict,
             Self::Closed => Reason::RecipientClosed,
             Self::ChangeLimit => Reason::RecordChangeLimit,

@@ -26,6 +26,12 @@ pub enum Purpose {
     CeremonyResult,
     /// What an evaluator answered in a day.
     EvaluationTotals,
+    /// What a device claims to an authority.
+    Enrolment,
+    /// That an authority checked it.
+    EnrolmentReceipt,
+    /// That whoever holds a receipt is whom it names.
+    EnrolmentRenewal,
 }
 
 impl Purpose {
@@ -37,6 +43,9 @@ impl Purpose {
             Self::CeremonyMessage => "chancery ceremony message v1",
             Self::CeremonyResult => "chancery ceremony result v1",
             Self::EvaluationTotals => "chancery evaluation totals v1",
+            Self::Enrolment => "chancery enrolment v1",
+            Self::EnrolmentReceipt => "chancery enrolment receipt v1",
+            Self::EnrolmentRenewal => "chancery enrolment renewal v1",
         }
     }
 

@@ -9,6 +9,7 @@
 pub mod attestation;
 pub mod ceremony;
 pub mod client;
+pub mod enrolment;
 pub mod entry;
 pub mod error;
 pub mod evaluators;

@@ -188,6 +188,10 @@ fn judge_enrolment(record: &SignedRecord, federation: &FederationState, now: Tim
     for word in [Some(record.attestation()), record.second_attestation()].into_iter().flatten() {
         // As senders will judge it for ever after.
         word.verify(federation, word.claim().issued_at.after(CLOCK_SKEW).min(now))?;
+        // Handles of the epoch before stand until it ends; new ones are not put.
+        if federation.evaluators().is_none_or(|current| current.key_epoch != word.claim().key_epoch) {
+            return Err(Error::WrongKeyEpoch);
+        }
     }
     let first = record.attestation().verify(federation, now)?.current(now)?;
     let Some(second) = record.second_attestation() else { return Ok(()) };

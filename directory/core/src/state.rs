@@ -21,6 +21,8 @@ pub struct FederationState {
     /// All that was ever decided about each, with its time.
     authorities: BTreeMap<NodeId, Vec<(Timestamp, Authority)>>,
     evaluators: Option<EvaluatorEpoch>,
+    /// Of the key epoch before, until it is ended.
+    former: Option<EvaluatorEpoch>,
     entitlements: BTreeMap<Option<NodeId>, u64>,
     /// Which ceremony brought the evaluators into force.
     ceremony: Option<[u8; 32]>,
@@ -38,6 +40,7 @@ enum Subject {
     /// judged at the time of its word, so none replaces another.
     Authority(NodeId, usize),
     Evaluators,
+    FormerEvaluators,
     Directory,
     Entitlement(Option<NodeId>),
 }
@@ -73,6 +76,16 @@ impl FederationState {
     /// The evaluators' current epoch.
     pub const fn evaluators(&self) -> Option<&EvaluatorEpoch> {
         self.evaluators.as_ref()
+    }
+
+    /// The evaluators of the key epoch before, while people migrate.
+    pub const fn former_evaluators(&self) -> Option<&EvaluatorEpoch> {
+        self.former.as_ref()
+    }
+
+    /// The current key epoch and the one before, if that has not ended.
+    pub fn key_epochs(&self) -> impl Iterator<Item = &EvaluatorEpoch> {
+        self.evaluators.iter().chain(&self.former)
     }
 
     /// Identifiers that each evaluator may evaluate for an administration in a day.
@@ -111,6 +124,10 @@ impl FederationState {
                 .get(&a.authority)
                 .and_then(|all| all.last())
                 .is_some_and(|(_, last)| last == a),
+            Decision::KeyEpochEnd(epoch) => {
+                self.evaluators.as_ref().is_some_and(|e| e.key_epoch > *epoch)
+                    && !self.key_epochs().any(|e| e.key_epoch == *epoch)
+            }
             Decision::CeremonyPlan(_) | Decision::Erasure(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
             Decision::Entitlement(e) => self.entitlements.get(&e.administration) == Some(&e.per_day),
@@ -130,6 +147,11 @@ impl FederationState {
         if matches!(statement.statement().decision, Decision::CeremonyPlan(_)) {
             return Err(Error::Statement("a ceremony's plan is logged with its conclusion"));
         }
+        if let Decision::KeyEpochEnd(epoch) = &statement.statement().decision
+            && self.former.as_ref().is_none_or(|former| former.key_epoch != *epoch)
+        {
+            return Err(Error::Statement("only the key epoch before the current one is ended"));
+        }
         Ok(Admission::New)
     }
 
@@ -142,7 +164,7 @@ impl FederationState {
             }
             Decision::DirectoryKeys(_) => Some(Subject::Directory),
             Decision::Entitlement(e) => Some(Subject::Entitlement(e.administration.clone())),
-            Decision::CeremonyPlan(_) | Decision::Erasure(_) => None,
+            Decision::CeremonyPlan(_) | Decision::Erasure(_) | Decision::KeyEpochEnd(_) => None,
         }
     }
 
@@ -161,6 +183,10 @@ impl FederationState {
             }
             Decision::DirectoryKeys(k) => self.directory = Some(k),
             Decision::Entitlement(e) => drop(self.entitlements.insert(e.administration, e.per_day)),
+            Decision::KeyEpochEnd(_) => {
+                self.former = None;
+                self.in_force.remove(&Subject::FormerEvaluators);
+            }
             Decision::CeremonyPlan(_) | Decision::Erasure(_) => {}
         }
     }
@@ -173,9 +199,14 @@ impl FederationState {
 
     /// Takes a logged ceremony into account.
     pub fn conclude(&mut self, conclusion: Conclusion, index: u64) {
-        self.in_force.insert(Subject::Evaluators, index);
         self.ceremony = Some(*conclusion.id());
-        self.evaluators = Some(conclusion.into_epoch());
+        let epoch = conclusion.into_epoch();
+        let before = self.in_force.insert(Subject::Evaluators, index);
+        if let Some(former) = self.evaluators.take_if(|current| current.key_epoch < epoch.key_epoch) {
+            self.in_force.extend(before.map(|before| (Subject::FormerEvaluators, before)));
+            self.former = Some(former);
+        }
+        self.evaluators = Some(epoch);
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Decision {
     Entitlement(Entitlement),
     /// Erases records.
     Erasure(Vec<ErasedRecord>),
+    /// Ends the key epoch before the current one: its number.
+    KeyEpochEnd(u32),
 }
 
 /// An administration and what its node and agents are bound to.
@@ -122,6 +124,7 @@ impl TryFrom<wire::Statement> for Statement {
             Some(Wire::DirectoryKeys(k)) => Decision::DirectoryKeys(k.try_into()?),
             Some(Wire::EvaluationEntitlement(e)) => Decision::Entitlement(e.try_into()?),
             Some(Wire::RecordErasure(e)) => Decision::Erasure(erasure(&e)?),
+            Some(Wire::KeyEpochEnd(e)) => Decision::KeyEpochEnd(e.key_epoch),
             None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
         };
         if !(1..=255).contains(&statement.federation.len()) {
@@ -150,6 +153,7 @@ impl From<&Statement> for wire::Statement {
                 Decision::Erasure(records) => Wire::RecordErasure(wire::RecordErasure {
                     records: records.iter().map(Into::into).collect(),
                 }),
+                Decision::KeyEpochEnd(epoch) => Wire::KeyEpochEnd(wire::KeyEpochEnd { key_epoch: *epoch }),
             }),
         }
     }

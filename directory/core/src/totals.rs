@@ -78,8 +78,8 @@ impl EvaluationTotals {
     ) -> Result<Self, Error> {
         let totals = parse(signed)?;
         let evaluator: NodeId = totals.evaluator.parse()?;
-        let shares = federation.evaluators().map_or(&[][..], |epoch| &epoch.evaluators);
-        let share = shares.iter().find(|share| share.evaluator == evaluator);
+        let mut shares = federation.key_epochs().flat_map(|epoch| &epoch.evaluators);
+        let share = shares.find(|share| share.evaluator == evaluator);
         let share = share.ok_or(Error::Totals("totals are by an evaluator in force"))?;
         if !share.key.verifies(Purpose::EvaluationTotals, &signed.totals, &signed.signature) {
             return Err(Error::Totals("the totals' signature is wrong"));

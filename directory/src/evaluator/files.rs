@@ -1,4 +1,4 @@
-//! What an evaluator keeps: `share.toml`, the share in force, and one
+//! What an evaluator keeps: `share-N.toml`, its share of key epoch N, and one
 //! `ceremony-….toml` for each ceremony that may still conclude. Secrets in them
 //! are sealed; a file is replaced whole or erased. None of it belongs into a
 //! backup: a lost share is dealt anew.
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// Ceremonies that may be open at once.
 const MAX_OPEN: usize = 16;
 
-/// `share.toml`.
+/// `share-N.toml`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ShareFile {
@@ -73,29 +73,36 @@ impl Files {
         Self { folder: folder.to_owned(), seal }
     }
 
-    /// The share in force, if this evaluator holds one.
-    pub(super) fn share(&self) -> Result<Option<Serving>, DirectoryError> {
-        let Some(file) = read::<ShareFile>(&self.share_path())? else { return Ok(None) };
-        let place = share_place(file.key_epoch, file.generation, file.index);
-        let share = SecretKey::from_bytes(&*self.seal.unseal(&file.share, &place)?)?;
-        let (key_epoch, generation) = (file.key_epoch, file.generation);
-        Ok(Some(Serving { key_epoch, generation, index: file.index, share }))
+    /// The shares that this evaluator holds: at most one of each key epoch.
+    pub(super) fn shares(&self) -> Result<Vec<Serving>, DirectoryError> {
+        let files = self.all::<ShareFile>("share-")?;
+        let unseal = |file: ShareFile| {
+            let place = share_place(file.key_epoch, file.generation, file.index);
+            let share = SecretKey::from_bytes(&*self.seal.unseal(&file.share, &place)?)?;
+            let (key_epoch, generation) = (file.key_epoch, file.generation);
+            Ok(Serving { key_epoch, generation, index: file.index, share })
+        };
+        files.into_iter().map(unseal).collect()
     }
 
-    /// Erases the share in force.
-    pub(super) fn erase_share(&self) -> Result<(), DirectoryError> {
-        let path = self.share_path();
+    /// Erases the share of a key epoch.
+    pub(super) fn erase_share(&self, key_epoch: u32) -> Result<(), DirectoryError> {
+        let path = self.share_path(key_epoch);
         erase(&path).map_err(DirectoryError::file(path))
     }
 
     /// All ceremonies that may still conclude, or did.
     pub(super) fn ceremonies(&self) -> Result<Vec<CeremonyFile>, DirectoryError> {
+        self.all("ceremony-")
+    }
+
+    fn all<T: for<'de> Deserialize<'de>>(&self, prefix: &str) -> Result<Vec<T>, DirectoryError> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(DirectoryError::file(&self.folder))? {
             let path = entry.map_err(DirectoryError::file(&self.folder))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with("ceremony-") && name.ends_with(".toml") {
-                found.extend(read::<CeremonyFile>(&path)?);
+            if name.starts_with(prefix) && name.ends_with(".toml") {
+                found.extend(read::<T>(&path)?);
             }
         }
         Ok(found)
@@ -159,7 +166,7 @@ impl Files {
         erase(&path).map_err(DirectoryError::file(path))
     }
 
-    /// Puts a ceremony's share in the place of the one before, which is erased.
+    /// Puts a ceremony's share in the place of its key epoch's before, which is erased.
     /// Finished by whoever starts again, if it breaks off.
     pub(super) fn put_in_force(&self, file: &mut CeremonyFile) -> Result<(), DirectoryError> {
         let Some(concluded) = file.concluded.clone() else { return Ok(()) };
@@ -167,19 +174,19 @@ impl Files {
             file.in_force = true;
             self.keep(file)?;
         }
-        self.erase_share()?;
+        self.erase_share(file.key_epoch)?;
         let share = ShareFile {
             key_epoch: file.key_epoch,
             generation: file.generation,
             index: concluded.index,
             share: concluded.share,
         };
-        write(&self.share_path(), &share)?;
+        write(&self.share_path(file.key_epoch), &share)?;
         self.forget(file)
     }
 
-    fn share_path(&self) -> PathBuf {
-        self.folder.join("share.toml")
+    fn share_path(&self, key_epoch: u32) -> PathBuf {
+        self.folder.join(format!("share-{key_epoch}.toml"))
     }
 
     fn ceremony_path(&self, id: &str) -> PathBuf {

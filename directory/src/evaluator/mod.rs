@@ -66,7 +66,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     quota: Quota,
-    serving: RwLock<Option<Arc<Serving>>>,
+    /// At most one of each key epoch.
+    serving: RwLock<Vec<Arc<Serving>>>,
     /// One step of one ceremony at a time.
     step: tokio::sync::Mutex<()>,
     asked: tokio::sync::Mutex<Option<Instant>>,
@@ -87,7 +88,7 @@ impl Evaluator {
                 files.put_in_force(&mut begun)?;
             }
         }
-        let serving = files.share()?.map(Arc::new);
+        let serving = files.shares()?.into_iter().map(Arc::new).collect();
         let quota = Quota::open(&config.folder).await?;
         Ok(Self(Arc::new(Inner {
             quota,
@@ -157,10 +158,10 @@ impl Evaluator {
         request: wire::EvaluateRequest,
     ) -> Result<wire::EvaluateResponse, Refusal> {
         let named = (request.key_epoch, request.generation);
-        let mut serving = self.serving();
-        if serving.as_ref().is_none_or(|s| (s.key_epoch, s.generation) != named) {
+        let mut serving = self.serving(named);
+        if serving.is_none() {
             self.look_for_caller().await;
-            serving = self.serving();
+            serving = self.serving(named);
         }
         let serving = serving.ok_or(Error::WrongKeyEpoch)?;
         let request = handle::check(request, &serving)?;
@@ -225,7 +226,9 @@ impl Evaluator {
         }
         let dealer = ceremony.dealer(&self.0.id);
         let dealer = dealer.ok_or(Error::Ceremony("this evaluator does not deal in the ceremony"))?;
-        let serving = self.serving().filter(|_| ceremony.deals_anew());
+        let plan = ceremony.plan();
+        let before = plan.generation.checked_sub(1).filter(|_| ceremony.deals_anew());
+        let serving = before.and_then(|before| self.serving((plan.key_epoch, before)));
         let held = serving.as_ref().map(|serving| &serving.share);
         let dealing = party::deal(&ceremony, dealer, held, &joins, &self.0.key, &*self.0.entropy)?;
         file.dealt = Some((digest, hex::encode(dealing.encode_to_vec())));
@@ -311,8 +314,10 @@ impl Evaluator {
         ceremony.party(&self.0.id).ok_or(Error::Ceremony("this evaluator is no party of the ceremony"))
     }
 
-    fn serving(&self) -> Option<Arc<Serving>> {
-        self.0.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The share of a key epoch and generation.
+    fn serving(&self, named: (u32, u32)) -> Option<Arc<Serving>> {
+        let serving = self.0.serving.read().unwrap_or_else(PoisonError::into_inner);
+        serving.iter().find(|s| (s.key_epoch, s.generation) == named).cloned()
     }
 
     /// Looks at the log because a caller knows more, but not for every call. When
@@ -354,17 +359,21 @@ impl Evaluator {
             let listed = epoch.evaluators.iter().any(|share| share.evaluator == self.0.id);
             if in_force && listed && file.concluded.is_some() {
                 files.put_in_force(&mut file)?;
-                *serving = files.share()?.map(Arc::new);
+                *serving = files.shares()?.into_iter().map(Arc::new).collect();
                 tracing::info!(key_epoch = current.0, generation = current.1, "evaluator.share.in_force");
             } else if (file.key_epoch, file.generation) <= current {
                 files.forget(&file)?;
             }
         }
-        if serving.as_ref().is_some_and(|s| (s.key_epoch, s.generation) < current) {
-            // Shares of two generations never combine: this one is of no use any more.
-            files.erase_share()?;
-            *serving = None;
+        let former = state.former_evaluators().map(|epoch| (epoch.key_epoch, epoch.generation));
+        // Shares of two generations never combine: one that is in force no more is of no use.
+        let is_spent = |s: &Serving| {
+            (s.key_epoch, s.generation) < current && Some((s.key_epoch, s.generation)) != former
+        };
+        for spent in serving.iter().filter(|s| is_spent(s)) {
+            files.erase_share(spent.key_epoch)?;
         }
+        serving.retain(|s| !is_spent(s));
         Ok(())
     }
 }

@@ -92,8 +92,8 @@ async fn a_lost_evaluator_is_replaced_and_handles_stay() {
         assert_eq!(refused, Some(Reason::WrongKeyEpoch));
         let mut files = files(&mesh, evaluator.0);
         files.retain(|name| !name.starts_with("evaluator.sqlite"));
-        assert_eq!(files, ["evaluator.key", "share.toml"]);
-        let share = std::fs::read_to_string(mesh.evaluator_folder(evaluator.0).join("share.toml")).unwrap();
+        assert_eq!(files, ["evaluator.key", "share-1.toml"]);
+        let share = std::fs::read_to_string(mesh.evaluator_folder(evaluator.0).join("share-1.toml")).unwrap();
         assert!(share.contains("generation = 2"), "{share}");
     }
     // Held again, it does not follow any more.

@@ -2,7 +2,7 @@
 //! directory and an evaluator that can be stopped and killed.
 
 use bytes::Bytes;
-use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::authority;
 use chancery_directory::{
     DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, MirrorConfig, ceremony, evaluator,
     governance,
@@ -10,6 +10,7 @@ use chancery_directory::{
 use chancery_directory_core::attestation::SchemeName;
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::{Publication, read_publication};
+use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_directory_core::handle::Blinded;
 use chancery_directory_core::record::RecordDraft;
 use chancery_directory_core::statement::{Authority, Decision, DirectoryKeys, Member};
@@ -126,7 +127,7 @@ impl Mesh {
         let governors: Vec<_> = (0..2).map(|_| keys::generate(&entropy)).collect();
         let governance = GovernanceKeys::new(governors.iter().map(GovernanceKey::from).collect(), 2).unwrap();
         let key = folder.path().join("authority.key");
-        let authority = AuthoritySigner::open("enrol".parse().unwrap(), &key, &entropy).unwrap();
+        let authority = authority::open("enrol".parse().unwrap(), &key, &entropy).unwrap();
         Self {
             clock: Arc::new(clock),
             entropy: Arc::new(entropy),
@@ -431,7 +432,7 @@ impl Setting {
             handle: owner.handle,
             version,
             previous_index,
-            attestation: self.mesh.authority.attest(Scheme::E164, owner.handle, key, 1, clock),
+            attestation: self.mesh.authority.attest(Scheme::E164, owner.handle, key, 1, clock.now()),
             second_attestation: None,
             sealed_part: owner
                 .address

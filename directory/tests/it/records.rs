@@ -153,10 +153,10 @@ async fn what_breaks_the_rules_is_refused_each_for_its_reason(backend: Backend) 
     let now = &*setting.mesh.clock;
     let key = (&owner.account).into();
     let mut draft = setting.draft(&owner, 1, None);
-    draft.attestation = setting.mesh.authority.attest(Scheme::BeNn, owner.handle, key, 1, now);
+    draft.attestation = setting.mesh.authority.attest(Scheme::BeNn, owner.handle, key, 1, now.now());
     assert_eq!(refused(&setting, draft.sign(&owner.account)).await, Reason::AuthorityNotAdmitted);
     let mut draft = setting.draft(&owner, 1, None);
-    draft.attestation = setting.mesh.authority.attest(Scheme::E164, owner.handle, key, 2, now);
+    draft.attestation = setting.mesh.authority.attest(Scheme::E164, owner.handle, key, 2, now.now());
     assert_eq!(refused(&setting, draft.sign(&owner.account)).await, Reason::WrongKeyEpoch);
     let unknown = record(with(&|a| a.authority = "other".parse().unwrap()), Some(&stranger));
     assert_eq!(refused(&setting, unknown).await, Reason::AuthorityNotAdmitted);
@@ -166,7 +166,7 @@ async fn what_breaks_the_rules_is_refused_each_for_its_reason(backend: Backend) 
     assert_eq!(refused(&setting, large).await, Reason::TooLarge);
 
     let record = setting.draft(&owner, 1, None).sign(&owner.account);
-    setting.mesh.clock.advance(chancery_directory::authority::VALIDITY);
+    setting.mesh.clock.advance(chancery_directory_core::enrolment::VALIDITY);
     assert_eq!(refused(&setting, record).await, Reason::AttestationExpired);
     assert!(find(&setting, &owner).await.is_none());
 

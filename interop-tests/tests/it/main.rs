@@ -4,6 +4,7 @@
 
 mod arrows;
 mod devices;
+mod enrolment;
 mod foreign;
 mod garbage;
 mod moves;

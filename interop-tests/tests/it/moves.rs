@@ -2,7 +2,7 @@
 //! twice, and no sender does anything.
 
 use chancery_interop_tests::mesh::{FEDERATION, Mesh, Place, id};
-use chancery_interop_tests::party::{Device, person_number};
+use chancery_interop_tests::party::{Agent, Device, person_number};
 use chancery_interop_tests::wait::{success, until};
 use chancery_sdk::alarm::Alarm;
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
@@ -62,15 +62,15 @@ async fn received(device: &Device, count: usize) -> HashMap<GroupId, Vec<String>
     threads
 }
 
-async fn alarms(device: &Device) -> Vec<Alarm> {
-    device.endpoint.alarms_after(0, 100).await.unwrap().iter().map(|raised| raised.alarm).collect()
+async fn alarms(endpoint: &Endpoint) -> Vec<Alarm> {
+    endpoint.alarms_after(0, 100).await.unwrap().iter().map(|raised| raised.alarm).collect()
 }
 
 /// How often each thing was said about the letters sent from here.
-async fn events(device: &Device) -> BTreeMap<String, usize> {
+async fn events(endpoint: &Endpoint) -> BTreeMap<String, usize> {
     let (mut counts, mut after) = (BTreeMap::new(), 0);
     loop {
-        let events = device.endpoint.events_after(after, 500).await.unwrap();
+        let events = endpoint.events_after(after, 500).await.unwrap();
         let Some(last) = events.last() else { return counts };
         after = last.position;
         for event in events {
@@ -81,25 +81,23 @@ async fn events(device: &Device) -> BTreeMap<String, usize> {
 
 #[tokio::test]
 async fn an_account_moves_while_letters_flow() {
-    let mut mesh = Mesh::with_nodes().await;
-    mesh.start_node("local", Place::free().await, BTreeMap::new()).await;
-    let number = person_number(1);
-    let person = Device::enrol(&mesh, "regional", &number, "person").await.live();
+    let mut mesh = Mesh::new().await;
     // At home elsewhere, where the account is, and where it goes: three hubs.
     let mut senders = Vec::new();
-    for (name, node) in [(1, "federal"), (2, "regional"), (3, "local")] {
-        let own = person_number(1 + u64::from(name));
-        senders.push((name, Device::enrol(&mesh, node, &own, &format!("sender-{name}")).await.live()));
+    for (name, administration) in [(1, "federal"), (2, "regional"), (3, "local")] {
+        senders.push((name, Agent::start(&mut mesh, administration).await));
     }
+    let late = Agent::start(&mut mesh, "late").await;
+    let number = person_number(1);
+    let person = Device::enrol(&mesh, "regional", &number, "person").await.live();
     // Knows the address from before, and writes for the first time after.
-    let late = Device::enrol(&mesh, "federal", &person_number(9), "late").await.live();
     late.endpoint.resolve(std::slice::from_ref(&number)).await.unwrap().remove(0).unwrap();
 
     let stop = Arc::new(AtomicBool::new(false));
     let sending: Vec<_> = senders
         .iter()
-        .map(|(name, device)| {
-            let (endpoint, to, stop) = (device.endpoint.clone(), number.clone(), Arc::clone(&stop));
+        .map(|(name, agent)| {
+            let (endpoint, to, stop) = (agent.endpoint.clone(), number.clone(), Arc::clone(&stop));
             tokio::spawn(send_on(endpoint, *name, to, stop))
         })
         .collect();
@@ -116,9 +114,8 @@ async fn an_account_moves_while_letters_flow() {
         threads.push((*name, count, thread));
         sent += count;
     }
-    let first =
-        late.endpoint.send(order(&late.endpoint, 9, 0, To::Identifier(number.clone()))).await.unwrap();
-    threads.push((9, 1, first.thread));
+    let first = order(&late.endpoint, 9, 0, To::Identifier(number.clone()));
+    threads.push((9, 1, late.endpoint.send(first).await.unwrap().thread));
     sent += 1;
 
     let letters = received(&person, sent as usize).await;
@@ -126,20 +123,22 @@ async fn an_account_moves_while_letters_flow() {
         let expected: Vec<_> = (0..*count).map(|number| format!("{name} {number:04}")).collect();
         assert_eq!(letters[thread], expected, "in order, each once");
     }
-    // Answers go out through the new home, and back to each sender's.
+    // Answers go out through the new home.
     for (name, _, thread) in &threads {
         person.endpoint.send(order(&person.endpoint, 100 + name, 0, To::Thread(*thread))).await.unwrap();
     }
-    for (name, device) in &senders {
-        device.inbox(1).await;
-        let count = threads.iter().find(|thread| thread.0 == *name).unwrap().1 as usize;
-        let told = async || events(device).await.get(&format!("{:?}", EventKind::Delivered)) == Some(&count);
+    for ((name, agent), (_, count, _)) in senders.iter().zip(&threads) {
+        let endpoint = &agent.endpoint;
+        let answered = async || endpoint.inbox_after(0, 10).await.unwrap().len() == 1;
+        until("the answer is there", answered).await;
+        let delivered = format!("{:?}", EventKind::Delivered);
+        let told = async || events(endpoint).await.get(&delivered) == Some(&(*count as usize));
         until("each letter's delivery is signed", told).await;
-        let told = events(device).await;
-        assert!(!told.contains_key(&format!("{:?}", EventKind::Failed)), "{told:?}");
-        assert_eq!(alarms(device).await, []);
+        let told = events(endpoint).await;
+        assert!(!told.contains_key(&format!("{:?}", EventKind::Failed)), "{name}: {told:?}");
+        assert_eq!(alarms(endpoint).await, []);
     }
-    assert_eq!(alarms(&person).await, []);
+    assert_eq!(alarms(&person.endpoint).await, []);
     assert_eq!(person.endpoint.check_record().await, Ok(RecordCheck::AsPublished));
 
     // The device starts again with what it was first configured with.
@@ -151,13 +150,18 @@ async fn an_account_moves_while_letters_flow() {
 
 #[tokio::test]
 async fn all_devices_of_an_account_move() {
-    let mut mesh = Mesh::with_nodes().await;
-    mesh.start_node("local", Place::free().await, BTreeMap::new()).await;
+    let mut mesh = Mesh::new().await;
+    let agent = Agent::start(&mut mesh, "federal").await;
+    for administration in ["regional", "local"] {
+        mesh.start_node(administration, Place::free().await, BTreeMap::new()).await;
+    }
     let number = person_number(1);
     let first = Device::enrol(&mesh, "regional", &number, "first").await.live();
     let second = first.link(&mesh, "second").await.live();
-    let sender = Device::enrol(&mesh, "federal", &person_number(2), "sender").await.live();
-    sender.endpoint.send(order(&sender.endpoint, 1, 0, To::Identifier(number.clone()))).await.unwrap();
+    let send = async |nth| {
+        agent.endpoint.send(order(&agent.endpoint, 1, nth, To::Identifier(number.clone()))).await.unwrap();
+    };
+    send(0).await;
     for device in [&first, &second] {
         device.inbox(1).await;
     }
@@ -165,21 +169,23 @@ async fn all_devices_of_an_account_move() {
     assert_eq!(refused.reason, Reason::Unsupported, "the first device moves the account");
     first.endpoint.move_to(id("local")).await.unwrap();
     until("the other one follows", async || second.endpoint.home() == id("local")).await;
-    sender.endpoint.send(order(&sender.endpoint, 1, 1, To::Identifier(number.clone()))).await.unwrap();
+    send(1).await;
     for device in [&first, &second] {
         device.inbox(2).await;
-        assert_eq!(alarms(device).await, []);
+        assert_eq!(alarms(&device.endpoint).await, []);
     }
 }
 
 #[tokio::test]
 async fn a_move_that_was_cut_off_ends_by_itself() {
-    let mut mesh = Mesh::with_nodes().await;
-    mesh.start_node("local", Place::free().await, BTreeMap::new()).await;
+    let mut mesh = Mesh::new().await;
+    let agent = Agent::start(&mut mesh, "federal").await;
+    for administration in ["regional", "local"] {
+        mesh.start_node(administration, Place::free().await, BTreeMap::new()).await;
+    }
     let number = person_number(1);
     let person = Device::enrol(&mesh, "regional", &number, "person").await;
-    let sender = Device::enrol(&mesh, "federal", &person_number(2), "sender").await.live();
-    // Nobody reads the former home's mailbox, so the call does not end; the directory is away.
+    // Cut off in the middle: everything is prepared, the record cannot be changed.
     mesh.stop_directory().await;
     let cut = person.endpoint.move_to(id("local")).await.unwrap_err();
     assert_eq!(cut.reason, Reason::DirectoryUnreachable);
@@ -187,7 +193,7 @@ async fn a_move_that_was_cut_off_ends_by_itself() {
     mesh.start_directory("directory").await;
     let person = person.live();
     until("the move has ended", async || person.endpoint.home() == id("local")).await;
-    sender.endpoint.send(order(&sender.endpoint, 1, 0, To::Identifier(number.clone()))).await.unwrap();
+    agent.endpoint.send(order(&agent.endpoint, 1, 0, To::Identifier(number.clone()))).await.unwrap();
     person.inbox(1).await;
-    assert_eq!(alarms(&person).await, []);
+    assert_eq!(alarms(&person.endpoint).await, []);
 }

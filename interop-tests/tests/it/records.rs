@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 async fn resolve(device: &Device, identifier: &Identifier) -> Result<Alias, Reason> {
     let mut resolved = device.endpoint.resolve(std::slice::from_ref(identifier)).await.unwrap();
-    resolved.remove(0).map(|peer| peer.alias).map_err(|refusal| refusal.reason)
+    resolved.remove(0).map(|found| found.peer.alias).map_err(|refusal| refusal.reason)
 }
 
 async fn alarms(device: &Device) -> Vec<Alarm> {
@@ -27,7 +27,7 @@ async fn alarms(device: &Device) -> Vec<Alarm> {
 async fn claim(mesh: &Mesh, device: &Device, identifier: &Identifier) -> Result<Publication, Refusal> {
     let handle = device.endpoint.handle(identifier).await.unwrap();
     let account = AccountKey::try_from(device.endpoint.account_key().await.unwrap().as_slice()).unwrap();
-    let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, &*mesh.clock);
+    let attestation = mesh.authority.attest(identifier.scheme(), handle, account, 1, mesh.clock.now());
     device.endpoint.publish_record(identifier, Words { attestation, second: None }).await
 }
 

@@ -97,7 +97,7 @@ async fn a_record_with_a_wrong_signature_is_not_logged() {
         handle,
         version: 1,
         previous_index: None,
-        attestation: mesh.authority.attest(Scheme::BeNn, handle, (&account).into(), 1, &*mesh.clock),
+        attestation: mesh.authority.attest(Scheme::BeNn, handle, (&account).into(), 1, mesh.clock.now()),
         second_attestation: None,
         sealed_part: address.seal(&record_key, &handle, 1, &*mesh.entropy).unwrap(),
         two_authorities: false,

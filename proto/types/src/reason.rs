@@ -219,6 +219,8 @@ reasons! {
     AuthorityNotAdmitted = "AUTHORITY_NOT_ADMITTED", PermissionDenied, Caller, Never;
     /// The attestation is expired or not yet valid.
     AttestationExpired = "ATTESTATION_EXPIRED", FailedPrecondition, Caller, Never;
+    /// The authority has no proof that the identifier is the caller's.
+    EnrolmentRefused = "ENROLMENT_REFUSED", PermissionDenied, Caller, Never;
     /// The record has moved to another version.
     RecordVersionConflict = "RECORD_VERSION_CONFLICT", Aborted, Caller, AfterRefresh;
     /// The record was changed as often as it may be in a day.

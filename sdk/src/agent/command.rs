@@ -2,22 +2,17 @@
 
 use super::{AgentError, serve};
 use crate::endpoint::{Endpoint, EndpointConfig};
-use backon::{ExponentialBuilder, Retryable as _};
 use chancery_kit::config::{self, ConfigError};
 use chancery_kit::party::{self, PartyError};
 use chancery_pki_core::Party;
-use chancery_types::{Clock, Entropy, Refusal, Retry};
+use chancery_types::{Clock, Entropy, Refusal};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// Pauses between attempts to register, at first and at most, before jitter.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// The agent of an organisation: seals and opens its letters.
 ///
@@ -116,7 +111,7 @@ pub async fn run(
                 return Err(AgentError::NotLoopback(file.listen).into());
             }
             let endpoint = open(&file, clock, Arc::clone(&entropy), &shutdown).await?;
-            let registered = shutdown.run_until_cancelled(register(&endpoint, &*entropy)).await;
+            let registered = shutdown.run_until_cancelled(endpoint.register_patiently(&*entropy)).await;
             let Some(registered) = registered else { return Ok(()) };
             registered?;
             let listener = party::listen(file.listen).await?;
@@ -154,23 +149,6 @@ async fn open(
         entropy,
     };
     Ok(Endpoint::open(config).await?)
-}
-
-/// Registers, however long the home node takes to come up.
-async fn register(endpoint: &Endpoint, entropy: &dyn Entropy) -> Result<(), Refusal> {
-    let pauses = ExponentialBuilder::new()
-        .with_min_delay(PAUSES.0)
-        .with_max_delay(PAUSES.1)
-        .without_max_times()
-        .with_jitter()
-        .with_jitter_seed(u64::from_le_bytes(entropy.array()));
-    (|| endpoint.register())
-        .retry(pauses)
-        .when(|refusal: &Refusal| refusal.reason.retry() != Retry::Never)
-        .notify(|refusal, _| {
-            tracing::warn!(reason = refusal.reason.as_str(), "the home node does not take the agent yet");
-        })
-        .await
 }
 
 const fn stock() -> usize {

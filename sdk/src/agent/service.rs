@@ -30,6 +30,7 @@ impl AgentService for Service {
             let wanted = identifier(request.into_inner().recipient)?;
             let found = self.0.endpoint.resolve(&[wanted]).await?.pop();
             let reachability = match found {
+                Some(Ok(found)) if found.stale => wire::Reachability::Stale,
                 Some(Ok(_)) => wire::Reachability::Reachable,
                 Some(Err(refusal)) if refusal.reason == Reason::RecipientAbsent => wire::Reachability::Absent,
                 Some(Err(refusal)) => return Err(refusal),

@@ -2,10 +2,13 @@
 //! work inside the store belongs to the modules around this one; the tasks that
 //! keep queue and mailbox moving are in `run`, sending in `send`.
 
+mod account;
+mod enrol;
 mod moving;
 mod run;
 mod send;
 
+pub use enrol::AuthorityAddress;
 pub use send::{Addressed, SendOrder, Sent, To};
 
 use crate::alarm::{self, Raised};
@@ -21,8 +24,8 @@ use crate::node_client::{DeviceProof, NodeClient};
 use crate::outbox::Decided;
 use crate::own_record::OwnRecord;
 pub use crate::own_record::{RecordChange, RecordCheck, Words};
-use crate::peer::Peer;
-use crate::resolve::{Keyed, Resolver};
+pub use crate::resolve::Found;
+use crate::resolve::{Epoch, Keyed, Resolver};
 use crate::store::{EndpointStore, Tx};
 use crate::thread::{self, Thread};
 use crate::{mls::Suite, request};
@@ -233,21 +236,6 @@ impl Endpoint {
         self.0.clock.now()
     }
 
-    /// Opens the account at the home node (unless this device was linked) and
-    /// publishes KeyPackages. Repeatable.
-    ///
-    /// # Errors
-    /// The node's.
-    pub async fn register(&self) -> Result<(), Refusal> {
-        let is_first = self.0.call(|tx| Ok(identity::key(tx, OwnKey::Credential).is_ok())).await?;
-        if is_first {
-            self.0.client.open_account(self.0.identity.alias).await?;
-        } else {
-            self.0.client.authenticate().await?;
-        }
-        run::refill(&self.0).await
-    }
-
     /// The handle of an identifier, for an enrolment authority's attestation.
     ///
     /// # Errors
@@ -256,12 +244,14 @@ impl Endpoint {
         Ok(self.0.keyed(identifier).await?.0)
     }
 
-    /// The account key that an attestation must name: Ed25519, 32 bytes.
+    /// The same, with the key epoch that it is of.
     ///
     /// # Errors
-    /// UNSUPPORTED on a linked device.
-    pub async fn account_key(&self) -> Result<[u8; 32], Refusal> {
-        self.0.call(|tx| Ok(identity::key(tx, OwnKey::Account)?.verifying_key().to_bytes())).await
+    /// As there.
+    pub async fn handle_in_epoch(&self, identifier: &Identifier) -> Result<(Handle, u32), Refusal> {
+        let (epoch, keyed) = self.0.resolver.keyed(std::slice::from_ref(identifier), Epoch::Current).await?;
+        let missing = || Refusal::new(Reason::Internal, "a handle is missing");
+        Ok((keyed.first().ok_or_else(missing)?.0, epoch))
     }
 
     /// Publishes the record of this account's own identifier, or its next version:
@@ -302,7 +292,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// What concerns all of them: directory, evaluators or node.
-    pub async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Result<Peer, Refusal>>, Refusal> {
+    pub async fn resolve(&self, identifiers: &[Identifier]) -> Result<Vec<Result<Found, Refusal>>, Refusal> {
         self.0.resolver.resolve(identifiers).await
     }
 
@@ -315,36 +305,12 @@ impl Endpoint {
         self.0.view.refresh().await.map(drop)
     }
 
-    /// On a device that holds the credential key: signs for a new device, tells
-    /// the node, and gives the grant to show. `trust`: what the new device needs
-    /// to trust the federation, for [`Endpoint::accept_link`] to hand out.
+    /// The same, unless that was done not longer than `age` ago.
     ///
     /// # Errors
-    /// What is wrong with the request, or the node's.
-    pub async fn approve_link(&self, request: Vec<u8>, trust: Vec<u8>) -> Result<Vec<u8>, Refusal> {
-        let approved = self.0.call(move |tx| link::approve(tx, &request, &trust)).await?;
-        self.0.client.add_device(approved.device, approved.auth_key).await?;
-        Ok(approved.grant)
-    }
-
-    /// Brings this account's other devices into all open threads in which they
-    /// are missing; gives how many threads get them. They must have registered.
-    ///
-    /// # Errors
-    /// The node's, or a false KeyPackage.
-    pub async fn admit_devices(&self) -> Result<usize, Refusal> {
-        let inner = &self.0;
-        let own = (inner.client.node(), inner.identity.alias);
-        let mut admitted = 0;
-        for thread in inner.call(|tx| thread::all_open(tx)).await? {
-            let suites = vec![u32::from(thread.suite.code())];
-            let taken = inner.client.take_key_packages(std::slice::from_ref(&own), suites).await?;
-            let key_packages = taken.into_iter().flat_map(|alias| alias.key_packages).collect();
-            let admit = move |tx: &mut Tx<'_>| thread::admit::admit(tx, &thread.id, key_packages);
-            admitted += usize::from(inner.call(admit).await?.is_some());
-        }
-        inner.outbox.notify_one();
-        Ok(admitted)
+    /// The directory's or the node's.
+    pub async fn refresh_directory_after(&self, age: Duration) -> Result<(), Refusal> {
+        self.0.view.refresh_after(age).await
     }
 
     /// Letters that came in after a position, oldest first; at most `limit`.
@@ -492,7 +458,7 @@ fn own_agent(config: &EndpointConfig) -> Result<Option<String>, Refusal> {
 impl Inner {
     /// The handle of one identifier, with its record key.
     async fn keyed(&self, identifier: &Identifier) -> Result<Keyed, Refusal> {
-        let mut keyed = self.resolver.keyed(std::slice::from_ref(identifier)).await?;
+        let (_, mut keyed) = self.resolver.keyed(std::slice::from_ref(identifier), Epoch::Current).await?;
         keyed.pop().ok_or_else(|| Refusal::new(Reason::Internal, "a handle is missing"))
     }
 

@@ -370,6 +370,8 @@ async fn follow_directory(inner: &Inner) -> Result<(), Refusal> {
 /// Looks after this account's own record.
 async fn watch_record(inner: &Inner) -> Result<(), Refusal> {
     inner.record.check().await?;
+    // All devices of a nation at once would be too many for an authority.
+    inner.migrate().await?;
     let jitter = jittered(&*inner.resolver.entropy, RECORD_TICK);
     tokio::time::sleep(RECORD_TICK / 2 + jitter).await;
     Ok(())

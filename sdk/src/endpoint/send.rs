@@ -206,7 +206,7 @@ impl Inner {
         let mut addressed = Vec::new();
         for ((at, identifier, order), resolved) in new.into_iter().zip(resolved) {
             match resolved {
-                Ok(peer) => addressed.push(ToPeer { at, peer, identifier, order }),
+                Ok(found) => addressed.push(ToPeer { at, peer: found.peer, identifier, order }),
                 Err(refusal) => slots[at] = Some(Err(refusal)),
             }
         }
@@ -258,7 +258,7 @@ impl Inner {
         let mut found = Vec::with_capacity(moved.len());
         for (stranger, resolved) in moved.into_iter().zip(resolved) {
             match resolved {
-                Ok(peer) => found.push(Stranger { peer, ..stranger }),
+                Ok(again) => found.push(Stranger { peer: again.peer, ..stranger }),
                 Err(refusal) => fill(slots, refuse(&stranger.orders, &refusal)),
             }
         }

@@ -3,11 +3,13 @@
 
 use super::{cpu_seconds_of, resolve, round};
 use crate::Failure;
+use crate::local::authority::AUTHORITY;
 use crate::local::federation::{FEDERATION, LocalFederation, name};
 use crate::local::layout::{ADMINISTRATIONS, Layout};
 use chancery_directory::DirectoryKeyFiles;
-use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::authority;
 use chancery_directory_core::client::read_publication;
+use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_directory_core::operation::{self, ResultKey};
 use chancery_directory_core::record::RecordDraft;
 use chancery_directory_core::statement::{Decision, DirectoryKeys};
@@ -151,7 +153,6 @@ pub(super) struct Founded {
     layout: Layout,
     pub(super) trust: Trust,
     credentials: Arc<Credentials>,
-    authority: AuthoritySigner,
     hpke: [u8; 32],
 }
 
@@ -172,7 +173,7 @@ async fn found(folder: &Path, lookup_prefix_bits: u32) -> Result<Founded, Failur
     let credentials = federation.node_credentials(administration)?;
     shutdown.cancel();
     federation.ended().await?;
-    let (authority, trust) = (federation.authority, federation.trust);
+    let trust = federation.trust;
     let toml = BTreeMap::from([
         ("listen", layout.address("directory").to_string()),
         ("bundle", layout.path("federation.toml").display().to_string()),
@@ -191,7 +192,7 @@ async fn found(folder: &Path, lookup_prefix_bits: u32) -> Result<Founded, Failur
     mirror.insert("directory", layout.address("directory").to_string());
     mirror.insert("folder", layout.path("mirror").display().to_string());
     write("mirror.toml", &mirror)?;
-    Ok(Founded { layout, trust, credentials, authority, hpke })
+    Ok(Founded { layout, trust, credentials, hpke })
 }
 
 /// Which server a process is.
@@ -268,14 +269,11 @@ type Operation = (wire::PublishRequest, ResultKey);
 async fn prepare(founded: &Founded, count: usize) -> Result<(Vec<Operation>, Vec<Known>), Failure> {
     let cores = super::cores();
     let parts = (0..cores).map(|part| {
-        let authority = AuthoritySigner::open(
-            founded.authority.authority().clone(),
-            &founded.layout.path("authority.key"),
-            &SystemEntropy,
-        );
+        let file = founded.layout.path("authority.key");
+        let authority = name(AUTHORITY).map(|id| authority::open(id, &file, &SystemEntropy));
         let (hpke, count) = (founded.hpke, count / cores + usize::from(part < count % cores));
         tokio::task::spawn_blocking(move || {
-            let authority = authority?;
+            let authority = authority??;
             (0..count).map(|_| operation(&authority, &hpke)).collect::<Result<Vec<_>, Failure>>()
         })
     });
@@ -302,7 +300,7 @@ fn operation(authority: &AuthoritySigner, hpke: &[u8; 32]) -> Result<(Operation,
         handle,
         version: 1,
         previous_index: None,
-        attestation: authority.attest(Scheme::BeNn, handle, (&account).into(), 1, &SystemClock),
+        attestation: authority.attest(Scheme::BeNn, handle, (&account).into(), 1, SystemClock.now()),
         second_attestation: None,
         sealed_part: address.seal(&record_key, &handle, 1, entropy)?,
         two_authorities: false,

@@ -2,10 +2,11 @@
 //! certificate and its own port: what runs apart in earnest talks over the same
 //! mutual TLS here.
 
+use super::authority::AUTHORITY;
 use super::layout::{ADMINISTRATIONS, AGENT, EVALUATORS, Layout};
 use crate::Failure;
 use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
-use chancery_directory::{authority::AuthoritySigner, ceremony, evaluator, governance};
+use chancery_directory::{authority, ceremony, evaluator, governance};
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::client::Trust;
 use chancery_directory_core::statement::{
@@ -37,8 +38,6 @@ const EVALUATORS_NEEDED: u32 = 2;
 /// Identifiers that each evaluator evaluates for an administration in a day:
 /// for as many residents as one machine bears.
 const EVALUATIONS: u64 = 1_000_000;
-/// Id of the enrolment authority.
-const AUTHORITY: &str = "residents";
 /// Bits of a handle that a lookup names: about 16 records stand under each of
 /// 256 prefixes when 4,000 residents are enrolled.
 const PREFIX_BITS: u32 = 8;
@@ -53,8 +52,6 @@ pub(crate) struct LocalFederation {
     pub(crate) bundle: FederationBundle,
     /// What everybody believes of the log.
     pub(crate) trust: Trust,
-    /// Attests the residents.
-    pub(crate) authority: AuthoritySigner,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     pki: Arc<Authority>,
@@ -81,20 +78,9 @@ impl LocalFederation {
             FederationBundle::new(pki.anchors().clone(), vec![governance.verifying_key().to_bytes()], 1)?
                 .with_directory(keys.vkey())?;
         chancery_kit::tls::files::replace(&layout.path("federation.toml"), bundle.to_toml()?.as_bytes())?;
-        let authority = AuthoritySigner::open(name(AUTHORITY)?, &layout.path("authority.key"), &*entropy)?;
         let trust = Trust::from_bundle(&bundle)?;
-        let mut federation = Self {
-            layout,
-            bundle,
-            trust,
-            authority,
-            clock,
-            entropy,
-            pki,
-            governance,
-            tasks: JoinSet::new(),
-            shutdown,
-        };
+        let mut federation =
+            Self { layout, bundle, trust, clock, entropy, pki, governance, tasks: JoinSet::new(), shutdown };
         federation.serve_pki().await?;
         let hpke = *keys.hpke_public_key();
         drop(keys);
@@ -177,9 +163,10 @@ impl LocalFederation {
     /// Logs what governs the directory and the authority, unless it stands
     /// there already.
     async fn govern(&self, hpke_public_key: [u8; 32]) -> Result<(), Failure> {
+        let signer = authority::open(name(AUTHORITY)?, &self.layout.path("authority.key"), &*self.entropy)?;
         let authority = AuthorityEntry {
-            authority: self.authority.authority().clone(),
-            key: self.authority.key(),
+            authority: signer.authority().clone(),
+            key: signer.key(),
             schemes: [Scheme::BeNn, Scheme::BeCbe, Scheme::DeStid, Scheme::NoFnr, Scheme::E164]
                 .into_iter()
                 .map(Into::into)
@@ -302,7 +289,11 @@ impl LocalFederation {
         Ok(())
     }
 
-    async fn enrol(&mut self, folder: &str, party: Party) -> Result<Arc<Credentials>, Failure> {
+    /// A certificate for a party, which is kept renewed.
+    ///
+    /// # Errors
+    /// The enrolment service refuses.
+    pub(crate) async fn enrol(&mut self, folder: &str, party: Party) -> Result<Arc<Credentials>, Failure> {
         let folder = IdentityFolder::new(self.layout.path(folder));
         if let Some(parent) = folder.path().parent() {
             make_folder(parent)?;

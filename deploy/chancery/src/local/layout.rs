@@ -13,7 +13,7 @@ pub(crate) const AGENT: &str = "letters";
 /// The evaluators.
 pub(crate) const EVALUATORS: [&str; 3] = ["evaluator-1", "evaluator-2", "evaluator-3"];
 /// Parties that listen, in the order of their ports.
-const LISTENERS: [&str; 9] = [
+const LISTENERS: [&str; 10] = [
     "pki",
     "directory",
     EVALUATORS[0],
@@ -23,6 +23,7 @@ const LISTENERS: [&str; 9] = [
     "agent-regional",
     EVALUATORS[1],
     EVALUATORS[2],
+    "authority",
 ];
 
 /// Folders and ports of one local federation.

@@ -1,5 +1,6 @@
 //! `chancery up`: a whole federation on this machine, and a mailing through it.
 
+pub(crate) mod authority;
 pub(crate) mod federation;
 pub(crate) mod layout;
 pub(crate) mod mailing_run;
@@ -11,6 +12,7 @@ use crate::Failure;
 use crate::mailing::recipients::{self, Recipient};
 use crate::mailing::template::Template;
 use crate::mailing::{assets, synthetic};
+use authority::Registry;
 use chancery_directory_core::AgentKey;
 use chancery_proto::agent::v1 as agent;
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
@@ -214,7 +216,11 @@ impl Running {
             start_administration(&mut federation, administration, &clock, &entropy, shutdown).await?;
         }
         let tally = Arc::new(Tally::default());
-        let residents = enrol(&mut federation, mailing, &tally, &clock, &entropy, quiet).await?;
+        let registry =
+            Registry::start(&mut federation, Arc::clone(&clock), Arc::clone(&entropy), shutdown.clone())
+                .await?;
+        let parties = (&mut federation, &registry);
+        let residents = enrol(parties, mailing, &tally, &clock, &entropy, quiet).await?;
         let secrets = secrets(mailing, &residents);
         let answers_due = residents.len().div_ceil(ANSWERS);
         for resident in residents {
@@ -313,7 +319,7 @@ async fn start_administration(
 }
 
 async fn enrol(
-    federation: &mut LocalFederation,
+    (federation, registry): (&mut LocalFederation, &Registry),
     mailing: &Mailing,
     tally: &Arc<Tally>,
     clock: &Arc<dyn Clock>,
@@ -331,7 +337,8 @@ async fn enrol(
                 attachments: Arc::clone(&mailing.attachments),
             };
             let parts = (Arc::clone(&credentials), Arc::clone(clock), Arc::clone(entropy));
-            let resident = Resident::enrol(federation, number, recipient, expected, Arc::clone(tally), parts);
+            let parties = (federation, registry);
+            let resident = Resident::enrol(parties, number, recipient, expected, Arc::clone(tally), parts);
             let bar = bar.clone();
             async move {
                 let resident = resident.await?;

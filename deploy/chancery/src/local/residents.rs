@@ -1,15 +1,15 @@
 //! The residents of a local federation: a device each, enrolled, reading,
 //! checking what comes, and now and then answering.
 
+use super::authority::Registry;
 use super::federation::{LocalFederation, name};
 use super::layout::ADMINISTRATIONS;
 use crate::Failure;
 use crate::mailing::recipients::Recipient;
-use chancery_directory_core::AccountKey;
 use chancery_kit::tls::Credentials;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
+use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Clock, Entropy, Handle, Refusal};
@@ -70,7 +70,7 @@ impl Resident {
     /// # Errors
     /// Node, evaluator or directory refuse.
     pub(crate) async fn enrol(
-        federation: &LocalFederation,
+        (federation, registry): (&LocalFederation, &Registry),
         number: usize,
         recipient: &Recipient,
         expected: Expected,
@@ -88,13 +88,13 @@ impl Resident {
             federation: federation.bundle.clone(),
             credentials,
             stock: STOCK,
-            clock: Arc::clone(&clock),
+            clock,
             entropy: Arc::clone(&entropy),
         };
         let endpoint = Endpoint::open(config).await?;
         endpoint.register().await?;
         let handle = endpoint.handle(&recipient.identifier).await?;
-        publish(federation, &endpoint, recipient, handle, folder.join("enrolled"), &*clock).await?;
+        enrol(registry, &endpoint, recipient, folder.join("enrolled")).await?;
         let spool = Arc::new(Spool::open(folder.join("spool"), SPOOL)?);
         Ok(Self { number, endpoint, handle, spool, entropy, expected, tally })
     }
@@ -213,22 +213,18 @@ impl Resident {
     }
 }
 
-/// Publishes the record unless that was done before.
-async fn publish(
-    federation: &LocalFederation,
+/// Enrols unless that was done before.
+async fn enrol(
+    registry: &Registry,
     endpoint: &Endpoint,
     recipient: &Recipient,
-    handle: Handle,
     done: PathBuf,
-    clock: &dyn Clock,
 ) -> Result<(), Failure> {
     if done.exists() {
         return Ok(());
     }
-    let account_key = AccountKey::try_from(endpoint.account_key().await?.as_slice())?;
-    let scheme = recipient.identifier.scheme();
-    let attestation = federation.authority.attest(scheme, handle, account_key, 1, clock);
-    endpoint.publish_record(&recipient.identifier, Words { attestation, second: None }).await?;
+    let code = registry.invite(&recipient.identifier).await?;
+    endpoint.enrol(&registry.address, &recipient.identifier, &code).await?;
     chancery_kit::tls::files::replace(&done, b"")?;
     Ok(())
 }

@@ -2,8 +2,9 @@
 //! process: letters, a node that is killed under them, and what comes of them.
 
 use crate::founding::{Hosts, Process, blocks};
-use chancery_directory::authority::AuthoritySigner;
+use chancery_directory::authority;
 use chancery_directory_core::AccountKey;
+use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_kit::party::read_bundle;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, armour};
@@ -82,8 +83,7 @@ async fn administrations_apart_lose_and_repeat_nothing() {
 /// The enrolment authority: its key, and the decision that admits it.
 fn found_registry(hosts: &Hosts) -> AuthoritySigner {
     let name = "registry".parse().unwrap();
-    let authority =
-        AuthoritySigner::open(name, &hosts.path("registry", "authority.key"), &SystemEntropy).unwrap();
+    let authority = authority::open(name, &hosts.path("registry", "authority.key"), &SystemEntropy).unwrap();
     let key = hex::encode(authority.key().as_bytes());
     let decision = format!("[authority]\nauthority = \"registry\"\nkey = \"{key}\"\nschemes = [\"be-nn\"]\n");
     std::fs::write(hosts.path("registry", "authority.toml"), decision).unwrap();
@@ -131,7 +131,7 @@ impl Resident {
         let handle = endpoint.handle(&identifier).await.unwrap();
         let account_key = endpoint.account_key().await.unwrap();
         let account_key = AccountKey::try_from(account_key.as_slice()).unwrap();
-        let attestation = authority.attest(Scheme::BeNn, handle, account_key, 1, &*clock);
+        let attestation = authority.attest(Scheme::BeNn, handle, account_key, 1, clock.now());
         endpoint.publish_record(&identifier, Words { attestation, second: None }).await.unwrap();
         let stop = CancellationToken::new();
         let (device, stopped) = (endpoint.clone(), stop.clone());

@@ -1,0 +1,123 @@
+//! An enrolment authority: it checks a one-time code, has the handle evaluated through
+//! its administration's node as an agent does, and attests it. It keeps no list of
+//! whom it enrolled; the device keeps the receipt.
+
+mod codes;
+
+pub use codes::Codes;
+
+use crate::endpoint::Endpoint;
+use chancery_directory_core::AccountKey;
+use chancery_directory_core::enrolment::{AuthoritySigner, Claim};
+use chancery_kit::serve::{ServeError, add_health, add_reflection, serve as serve_routes, unary};
+use chancery_kit::tls::{Credentials, Limits, TlsError, incoming};
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::enrolment_service_server::{
+    EnrolmentService, EnrolmentServiceServer, SERVICE_NAME,
+};
+use chancery_types::{Identifier, Refusal};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Response, Status};
+
+/// Largest request in bytes: two messages of 1 KiB with their signatures.
+const MAX_REQUEST: usize = 4 * 1024;
+
+/// How long what the log says counts as known.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+
+/// An authority cannot start or serve.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Its certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Serving failed.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Its node or its store refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// What an authority works with.
+pub struct Authority {
+    /// Evaluates handles; registered and run by the caller.
+    pub endpoint: Endpoint,
+    /// Its key.
+    pub signer: AuthoritySigner,
+    /// Who may enrol.
+    pub codes: Arc<Codes>,
+}
+
+/// Serves devices until `shutdown`, then drains. `credentials`: of the agent whose
+/// endpoint it is.
+///
+/// # Errors
+/// The transport failed.
+pub async fn serve(
+    authority: Authority,
+    listener: TcpListener,
+    credentials: Arc<Credentials>,
+    shutdown: CancellationToken,
+) -> Result<(), AuthorityError> {
+    let service = EnrolmentServiceServer::new(Service(authority)).max_decoding_message_size(MAX_REQUEST);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(service);
+    add_health(&mut routes, &[SERVICE_NAME]).await;
+    add_reflection(&mut routes, &[SERVICE_NAME])?;
+    tracing::info!(address = ?listener.local_addr().ok(), "the enrolment authority listens");
+    let incoming = incoming(listener, credentials, Limits::default())?;
+    Ok(serve_routes(incoming, routes, shutdown).await?)
+}
+
+struct Service(Authority);
+
+#[tonic::async_trait]
+impl EnrolmentService for Service {
+    async fn enrol(
+        &self,
+        request: Request<wire::EnrolRequest>,
+    ) -> Result<Response<wire::EnrolResponse>, Status> {
+        unary(async {
+            let Authority { signer, codes, endpoint } = &self.0;
+            let claim = Claim::verify(&request.into_inner(), signer.authority())?;
+            let (checked, code, key) = (claim.identifier.clone(), claim.code, claim.account_key);
+            codes.redeem(checked, code, key, endpoint.now()).await?;
+            let attestation = self.attest(&claim.identifier, claim.account_key).await?;
+            let receipt = signer.receipt(&claim.identifier, &claim.account_key, endpoint.now());
+            Ok(wire::EnrolResponse { attestation: Some(attestation), receipt: Some(receipt) })
+        })
+        .await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<wire::RenewRequest>,
+    ) -> Result<Response<wire::RenewResponse>, Status> {
+        unary(async {
+            let enrolled = self.0.signer.enrolled(&request.into_inner())?;
+            let attestation = self.attest(&enrolled.identifier, enrolled.account_key).await?;
+            Ok(wire::RenewResponse { attestation: Some(attestation) })
+        })
+        .await
+    }
+}
+
+impl Service {
+    /// For the handle in the current key epoch.
+    async fn attest(
+        &self,
+        identifier: &Identifier,
+        account_key: AccountKey,
+    ) -> Result<wire::SignedAttestation, Refusal> {
+        let Authority { endpoint, signer, .. } = &self.0;
+        // An attestation for a key epoch that has passed is worth nothing.
+        endpoint.refresh_directory_after(KNOWN_FOR).await?;
+        let (handle, key_epoch) = endpoint.handle_in_epoch(identifier).await?;
+        Ok(signer.attest(identifier.scheme(), handle, account_key, key_epoch, endpoint.now()))
+    }
+}

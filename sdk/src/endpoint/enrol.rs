@@ -1,0 +1,129 @@
+//! Enrolling with an authority, and with its receipt again when handles are made anew.
+
+use super::{Endpoint, Inner};
+use crate::error::EndpointError;
+use crate::identity::{self, OwnKey};
+use crate::keepsake;
+use crate::own_record::Words;
+use chancery_directory_core::client::Publication;
+use chancery_directory_core::enrolment::{self, Claim};
+use chancery_kit::status::call_within;
+use chancery_kit::tls::connect_lazy;
+use chancery_pki_core::Party;
+use chancery_proto::directory::v1 as wire;
+use chancery_proto::directory::v1::enrolment_service_client::EnrolmentServiceClient;
+use chancery_types::{Identifier, NodeId, Reason, Refusal};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+
+const ENROLMENT: &str = "enrolment";
+/// Longest that an authority may take: it asks evaluators.
+const DEADLINE: Duration = Duration::from_secs(30);
+const UNREACHABLE: &str = "the enrolment authority does not answer";
+
+/// Where an enrolment authority is found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuthorityAddress {
+    /// Its id in the log, and its agent's name.
+    pub authority: String,
+    /// Whose agent it is.
+    pub administration: String,
+    /// `host:port`.
+    pub endpoint: String,
+}
+
+/// What is kept of an enrolment (CBOR).
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    address: AuthorityAddress,
+    receipt: Vec<u8>,
+}
+
+impl Endpoint {
+    /// Enrols with an authority by a code that it gave out, and publishes the record.
+    /// Repeatable: a code is good again for the same account.
+    ///
+    /// # Errors
+    /// ENROLMENT_REFUSED; the directory's refusal, or who cannot be reached.
+    pub async fn enrol(
+        &self,
+        address: &AuthorityAddress,
+        identifier: &Identifier,
+        code: &str,
+    ) -> Result<Publication, Refusal> {
+        let inner = &self.0;
+        let authority: NodeId = address.authority.parse()?;
+        let account = inner.call(|tx| identity::key(tx, OwnKey::Account)).await?;
+        let request = Claim::sign(&authority, identifier, code, &account);
+        let call = async { inner.authority(address)?.enrol(request).await };
+        let answer = call_within(DEADLINE, call, Reason::PeerUnreachable, UNREACHABLE).await?;
+        let (Some(attestation), Some(receipt)) = (answer.attestation, answer.receipt) else {
+            return Err(empty());
+        };
+        let kept = Kept { address: address.clone(), receipt: receipt.encode_to_vec() };
+        inner.call(move |tx| keepsake::put(tx, ENROLMENT, &write(&kept)?)).await?;
+        self.publish_record(identifier, Words { attestation, second: None }).await
+    }
+
+    /// Puts the record under the handle of the current key epoch, with a new attestation
+    /// against the receipt, if that was not done. Running endpoints do so by themselves,
+    /// within some hours.
+    ///
+    /// # Errors
+    /// The authority's or the directory's refusal, or who cannot be reached.
+    pub async fn migrate_record(&self) -> Result<(), Refusal> {
+        self.0.migrate().await
+    }
+}
+
+impl Inner {
+    pub(super) async fn migrate(&self) -> Result<(), Refusal> {
+        let Some(kept) = self.call(|tx| keepsake::get(tx, ENROLMENT)).await? else { return Ok(()) };
+        let kept: Kept = ciborium::from_reader(&*kept)
+            .map_err(|_| Refusal::new(Reason::Internal, "the kept enrolment does not parse"))?;
+        let state = self.view.state().await?;
+        let Some(current) = state.evaluators().map(|epoch| epoch.key_epoch) else { return Ok(()) };
+        if self.record.key_epoch().await? == Some(current) {
+            return Ok(());
+        }
+        let receipt = wire::SignedEnrolmentReceipt::decode(kept.receipt.as_slice())
+            .map_err(|_| Refusal::new(Reason::Internal, "the kept receipt does not parse"))?;
+        let identifier = enrolment::identifier_of(&receipt)?;
+        let account = self.call(|tx| identity::key(tx, OwnKey::Account)).await?;
+        let request = enrolment::renewal(receipt, &account);
+        let call = async { self.authority(&kept.address)?.renew(request).await };
+        let answer = call_within(DEADLINE, call, Reason::PeerUnreachable, UNREACHABLE).await?;
+        let attestation = answer.attestation.ok_or_else(empty)?;
+        let keyed = self.keyed(&identifier).await?;
+        self.record.publish(keyed, Words { attestation, second: None }).await.map(drop)
+    }
+
+    fn authority(
+        &self,
+        address: &AuthorityAddress,
+    ) -> Result<EnrolmentServiceClient<Channel>, tonic::Status> {
+        let party = || {
+            let administration = address.administration.parse()?;
+            Ok::<_, Refusal>(Party::Agent { administration, name: address.authority.parse()? })
+        };
+        let connect = || {
+            let credentials = Arc::clone(&self.record.credentials);
+            Ok::<_, Refusal>(connect_lazy(&address.endpoint, party()?, credentials)?.0)
+        };
+        let channel = connect().map_err(|refusal| chancery_kit::serve::refused(&refusal))?;
+        Ok(EnrolmentServiceClient::new(channel))
+    }
+}
+
+fn write(kept: &Kept) -> Result<Vec<u8>, EndpointError> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(kept, &mut bytes).map_err(EndpointError::mls("write an enrolment"))?;
+    Ok(bytes)
+}
+
+fn empty() -> Refusal {
+    Refusal::new(Reason::PeerMisbehaved, "the enrolment authority's answer is empty")
+}
