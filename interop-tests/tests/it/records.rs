@@ -124,7 +124,16 @@ async fn a_mirror_answers_a_nodes_lookups_without_the_directory() {
     .await;
     mesh.stop_directory().await;
     // Nobody on this node has asked for that place before.
-    assert_eq!(resolve(&other, &persons[0]).await, Ok(device.endpoint.identity().alias));
+    let alias = device.endpoint.identity().alias;
+    assert_eq!(resolve(&other, &persons[0]).await, Ok(alias));
+    // Its disk holds handles, and nothing that leads from a person to one or back.
+    let disk: Vec<u8> = std::fs::read_dir(mesh.path("mirror"))
+        .unwrap()
+        .flat_map(|file| std::fs::read(file.unwrap().path()).unwrap())
+        .collect();
+    let holds = |bytes: &[u8]| disk.windows(bytes.len()).any(|window| window == bytes);
+    assert!(holds(device.endpoint.handle(&persons[0]).await.unwrap().as_bytes()));
+    assert!(!holds(persons[0].value().as_bytes()) && !holds(alias.as_bytes()));
 }
 
 #[tokio::test]

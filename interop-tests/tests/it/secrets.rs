@@ -111,6 +111,9 @@ async fn neither_logs_nor_the_disks_of_those_between_hold_what_they_must_not() {
     }
     // Public by design, and that the search finds what there is.
     assert_eq!(logs.search_folder(&folder.join("directory")), Found::from(["handle"]));
+    // It evaluates what it attests, and keeps neither list nor identifiers.
+    let authority = logs.search_folder(&folder.join("authority"));
+    assert_eq!(authority, Found::from(["handle", "record key"]));
     let agent = disks.search_folder(&folder.join("agent-federal"));
     assert_eq!(agent, Found::from(["handle", "record key", "text"]));
     assert_eq!(logs.search_folder(&folder.join("node-federal")), Found::from(["alias"]));

@@ -2,14 +2,11 @@
 //! process: letters, a node that is killed under them, and what comes of them.
 
 use crate::founding::{Hosts, Process, blocks};
-use chancery_directory::authority;
-use chancery_directory_core::AccountKey;
-use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_kit::party::read_bundle;
 use chancery_kit::tls::Credentials;
 use chancery_pki_core::{Crls, armour};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To, Words};
+use chancery_sdk::endpoint::{AuthorityAddress, Endpoint, EndpointConfig, SendOrder, To};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Clock, Entropy, Identifier, Scheme, SystemClock, SystemEntropy};
@@ -25,13 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[tokio::test(flavor = "multi_thread")]
 async fn administrations_apart_lose_and_repeat_nothing() {
     let mut hosts = Hosts::new();
-    let authority = found_registry(&hosts);
     let readme = blocks();
-    let (letter, founding) = readme.split_last().unwrap();
+    let (letter, before) = readme.split_last().unwrap();
+    let (invitation, founding) = before.split_last().unwrap();
     for block in founding {
         hosts.run(block);
     }
-    let resident = Resident::enrol(&hosts, &authority).await;
+    let code = hosts.run(invitation);
+    let resident = Resident::enrol(&hosts, code.trim()).await;
 
     // The README's own letter, then three while the recipient's node is dead.
     assert!(hosts.run(letter).starts_with("accepted "));
@@ -80,16 +78,6 @@ async fn administrations_apart_lose_and_repeat_nothing() {
     hosts.terminate();
 }
 
-/// The enrolment authority: its key, and the decision that admits it.
-fn found_registry(hosts: &Hosts) -> AuthoritySigner {
-    let name = "registry".parse().unwrap();
-    let authority = authority::open(name, &hosts.path("registry", "authority.key"), &SystemEntropy).unwrap();
-    let key = hex::encode(authority.key().as_bytes());
-    let decision = format!("[authority]\nauthority = \"registry\"\nkey = \"{key}\"\nschemes = [\"be-nn\"]\n");
-    std::fs::write(hosts.path("registry", "authority.toml"), decision).unwrap();
-    authority
-}
-
 fn send(hosts: &Hosts, host: &str, text: &str) {
     let sent = hosts.shell(host, &format!("chancery send --to {TO} --text '{text}'"));
     assert!(sent.starts_with("accepted "), "{sent}");
@@ -107,7 +95,7 @@ struct Resident {
 }
 
 impl Resident {
-    async fn enrol(hosts: &Hosts, authority: &AuthoritySigner) -> Self {
+    async fn enrol(hosts: &Hosts, code: &str) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         let federation = read_bundle(&hosts.path("regional", "federation.toml")).unwrap();
@@ -128,11 +116,12 @@ impl Resident {
         endpoint.register().await.unwrap();
         let (_, value) = TO.split_once(':').unwrap();
         let identifier = Identifier::new(Scheme::BeNn, value).unwrap();
-        let handle = endpoint.handle(&identifier).await.unwrap();
-        let account_key = endpoint.account_key().await.unwrap();
-        let account_key = AccountKey::try_from(account_key.as_slice()).unwrap();
-        let attestation = authority.attest(Scheme::BeNn, handle, account_key, 1, clock.now());
-        endpoint.publish_record(&identifier, Words { attestation, second: None }).await.unwrap();
+        let authority = AuthorityAddress {
+            authority: "registry".to_owned(),
+            administration: "federal".to_owned(),
+            endpoint: hosts.address("registry.chancery.example:7405").to_string(),
+        };
+        endpoint.enrol(&authority, &identifier, code).await.unwrap();
         let stop = CancellationToken::new();
         let (device, stopped) = (endpoint.clone(), stop.clone());
         let running = tokio::spawn(async move { device.run(stopped).await });

@@ -21,7 +21,7 @@ for to; do :; done
 while [ $# -gt 1 ]; do cp \"$HOSTS/${1%%:*}/${1#*:}\" \"$to\"; shift; done
 ";
 /// What listens, as the README writes it; the agents' is the same on two hosts.
-const LISTENERS: [&str; 9] = [
+const LISTENERS: [&str; 10] = [
     "pki.chancery.example:7400",
     "directory.chancery.example:7401",
     "evaluator.one.example:7402",
@@ -31,6 +31,7 @@ const LISTENERS: [&str; 9] = [
     "node.regional.example:7403",
     "agent on federal",
     "agent on regional",
+    "registry.chancery.example:7405",
 ];
 
 /// The hosts, and where media are mounted.
@@ -168,6 +169,11 @@ impl Hosts {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Runs a script that may fail; whether it did not.
+    pub(crate) fn tried(&self, host: &str, script: &str) -> bool {
+        self.command(host, script).stderr(Stdio::inherit()).output().unwrap().status.success()
+    }
+
     /// Starts a script whose lines are waited for.
     pub(crate) fn follow(&self, host: &str, line: &str) -> Process {
         Process::spawn(self.command(host, &format!("exec {line}")))
@@ -219,6 +225,11 @@ impl Hosts {
                     set("AGENT", "NODE", node),
                 ]
             }
+            "registry" => vec![
+                set("AUTHORITY", "LISTEN", at("registry.chancery.example:7405")),
+                set("AUTHORITY", "PKI", pki),
+                set("AUTHORITY", "NODE", at("node.federal.example:7403")),
+            ],
             _ => Vec::new(),
         }
     }

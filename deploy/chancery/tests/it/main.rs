@@ -4,3 +4,4 @@
 
 mod apart;
 mod founding;
+mod kills;
