@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -57,7 +57,7 @@ pub(crate) fn blocks() -> Vec<Block> {
 /// A process whose lines can be waited for; killed when dropped.
 pub(crate) struct Process {
     child: Child,
-    lines: mpsc::Receiver<String>,
+    lines: Mutex<mpsc::Receiver<String>>,
 }
 
 impl Process {
@@ -66,12 +66,12 @@ impl Process {
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
-        Self { child, lines }
+        Self { child, lines: Mutex::new(lines) }
     }
 
     /// Its next line on standard output.
     pub(crate) fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("the process says something")
+        self.lines.lock().unwrap().recv_timeout(PATIENCE).expect("the process says something")
     }
 
     /// SIGKILL: it gets no chance to put anything in order.
