@@ -199,6 +199,11 @@ impl Registry {
         Self { address, codes: Codes::open(&codes).unwrap(), entropy, clock }
     }
 
+    /// Whom devices expect there.
+    pub fn party(&self) -> Party {
+        Party::Agent { administration: id(&self.address.administration), name: id(&self.address.authority) }
+    }
+
     /// A code for whoever holds an identifier.
     pub async fn invite(&self, identifier: &Identifier) -> String {
         self.codes.issue(identifier.clone(), &*self.entropy, self.clock.now()).await.unwrap()

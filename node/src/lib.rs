@@ -109,14 +109,12 @@ pub async fn serve(parts: NodeParts, shutdown: CancellationToken) -> Result<(), 
 
 async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> Result<Rooms, NodeError> {
     let (clock, entropy) = (Arc::clone(&parts.clock), Arc::clone(&parts.entropy));
-    let store =
-        NodeStore::open(&parts.data.join("node.db"), here.clone(), Arc::clone(&clock), entropy).await?;
+    let store = NodeStore::open(&parts.data.join("node.db"), here.clone(), clock, entropy).await?;
     let mesh = Mesh::new(
         here,
         (&parts.directory, parts.mirror.as_deref()),
         Arc::clone(&parts.credentials),
         parts.trust.clone(),
-        clock,
     )?;
     Ok(Rooms {
         blobs: Blobs::open(&parts.data.join("blobs"), store.clone())?,

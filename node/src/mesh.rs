@@ -10,11 +10,12 @@ use chancery_pki_core::{Party, VerifiedPeer};
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
 use chancery_proto::directory::v1::evaluator_service_client::EvaluatorServiceClient;
 use chancery_proto::federation::v1::federation_service_client::FederationServiceClient;
-use chancery_types::{Clock, NodeId, Reason, Refusal, Timestamp};
+use chancery_types::{NodeId, Reason, Refusal};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use subtle::ConstantTimeEq as _;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 /// Largest answer of a peer, in bytes: 128 aliases with 16 devices' KeyPackages each.
@@ -31,11 +32,10 @@ type Target = (Party, String, Option<[u8; 32]>);
 pub(crate) struct Mesh {
     here: NodeId,
     credentials: Arc<Credentials>,
-    clock: Arc<dyn Clock>,
     log: Follower,
     mirror: Option<Channel>,
     channels: Mutex<HashMap<Target, Channel>>,
-    asked_at: tokio::sync::Mutex<Timestamp>,
+    asked: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl Mesh {
@@ -45,7 +45,6 @@ impl Mesh {
         (directory, mirror): (&str, Option<&str>),
         credentials: Arc<Credentials>,
         trust: Trust,
-        clock: Arc<dyn Clock>,
     ) -> Result<Self, Refusal> {
         let connect = |to: &str| tls::connect_lazy(to, Party::Directory, Arc::clone(&credentials));
         let mirror = mirror.map(connect).transpose()?.map(|(channel, _)| channel);
@@ -53,11 +52,10 @@ impl Mesh {
         Ok(Self {
             here,
             credentials,
-            clock,
             log: Follower::new(trust, channel),
             mirror,
             channels: Mutex::default(),
-            asked_at: tokio::sync::Mutex::new(Timestamp::from_millis(0)),
+            asked: tokio::sync::Mutex::default(),
         })
     }
 
@@ -79,13 +77,18 @@ impl Mesh {
 
     /// As [`Follower::ask`] when somebody unknown turns up, but at most once a second.
     pub(crate) async fn ask_for_unknown(&self) {
-        let mut asked_at = self.asked_at.lock().await;
-        let now = self.clock.now();
-        if now.since(*asked_at) >= ASK_AGAIN {
-            *asked_at = now;
-            if let Err(refusal) = self.log.ask().await {
-                tracing::warn!(reason = refusal.reason.as_str(), "the directory was not reached");
+        let wanted = Instant::now();
+        let mut asked = self.asked.lock().await;
+        if let Some(at) = *asked {
+            if at > wanted {
+                // Another one has asked for both.
+                return;
             }
+            tokio::time::sleep_until(at + ASK_AGAIN).await;
+        }
+        *asked = Some(Instant::now());
+        if let Err(refusal) = self.log.ask().await {
+            tracing::warn!(reason = refusal.reason.as_str(), "the directory was not reached");
         }
     }
 

@@ -10,7 +10,10 @@ use crate::peer::{self, Peer};
 use crate::store::{EndpointStore, Tx};
 use chancery_directory_core::attestation::SchemeName;
 use chancery_directory_core::lookup::ALARMING_AGE;
-use chancery_directory_core::{Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, RecordKey};
+use chancery_directory_core::{
+    Blinded, Error, EvaluatorEpoch, EvaluatorShare, FederationState, RecordKey, VerifiedLookup,
+    VerifiedRecord,
+};
 use chancery_types::{Alias, Entropy, Handle, Identifier, Reason, Refusal};
 use rusqlite::{OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
@@ -278,15 +281,15 @@ impl Resolver {
                 verified = self.view.look_up(&handles, newest).await?;
             }
             let is_stale = verified.age(self.call(|tx| Ok(tx.now())).await?) > ALARMING_AGE;
-            let mut refreshed = false;
-            for ((handle, key), scheme) in chunk {
-                let mut record = verified.find(handle, scheme, &state);
-                if record.is_err() && !refreshed {
-                    // The authority may have been admitted since.
-                    state = self.view.refresh().await?;
-                    refreshed = true;
-                    record = verified.find(handle, scheme, &state);
-                }
+            let schemes = chunk.iter().map(|((handle, _), scheme)| (*handle, scheme.clone())).collect();
+            let (mut records, verified) = find_all(verified, &state, schemes).await?;
+            if records.iter().any(Result::is_err) {
+                // The authority may have been admitted since.
+                state = self.view.refresh().await?;
+                let schemes = chunk.iter().map(|((handle, _), scheme)| (*handle, scheme.clone())).collect();
+                (records, _) = find_all(verified, &state, schemes).await?;
+            }
+            for (((handle, key), _), record) in chunk.iter().zip(records) {
                 let resolved = match record {
                     Err(error) => Err(error.into()),
                     Ok(None) if is_stale => Err(stale()),
@@ -314,6 +317,18 @@ impl Resolver {
     ) -> Result<T, Refusal> {
         self.store.call(operation).await.map_err(Refusal::from)
     }
+}
+
+type Records = Vec<Result<Option<VerifiedRecord>, Error>>;
+
+/// Takes records out, where that holds up nobody.
+async fn find_all(
+    verified: VerifiedLookup,
+    state: &Arc<FederationState>,
+    wanted: Vec<(Handle, SchemeName)>,
+) -> Result<(Records, VerifiedLookup), Refusal> {
+    let state = Arc::clone(state);
+    blocking(move || (verified.find_all(&wanted, &state), verified)).await
 }
 
 /// So that all evaluators get their part of the work.

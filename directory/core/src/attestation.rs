@@ -1,7 +1,7 @@
 //! An enrolment authority's word: made, and checked against the log's authorities.
 
 use crate::Error;
-use crate::keys::{self, AccountKey, Purpose, SigningKey};
+use crate::keys::{self, AccountKey, AuthorityKey, Batch, Purpose, SigningKey};
 use crate::state::FederationState;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Longest attestation in bytes.
 pub const MAX_ATTESTATION: usize = 1024;
+/// An attestation that its authority did not sign.
+pub(crate) const WRONG_SIGNATURE: Error = Error::Record("the attestation's signature is wrong");
 /// How far an authority's clock may run ahead of ours.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
@@ -98,6 +100,16 @@ impl Attestation {
     }
 }
 
+impl Attestation {
+    /// Refuses one that is expired or from the future at `at`.
+    pub(crate) fn current(&self, at: Timestamp) -> Result<(), Error> {
+        if at >= self.expires_at || self.issued_at > at.after(CLOCK_SKEW) {
+            return Err(Error::AttestationExpired);
+        }
+        Ok(())
+    }
+}
+
 impl TryFrom<wire::Attestation> for Attestation {
     type Error = Error;
 
@@ -138,18 +150,37 @@ impl SignedAttestation {
         federation: &FederationState,
         at: Timestamp,
     ) -> Result<VerifiedAttestation<'_>, Error> {
-        let claim = &self.content;
-        let authority = federation
-            .authority(&claim.authority, at)
-            .filter(|a| a.schemes.contains(&claim.scheme))
-            .ok_or(Error::AuthorityNotAdmitted)?;
-        if !authority.key.verifies(Purpose::Attestation, &self.bytes, &self.signature) {
-            return Err(Error::Record("the attestation's signature is wrong"));
+        let key = self.authority(federation, at)?;
+        if !self.is_signed_by(key) {
+            return Err(WRONG_SIGNATURE);
         }
+        Ok(VerifiedAttestation(&self.content))
+    }
+
+    /// Key of the authority, if it was admitted for the scheme at a time and the
+    /// attestation is for a key epoch whose handles are evaluated.
+    pub(crate) fn authority<'f>(
+        &self,
+        federation: &'f FederationState,
+        at: Timestamp,
+    ) -> Result<&'f AuthorityKey, Error> {
+        let claim = &self.content;
         if !federation.key_epochs().any(|epoch| epoch.key_epoch == claim.key_epoch) {
             return Err(Error::WrongKeyEpoch);
         }
-        Ok(VerifiedAttestation(claim))
+        let authority = federation.authority(&claim.authority, at);
+        let authority = authority.filter(|authority| authority.schemes.contains(&claim.scheme));
+        Ok(&authority.ok_or(Error::AuthorityNotAdmitted)?.key)
+    }
+
+    /// Whether this key signed it.
+    pub(crate) fn is_signed_by(&self, key: &AuthorityKey) -> bool {
+        key.verifies(Purpose::Attestation, &self.bytes, &self.signature)
+    }
+
+    /// Has a batch check the same.
+    pub(crate) fn checked_by(&self, batch: &mut Batch, key: &AuthorityKey) {
+        batch.add(key, Purpose::Attestation, &self.bytes, &self.signature);
     }
 }
 
@@ -185,9 +216,7 @@ impl VerifiedAttestation<'_> {
     /// # Errors
     /// [`Error::AttestationExpired`].
     pub fn current(self, at: Timestamp) -> Result<Self, Error> {
-        if at >= self.0.expires_at || self.0.issued_at > at.after(CLOCK_SKEW) {
-            return Err(Error::AttestationExpired);
-        }
+        self.0.current(at)?;
         Ok(self)
     }
 

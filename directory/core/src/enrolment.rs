@@ -25,6 +25,8 @@ pub struct Claim {
     pub account_key: AccountKey,
     /// The one-time code, as typed.
     pub code: String,
+    /// Key epoch that the device knows.
+    pub key_epoch: u32,
 }
 
 impl Claim {
@@ -32,7 +34,7 @@ impl Claim {
     pub fn sign(
         authority: &NodeId,
         identifier: &Identifier,
-        code: &str,
+        (code, key_epoch): (&str, u32),
         account: &SigningKey,
     ) -> wire::EnrolRequest {
         let claim = wire::EnrolmentClaim {
@@ -41,6 +43,7 @@ impl Claim {
             value: identifier.value().to_owned(),
             account_key: AccountKey::from(account).to_wire(),
             proof: Some(wire::enrolment_claim::Proof::Code(code.to_owned())),
+            key_epoch,
         }
         .encode_to_vec();
         let signature = Bytes::copy_from_slice(&keys::sign(Purpose::Enrolment, &claim, account));
@@ -65,7 +68,8 @@ impl Claim {
         let Some(wire::enrolment_claim::Proof::Code(code)) = claim.proof else {
             return Err(Error::Unsupported("the proof's kind is unknown to this build"));
         };
-        Ok(Self { identifier: identifier(&claim.scheme, &claim.value)?, account_key, code })
+        let identifier = identifier(&claim.scheme, &claim.value)?;
+        Ok(Self { identifier, account_key, code, key_epoch: claim.key_epoch })
     }
 }
 
@@ -89,10 +93,14 @@ impl fmt::Debug for Enrolled {
     }
 }
 
-/// Asks for the current key epoch's attestation, as the account.
-pub fn renewal(receipt: wire::SignedEnrolmentReceipt, account: &SigningKey) -> wire::RenewRequest {
+/// Asks for the attestation of a key epoch, or of a newer one, as the account.
+pub fn renewal(
+    receipt: wire::SignedEnrolmentReceipt,
+    key_epoch: u32,
+    account: &SigningKey,
+) -> wire::RenewRequest {
     let signature = keys::sign(Purpose::EnrolmentRenewal, &receipt.receipt, account);
-    wire::RenewRequest { receipt: Some(receipt), signature: Bytes::copy_from_slice(&signature) }
+    wire::RenewRequest { receipt: Some(receipt), signature: Bytes::copy_from_slice(&signature), key_epoch }
 }
 
 /// The identifier that a receipt is for; its signature is the authority's to check.
@@ -228,14 +236,14 @@ mod tests {
     fn a_claim_is_its_account_keys_and_for_one_authority() {
         let account = keys::generate(&SeededEntropy::new(1));
         let here: NodeId = "residents".parse().unwrap();
-        let request = Claim::sign(&here, &person(), "CODE", &account);
+        let request = Claim::sign(&here, &person(), ("CODE", 4), &account);
         let claim = Claim::verify(&request, &here).unwrap();
-        assert_eq!((claim.identifier.value(), &*claim.code), (person().value(), "CODE"));
+        assert_eq!((claim.identifier.value(), &*claim.code, claim.key_epoch), (person().value(), "CODE", 4));
         assert_eq!(claim.account_key, (&account).into());
         let elsewhere = Claim::verify(&request, &"others".parse().unwrap());
         assert!(matches!(elsewhere, Err(Error::Enrolment(_))));
         let other = keys::generate(&SeededEntropy::new(2));
-        let stolen = Claim::sign(&here, &person(), "CODE", &other);
+        let stolen = Claim::sign(&here, &person(), ("CODE", 4), &other);
         let mixed = wire::EnrolRequest { signature: stolen.signature, ..request };
         assert!(matches!(Claim::verify(&mixed, &here), Err(Error::Enrolment(_))));
     }
@@ -245,16 +253,20 @@ mod tests {
         let (authority, account) = (signer(3), keys::generate(&SeededEntropy::new(4)));
         let receipt = authority.receipt(&person(), &(&account).into(), Timestamp::from_millis(5));
         assert_eq!(identifier_of(&receipt).unwrap().value(), person().value());
-        let enrolled = authority.enrolled(&renewal(receipt.clone(), &account)).unwrap();
+        let enrolled = authority.enrolled(&renewal(receipt.clone(), 2, &account)).unwrap();
         assert_eq!(enrolled.identifier.value(), person().value());
         assert_eq!(enrolled.account_key, (&account).into());
         let thief = keys::generate(&SeededEntropy::new(5));
         let wrong = |request| assert!(matches!(authority.enrolled(&request), Err(Error::Enrolment(_))));
-        wrong(renewal(receipt.clone(), &thief));
-        wrong(renewal(signer(6).receipt(&person(), &(&account).into(), Timestamp::from_millis(5)), &account));
+        wrong(renewal(receipt.clone(), 2, &thief));
+        wrong(renewal(
+            signer(6).receipt(&person(), &(&account).into(), Timestamp::from_millis(5)),
+            2,
+            &account,
+        ));
         let mut longer = receipt;
         longer.receipt = [longer.receipt.as_ref(), &[0x28, 1]].concat().into();
-        wrong(renewal(longer, &account));
+        wrong(renewal(longer, 2, &account));
     }
 
     proptest! {
@@ -265,7 +277,7 @@ mod tests {
             prop_assert!(Claim::verify(&request, &"residents".parse().unwrap()).is_err());
             let receipt = wire::SignedEnrolmentReceipt { receipt: content, signature: signature.clone() };
             let _ = identifier_of(&receipt);
-            let request = wire::RenewRequest { receipt: Some(receipt), signature };
+            let request = wire::RenewRequest { receipt: Some(receipt), signature, key_epoch: 1 };
             prop_assert!(signer(7).enrolled(&request).is_err());
         }
     }

@@ -65,6 +65,45 @@ pub fn sign(purpose: Purpose, bytes: &[u8], key: &SigningKey) -> [u8; SIGNATURE_
     key.sign(&purpose.message(bytes)).to_bytes()
 }
 
+/// Signatures that are checked together, in a fraction of the time that each would take.
+///
+/// Only the holder of a key can make a signature that counts here and not by itself (it
+/// has a part of small order), so this is for those who ask whether that holder signed, not for
+/// those who must all come to the same answer.
+#[derive(Default)]
+pub(crate) struct Batch {
+    messages: Vec<Vec<u8>>,
+    signatures: Vec<Signature>,
+    keys: Vec<VerifyingKey>,
+    malformed: bool,
+}
+
+impl Batch {
+    /// Whether `signature` is this key's over context ‖ 0x00 ‖ `bytes`.
+    pub(crate) fn add(
+        &mut self,
+        key: impl Into<VerifyingKey>,
+        purpose: Purpose,
+        bytes: &[u8],
+        signature: &[u8],
+    ) {
+        match Signature::from_slice(signature) {
+            Ok(signature) => {
+                self.messages.push(purpose.message(bytes));
+                self.signatures.push(signature);
+                self.keys.push(key.into());
+            }
+            Err(_) => self.malformed = true,
+        }
+    }
+
+    /// Whether all of them hold. If not, which does not is not known.
+    pub(crate) fn verifies(&self) -> bool {
+        let messages: Vec<&[u8]> = self.messages.iter().map(Vec::as_slice).collect();
+        !self.malformed && ed25519_dalek::verify_batch(&messages, &self.signatures, &self.keys).is_ok()
+    }
+}
+
 macro_rules! keys {
     ($($(#[doc = $doc:expr])* $name:ident = $what:literal;)*) => {$(
         $(#[doc = $doc])*
@@ -87,6 +126,12 @@ macro_rules! keys {
             pub fn verifies(&self, purpose: Purpose, bytes: &[u8], signature: &[u8]) -> bool {
                 Signature::from_slice(signature)
                     .is_ok_and(|s| self.0.verify_strict(&purpose.message(bytes), &s).is_ok())
+            }
+        }
+
+        impl From<&$name> for VerifyingKey {
+            fn from(key: &$name) -> Self {
+                key.0
             }
         }
 

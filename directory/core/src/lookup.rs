@@ -2,8 +2,9 @@
 //! asked for, down to a root of the map that the log holds; and of a record, before
 //! it is believed. An owner's device verifies the same of its own.
 
-use crate::attestation::{CLOCK_SKEW, SchemeName};
+use crate::attestation::{CLOCK_SKEW, SchemeName, SignedAttestation, WRONG_SIGNATURE};
 use crate::entry::{Event, Leaf, RecordChange, SALT_LENGTH};
+use crate::keys::Batch;
 use crate::map::proof::Place;
 use crate::map::{Item, Sum};
 use crate::note::VerifiedCheckpoint;
@@ -184,7 +185,32 @@ impl VerifiedLookup {
         scheme: &SchemeName,
         federation: &FederationState,
     ) -> Result<Option<VerifiedRecord>, Error> {
-        self.judged(&self.standing, handle, Some(scheme), federation)
+        self.judged(&self.standing, handle, Some(scheme), federation, false)
+    }
+
+    /// As [`VerifiedLookup::find`] for many handles, their signatures checked together: one
+    /// result for each, in order.
+    pub fn find_all(
+        &self,
+        wanted: &[(Handle, SchemeName)],
+        federation: &FederationState,
+    ) -> Vec<Result<Option<VerifiedRecord>, Error>> {
+        let mut batch = Batch::default();
+        for Found { record, item } in wanted.iter().filter_map(|(handle, _)| self.standing.get(handle)) {
+            record.checked_by(&mut batch);
+            for word in words(record) {
+                // Without an authority it will not be believed.
+                if let Ok(key) = word.authority(federation, given_at(word, item)) {
+                    word.checked_by(&mut batch, key);
+                }
+            }
+        }
+        // If one is wrong, each is looked at by itself.
+        let checked = batch.verifies();
+        let find = |(handle, scheme): &(Handle, SchemeName)| {
+            self.judged(&self.standing, handle, Some(scheme), federation, checked)
+        };
+        wanted.iter().map(find).collect()
     }
 
     /// As its owner sees it, whatever the scheme: the record.
@@ -196,7 +222,7 @@ impl VerifiedLookup {
         handle: &Handle,
         federation: &FederationState,
     ) -> Result<Option<VerifiedRecord>, Error> {
-        self.judged(&self.standing, handle, None, federation)
+        self.judged(&self.standing, handle, None, federation, false)
     }
 
     /// As its owner sees it: the re-enrolment that is pending.
@@ -208,7 +234,7 @@ impl VerifiedLookup {
         handle: &Handle,
         federation: &FederationState,
     ) -> Result<Option<VerifiedRecord>, Error> {
-        self.judged(&self.pending, handle, None, federation)
+        self.judged(&self.pending, handle, None, federation, false)
     }
 
     fn judged(
@@ -217,29 +243,46 @@ impl VerifiedLookup {
         handle: &Handle,
         scheme: Option<&SchemeName>,
         federation: &FederationState,
+        checked: bool,
     ) -> Result<Option<VerifiedRecord>, Error> {
         if !self.prefixes.contains(&Prefix::of(handle, self.bits)) {
             return Err(Error::Field("the lookup did not ask for this handle"));
         }
         let Some(Found { record, item }) = among.get(handle) else { return Ok(None) };
-        if !record.is_signed() {
+        if !checked && !record.is_signed() {
             return Err(Error::Record("the record's signature is wrong"));
         }
         let sequenced_at = item.sequenced_at();
-        for word in [Some(record.attestation()), record.second_attestation()].into_iter().flatten() {
+        for word in words(record) {
             // Whoever was admitted when it gave its word stays believed for it.
-            let given_at = word.claim().issued_at.after(CLOCK_SKEW).min(sequenced_at);
-            let given = word.verify(federation, given_at)?;
-            if scheme.is_some_and(|scheme| given.attestation().scheme != *scheme) {
+            let key = word.authority(federation, given_at(word, item))?;
+            if !checked && !word.is_signed_by(key) {
+                return Err(WRONG_SIGNATURE);
+            }
+            if scheme.is_some_and(|scheme| word.claim().scheme != *scheme) {
                 return Err(Error::AuthorityNotAdmitted);
             }
             if record.version() == 1 {
                 // A key that was taken back may sign with any date.
-                word.verify(federation, sequenced_at)?.current(sequenced_at)?;
+                let then = word.authority(federation, sequenced_at)?;
+                if then != key && !word.is_signed_by(then) {
+                    return Err(WRONG_SIGNATURE);
+                }
+                word.claim().current(sequenced_at)?;
             }
         }
         Ok(Some(VerifiedRecord { record: record.clone(), index: item.index(), sequenced_at }))
     }
+}
+
+/// Who vouches for a record.
+fn words(record: &SignedRecord) -> impl Iterator<Item = &SignedAttestation> {
+    [Some(record.attestation()), record.second_attestation()].into_iter().flatten()
+}
+
+/// When an authority gave its word, as far as the log can tell.
+fn given_at(word: &SignedAttestation, item: &Item) -> Timestamp {
+    word.claim().issued_at.after(CLOCK_SKEW).min(item.sequenced_at())
 }
 
 fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error> {

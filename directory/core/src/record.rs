@@ -3,7 +3,7 @@
 
 use crate::Error;
 use crate::attestation::SignedAttestation;
-use crate::keys::{self, AccountKey, Purpose, SigningKey};
+use crate::keys::{self, AccountKey, Batch, Purpose, SigningKey};
 use crate::sealed::MAX_SEALED;
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
@@ -125,6 +125,11 @@ impl SignedRecord {
     /// As received.
     pub const fn wire(&self) -> &wire::SignedRecord {
         &self.wire
+    }
+
+    /// Has a batch check that its own account key signed it.
+    pub(crate) fn checked_by(&self, batch: &mut Batch) {
+        batch.add(&self.account_key, Purpose::Record, &self.wire.record, &self.wire.signature);
     }
 
     /// Whether the record's own account key signed it.

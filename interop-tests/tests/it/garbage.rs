@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use chancery_interop_tests::agent;
 use chancery_interop_tests::mesh::{Mesh, id};
-use chancery_interop_tests::party::{Agent, Device, person_number, reason};
+use chancery_interop_tests::party::{Agent, Device, Registry, person_number, reason};
 use chancery_interop_tests::raw::{self, Method};
 use chancery_interop_tests::rogue::{Rogue, answer};
 use chancery_kit::serve::REFUSALS;
@@ -30,7 +30,7 @@ use tonic::transport::Channel;
 const AT_ONCE: usize = 16;
 
 /// Where the services are, each with a caller that gets as far as it can.
-async fn channels(mesh: &Mesh, federal: &Agent) -> BTreeMap<&'static str, Channel> {
+async fn channels(mesh: &Mesh, federal: &Agent, registry: &Registry) -> BTreeMap<&'static str, Channel> {
     let regional = &mesh.nodes["regional"].credentials;
     let to = async |address: &str, party: Party| connect(address, party, regional.clone()).await.unwrap().0;
     let agent = tonic::transport::Endpoint::from_shared(format!("http://{}", federal.address)).unwrap();
@@ -45,6 +45,7 @@ async fn channels(mesh: &Mesh, federal: &Agent) -> BTreeMap<&'static str, Channe
             "chancery.directory.v1.CeremonyService",
             to(&mesh.evaluators[0].1, Party::Evaluator(id("e1"))).await,
         ),
+        ("chancery.directory.v1.EnrolmentService", to(&registry.address.endpoint, registry.party()).await),
         ("chancery.federation", mesh.channel("federal", regional.clone()).await),
         ("chancery.node", Rogue::new(mesh, "federal").await.channel),
         ("chancery.pki", to(&mesh.pki_address, Party::Pki).await),
@@ -94,7 +95,8 @@ async fn random_bytes_to_every_method_change_nothing() {
     let _regional = Agent::start(&mut mesh, "regional").await;
     let to = person_number(1);
     let person = Device::enrol(&mesh, "regional", &to, "person").await.live();
-    let channels = channels(&mesh, &federal).await;
+    let registry = Registry::start(&mesh, "federal").await;
+    let channels = channels(&mesh, &federal, &registry).await;
     let methods = raw::methods();
     assert!(methods.len() >= 35, "only {} methods", methods.len());
     let entropy = SeededEntropy::new(7);
@@ -163,6 +165,8 @@ async fn nothing_is_answered_to_callers_who_do_not_say_who_they_are() {
         if method.service.starts_with("chancery.agent")
             || (open.contains(&name) && !method.service.contains("Relay"))
             || method.path == "/chancery.node.v1.RelayService/Publish"
+            // Claims carry their own signatures.
+            || method.service == "chancery.directory.v1.EnrolmentService"
         {
             continue;
         }

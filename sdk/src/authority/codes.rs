@@ -5,6 +5,8 @@ use chancery_directory_core::AccountKey;
 use chancery_types::{Entropy, Identifier, Reason, Refusal, Timestamp};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use sha2::{Digest as _, Sha256};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +29,12 @@ impl Codes {
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path) -> Result<Self, Refusal> {
+        let create = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+        create.map_err(|error| {
+            tracing::error!(%error, "authority.codes.fail");
+            Refusal::new(Reason::Internal, "the authority's codes cannot be opened")
+        })?;
+        // SQLite gives its journals the mode of the main file.
         let open = || {
             let connection = Connection::open(path)?;
             connection.busy_timeout(Duration::from_secs(5))?;

@@ -28,6 +28,8 @@ const MAX_REQUEST: usize = 4 * 1024;
 
 /// How long what the log says counts as known.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
+/// The same for a caller who knows more.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// An authority cannot start or serve.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +89,7 @@ impl EnrolmentService for Service {
             let claim = Claim::verify(&request.into_inner(), signer.authority())?;
             let (checked, code, key) = (claim.identifier.clone(), claim.code, claim.account_key);
             codes.redeem(checked, code, key, endpoint.now()).await?;
-            let attestation = self.attest(&claim.identifier, claim.account_key).await?;
+            let attestation = self.attest(&claim.identifier, claim.account_key, claim.key_epoch).await?;
             let receipt = signer.receipt(&claim.identifier, &claim.account_key, endpoint.now());
             Ok(wire::EnrolResponse { attestation: Some(attestation), receipt: Some(receipt) })
         })
@@ -99,8 +101,10 @@ impl EnrolmentService for Service {
         request: Request<wire::RenewRequest>,
     ) -> Result<Response<wire::RenewResponse>, Status> {
         unary(async {
-            let enrolled = self.0.signer.enrolled(&request.into_inner())?;
-            let attestation = self.attest(&enrolled.identifier, enrolled.account_key).await?;
+            let request = request.into_inner();
+            let enrolled = self.0.signer.enrolled(&request)?;
+            let (identifier, key) = (&enrolled.identifier, enrolled.account_key);
+            let attestation = self.attest(identifier, key, request.key_epoch).await?;
             Ok(wire::RenewResponse { attestation: Some(attestation) })
         })
         .await
@@ -113,10 +117,12 @@ impl Service {
         &self,
         identifier: &Identifier,
         account_key: AccountKey,
+        known: u32,
     ) -> Result<wire::SignedAttestation, Refusal> {
         let Authority { endpoint, signer, .. } = &self.0;
         // An attestation for a key epoch that has passed is worth nothing.
-        endpoint.refresh_directory_after(KNOWN_FOR).await?;
+        let is_behind = endpoint.key_epoch().await?.is_none_or(|epoch| epoch < known);
+        endpoint.refresh_directory_after(if is_behind { ASK_AGAIN } else { KNOWN_FOR }).await?;
         let (handle, key_epoch) = endpoint.handle_in_epoch(identifier).await?;
         Ok(signer.attest(identifier.scheme(), handle, account_key, key_epoch, endpoint.now()))
     }

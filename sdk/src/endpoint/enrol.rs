@@ -5,6 +5,7 @@ use crate::error::EndpointError;
 use crate::identity::{self, OwnKey};
 use crate::keepsake;
 use crate::own_record::Words;
+use chancery_directory_core::attestation::SignedAttestation;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::enrolment::{self, Claim};
 use chancery_kit::status::call_within;
@@ -57,7 +58,8 @@ impl Endpoint {
         let inner = &self.0;
         let authority: NodeId = address.authority.parse()?;
         let account = inner.call(|tx| identity::key(tx, OwnKey::Account)).await?;
-        let request = Claim::sign(&authority, identifier, code, &account);
+        let known = self.key_epoch().await?.unwrap_or_default();
+        let request = Claim::sign(&authority, identifier, (code, known), &account);
         let call = async { inner.authority(address)?.enrol(request).await };
         let answer = call_within(DEADLINE, call, Reason::PeerUnreachable, UNREACHABLE).await?;
         let (Some(attestation), Some(receipt)) = (answer.attestation, answer.receipt) else {
@@ -65,7 +67,7 @@ impl Endpoint {
         };
         let kept = Kept { address: address.clone(), receipt: receipt.encode_to_vec() };
         inner.call(move |tx| keepsake::put(tx, ENROLMENT, &write(&kept)?)).await?;
-        self.publish_record(identifier, Words { attestation, second: None }).await
+        inner.publish(identifier, attestation).await
     }
 
     /// Puts the record under the handle of the current key epoch, with a new attestation
@@ -93,12 +95,26 @@ impl Inner {
             .map_err(|_| Refusal::new(Reason::Internal, "the kept receipt does not parse"))?;
         let identifier = enrolment::identifier_of(&receipt)?;
         let account = self.call(|tx| identity::key(tx, OwnKey::Account)).await?;
-        let request = enrolment::renewal(receipt, &account);
+        let request = enrolment::renewal(receipt, current, &account);
         let call = async { self.authority(&kept.address)?.renew(request).await };
         let answer = call_within(DEADLINE, call, Reason::PeerUnreachable, UNREACHABLE).await?;
         let attestation = answer.attestation.ok_or_else(empty)?;
-        let keyed = self.keyed(&identifier).await?;
-        self.record.publish(keyed, Words { attestation, second: None }).await.map(drop)
+        self.publish(&identifier, attestation).await.map(drop)
+    }
+
+    /// Under the handle that was attested.
+    async fn publish(
+        &self,
+        identifier: &Identifier,
+        attestation: wire::SignedAttestation,
+    ) -> Result<Publication, Refusal> {
+        let attested = SignedAttestation::try_from(attestation.clone())?.claim().key_epoch;
+        let state = self.view.state().await?;
+        if state.evaluators().is_none_or(|current| current.key_epoch < attested) {
+            self.view.refresh().await?;
+        }
+        let keyed = self.keyed(identifier).await?;
+        self.record.publish(keyed, Words { attestation, second: None }).await
     }
 
     fn authority(

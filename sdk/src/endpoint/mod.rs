@@ -254,6 +254,14 @@ impl Endpoint {
         Ok((keyed.first().ok_or_else(missing)?.0, epoch))
     }
 
+    /// The current key epoch, as last heard of.
+    ///
+    /// # Errors
+    /// The directory's or the node's, when nothing was heard yet.
+    pub async fn key_epoch(&self) -> Result<Option<u32>, Refusal> {
+        Ok(self.0.view.state().await?.evaluators().map(|epoch| epoch.key_epoch))
+    }
+
     /// Publishes the record of this account's own identifier, or its next version:
     /// once this is back, senders find it. Over a live record of another account key
     /// it is a re-enrolment, pending for 7 days; then the same call puts it into force.

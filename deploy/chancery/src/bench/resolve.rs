@@ -102,11 +102,10 @@ fn verify(
     let prefixes: Vec<_> = wanted.iter().map(|(prefix, _)| *prefix).collect();
     let lookup = trust.verify_lookup(answer, &prefixes, bits, SystemClock.now())?;
     let scheme = SchemeName::from(Scheme::BeNn);
-    let mut resolved = 0;
-    for (handle, key) in wanted.iter().flat_map(|(_, handles)| handles) {
-        let record = lookup.find(handle, &scheme, state)?.ok_or(Failure::Panicked)?;
-        record.open(key)?;
-        resolved += 1;
+    let known: Vec<_> = wanted.iter().flat_map(|(_, handles)| handles).collect();
+    let named: Vec<_> = known.iter().map(|(handle, _)| (*handle, scheme.clone())).collect();
+    for (record, (_, key)) in lookup.find_all(&named, state).into_iter().zip(&known) {
+        record?.ok_or(Failure::Panicked)?.open(key)?;
     }
-    Ok(resolved)
+    Ok(known.len())
 }

@@ -37,7 +37,7 @@ impl Registry {
     ) -> Result<Self, Failure> {
         let [administration, ..] = ADMINISTRATIONS;
         let folder = federation.layout.path("authority");
-        std::fs::create_dir_all(&folder)?;
+        chancery_kit::party::make_folder(&folder)?;
         let party = Party::Agent { administration: name(administration)?, name: name(AUTHORITY)? };
         let credentials = federation.enrol("authority/identity", party).await?;
         let config = EndpointConfig {

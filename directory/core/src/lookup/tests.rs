@@ -84,7 +84,17 @@ impl Setting {
 
     fn find(&self, answer: wire::LookupResponse) -> Result<Option<VerifiedRecord>, Error> {
         let verified = self.verify(answer)?;
-        verified.find(&self.world.handle, &"be-nn".parse().unwrap(), &self.world.state)
+        let (handle, scheme): (_, SchemeName) = (self.world.handle, "be-nn".parse().unwrap());
+        let found = verified.find(&handle, &scheme, &self.world.state);
+        // Signatures that are checked together come to the same.
+        let index = |found: &Result<Option<VerifiedRecord>, Error>| {
+            found.as_ref().map(|found| found.as_ref().map(|found| found.index)).map_err(|e| *e)
+        };
+        let together = vec![(handle, scheme); 3];
+        for all in verified.find_all(&together, &self.world.state) {
+            assert_eq!(index(&all), index(&found));
+        }
+        found
     }
 
     fn lie(&self, change: impl Fn(&mut wire::LookupResponse)) -> Error {
