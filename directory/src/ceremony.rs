@@ -8,7 +8,7 @@ use chancery_directory_core::ceremony::transcript::{Dealings, Outcome};
 use chancery_directory_core::ceremony::{Ceremony, Fault, Joins};
 use chancery_directory_core::{Error, EvaluatorEpoch, Trust, governance};
 use chancery_directory_log::{Follower, directory_call};
-use chancery_kit::tls::{Credentials, connect_lazy};
+use chancery_kit::tls::{Credentials, connect_lazy, connect_pinned};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::ceremony_service_client::CeremonyServiceClient;
@@ -139,9 +139,10 @@ impl<T> Said<T> {
 impl Round {
     fn new(ceremony: &Ceremony, credentials: &Arc<Credentials>) -> Result<Self, DirectoryError> {
         let mut evaluators = Vec::new();
-        for (id, endpoints) in ceremony.endpoints() {
+        for (id, endpoints, pin) in ceremony.endpoints() {
             let endpoint = endpoints.first().ok_or(Error::Field("a party has no endpoint"))?;
-            let (channel, _) = connect_lazy(endpoint, Party::Evaluator(id.clone()), Arc::clone(credentials))?;
+            let party = Party::Evaluator(id.clone());
+            let channel = connect_pinned(endpoint, party, pin, Arc::clone(credentials))?;
             evaluators.push((id, CeremonyServiceClient::new(channel)));
         }
         Ok(Self { evaluators, absent: Vec::new() })

@@ -5,6 +5,7 @@ use crate::{
     DirectoryConfig, DirectoryError, DirectoryKeyFiles, EvaluatorConfig, MirrorConfig, ceremony, evaluator,
     governance, service,
 };
+use chancery_directory_core::ceremony::Party as CeremonyParty;
 use chancery_directory_core::{GovernanceKey, GovernanceKeys, Trust};
 use chancery_kit::store::DatabasePlace;
 use chancery_kit::tls::Credentials;
@@ -122,6 +123,9 @@ enum EvaluatorCommand {
         /// Folder of the evaluator's key and its sealed secrets.
         #[arg(long, value_name = "DIR")]
         folder: PathBuf,
+        /// Folder of its certificate, as `chancery enrol` left it.
+        #[arg(long, value_name = "DIR")]
+        identity: PathBuf,
         /// Id of the evaluator, as in its SPIFFE id.
         #[arg(long)]
         id: NodeId,
@@ -212,10 +216,16 @@ pub async fn run_evaluator(
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
     match args.command {
-        EvaluatorCommand::Init { folder, id, index, endpoints } => {
+        EvaluatorCommand::Init { folder, identity, id, index, endpoints } => {
             party::make_folder(&folder)?;
-            let key = evaluator::key(&folder, &*entropy)?;
-            print(&governance::party_toml(index, &id, &key, &endpoints))
+            let (key, tls_key_pin) = (evaluator::key(&folder, &*entropy)?, party::key_pin(&identity)?);
+            print(&governance::party_toml(&CeremonyParty {
+                index,
+                evaluator: id,
+                key,
+                endpoints,
+                tls_key_pin,
+            }))
         }
         EvaluatorCommand::Ceremony { plan, bundle, directory } => {
             let (plan, bundle) = (governance::read(&plan)?, party::read_bundle(&bundle)?);
@@ -305,6 +315,7 @@ fn print(text: &str) -> Result<(), DirectoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chancery_pki_core::profile::new_key_and_csr;
     use chancery_types::{SystemClock, SystemEntropy};
     use clap::{CommandFactory as _, Parser};
 
@@ -333,9 +344,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().display();
         run(&format!("directory init --federation mesh.example --folder {at}/directory")).await.unwrap();
-        run(&format!("evaluator init --folder {at}/e1 --id e1 --index 1 --endpoint localhost:1"))
-            .await
-            .unwrap();
+        let init = format!(
+            "evaluator init --folder {at}/e1 --identity {at}/e1-identity --id e1 --index 1 --endpoint localhost:1"
+        );
+        assert!(matches!(run(&init).await, Err(DirectoryError::Party(_))), "not enrolled");
+        let (_, csr) = new_key_and_csr().unwrap();
+        std::fs::create_dir(folder.path().join("e1-identity")).unwrap();
+        std::fs::write(folder.path().join("e1-identity/csr.der"), csr).unwrap();
+        run(&init).await.unwrap();
         for key in ["a", "b"] {
             run(&format!("directory statement key --key {at}/{key}.key")).await.unwrap();
         }

@@ -4,18 +4,18 @@
 use crate::DirectoryError;
 use crate::keyfile::{self, Role};
 use bytes::Bytes;
-use chancery_directory_core::ceremony::Plan;
+use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
 use chancery_directory_core::statement::{
     Authority, Decision, DirectoryKeys, Entitlement, Member, Statement, erasure,
 };
-use chancery_directory_core::{Error, EvaluatorKey, SigningKey, Trust, governance};
+use chancery_directory_core::{Error, SigningKey, Trust, governance};
 use chancery_kit::status::from_status;
 use chancery_kit::tls::{Credentials, connect};
 use chancery_pki_core::Party;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_client::DirectoryServiceClient;
-use chancery_types::{Entropy, NodeId};
+use chancery_types::Entropy;
 use prost::Message as _;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -162,6 +162,7 @@ struct PartyFile {
     evaluator: String,
     key: Hex,
     endpoints: Vec<String>,
+    tls_key_pin: Hex,
 }
 
 #[derive(Deserialize)]
@@ -245,6 +246,7 @@ impl TryFrom<DecisionFile> for Decision {
                         evaluator: party.evaluator,
                         key: party.key.0,
                         endpoints: party.endpoints,
+                        tls_key_pin: party.tls_key_pin.0,
                     })
                     .collect(),
             })?),
@@ -273,11 +275,13 @@ impl TryFrom<DecisionFile> for Decision {
 }
 
 /// A party of a ceremony's plan, for a decision file.
-pub fn party_toml(index: u32, evaluator: &NodeId, key: &EvaluatorKey, endpoints: &[String]) -> String {
+pub fn party_toml(party: &CeremonyParty) -> String {
+    let CeremonyParty { index, evaluator, endpoints, .. } = party;
+    let (key, pin) = (hex::encode(party.key.as_bytes()), hex::encode(party.tls_key_pin));
     // Names and endpoints hold neither quotes nor backslashes.
     format!(
-        "\n[[ceremony_plan.parties]]\nindex = {index}\nevaluator = \"{evaluator}\"\nkey = \"{}\"\nendpoints = {endpoints:?}\n",
-        hex::encode(key.as_bytes()),
+        "\n[[ceremony_plan.parties]]\nindex = {index}\nevaluator = \"{evaluator}\"\nkey = \"{key}\"\n\
+         tls_key_pin = \"{pin}\"\nendpoints = {endpoints:?}\n"
     )
 }
 
@@ -322,13 +326,15 @@ mod tests {
         for (index, name) in [(1, "one"), (2, "two"), (3, "three")] {
             let key = crate::evaluator::key(&folder.path().join(name), &entropy).unwrap();
             let endpoints = vec![format!("{name}.example:7402")];
-            text += &party_toml(index, &name.parse().unwrap(), &key, &endpoints);
+            let evaluator = name.parse().unwrap();
+            text += &party_toml(&CeremonyParty { index, evaluator, key, endpoints, tls_key_pin: [0xcd; 32] });
         }
         let path = folder.path().join("plan.toml");
         std::fs::write(&path, text).unwrap();
         let Decision::CeremonyPlan(plan) = read_decision(&path).unwrap() else { panic!("another decision") };
         assert_eq!((plan.threshold, plan.parties.len()), (2, 3));
         assert_eq!(plan.parties[2].endpoints, ["three.example:7402"]);
+        assert_eq!(plan.parties[2].tls_key_pin, [0xcd; 32]);
     }
 
     #[test]

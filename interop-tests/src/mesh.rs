@@ -64,6 +64,7 @@ pub struct Mesh {
     pub nodes: BTreeMap<String, Node>,
     /// The certificate authority.
     pub pki: Arc<Authority>,
+    evaluator_pins: BTreeMap<&'static str, [u8; 32]>,
     governance: SigningKey,
     identities: AtomicU64,
     shutdown: CancellationToken,
@@ -127,6 +128,7 @@ impl Mesh {
             pki_address: String::new(),
             directory_address: String::new(),
             evaluators: Vec::new(),
+            evaluator_pins: BTreeMap::new(),
             clock,
             entropy,
             nodes: BTreeMap::new(),
@@ -175,6 +177,7 @@ impl Mesh {
         std::fs::create_dir_all(&folder).unwrap();
         evaluator::key(&folder, &*self.entropy).unwrap();
         let credentials = self.certify(&Party::Evaluator(crate::mesh::id(id))).await;
+        self.evaluator_pins.insert(id, *credentials.own().unwrap().key_pin());
         let config = EvaluatorConfig {
             id: crate::mesh::id(id),
             trust: self.trust.clone(),
@@ -192,9 +195,10 @@ impl Mesh {
 
     /// Two of three evaluators make the handles' key, or deal its shares anew.
     pub async fn hold_ceremony(&self, key_epoch: u32, generation: u32) {
-        let party = |(index, (id, address)): (u32, &(&str, String))| CeremonyParty {
+        let party = |(index, (id, address)): (u32, &(&'static str, String))| CeremonyParty {
             index,
             evaluator: crate::mesh::id(id),
+            tls_key_pin: self.evaluator_pins[id],
             key: evaluator::key(&self.path(id), &*self.entropy).unwrap(),
             endpoints: vec![address.clone()],
         };

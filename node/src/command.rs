@@ -5,9 +5,6 @@ use crate::{NodeError, NodeParts, serve};
 use chancery_directory_core::client::Trust;
 use chancery_kit::config::{self, ConfigError};
 use chancery_kit::party::{self, PartyError};
-use chancery_kit::tls::TlsError;
-use chancery_kit::tls::files::{CSR, IdentityFolder};
-use chancery_pki_core::{CheckedCsr, ProfileError};
 use chancery_types::{Clock, Entropy};
 use clap::{Args, Subcommand};
 use std::io::Write as _;
@@ -56,15 +53,6 @@ pub enum CommandError {
     /// The bundle names no key of the directory's log, or a false one.
     #[error(transparent)]
     Trust(#[from] chancery_directory_core::Error),
-    /// The node has not enrolled yet.
-    #[error("no certificate request in that folder: enrol first")]
-    NotEnrolled,
-    /// The identity folder.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The certificate request does not hold.
-    #[error(transparent)]
-    Request(#[from] ProfileError),
     /// The node.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -85,8 +73,7 @@ pub async fn run(
 ) -> Result<(), CommandError> {
     match args.command {
         NodeCommand::Pin { identity } => {
-            let request = IdentityFolder::new(identity).read(CSR)?.ok_or(CommandError::NotEnrolled)?;
-            let pin = hex::encode(CheckedCsr::check(&request)?.key_pin());
+            let pin = hex::encode(party::key_pin(&identity)?);
             writeln!(std::io::stdout().lock(), "{pin}").map_err(CommandError::Print)
         }
         NodeCommand::Serve { config } => {
@@ -118,6 +105,7 @@ pub async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chancery_kit::tls::files::CSR;
     use chancery_pki_core::profile;
     use chancery_types::{SystemClock, SystemEntropy};
     use clap::{CommandFactory as _, Parser};
@@ -141,12 +129,15 @@ mod tests {
         Cli::command().debug_assert();
         let home = tempfile::tempdir().unwrap();
         let pin = ["pin", "--identity"];
-        assert!(matches!(node(&pin, home.path()).await, Err(CommandError::NotEnrolled)));
+        assert!(matches!(
+            node(&pin, home.path()).await,
+            Err(CommandError::Party(PartyError::NotEnrolled(_)))
+        ));
         let (_, csr) = profile::new_key_and_csr().unwrap();
         std::fs::write(home.path().join(CSR), &csr).unwrap();
         node(&pin, home.path()).await.unwrap();
         std::fs::write(home.path().join(CSR), &csr[..csr.len() - 1]).unwrap();
-        assert!(matches!(node(&pin, home.path()).await, Err(CommandError::Request(_))));
+        assert!(matches!(node(&pin, home.path()).await, Err(CommandError::Party(PartyError::Request(_)))));
     }
 
     #[tokio::test]

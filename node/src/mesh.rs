@@ -26,7 +26,7 @@ const CALL: Duration = Duration::from_secs(20);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whom to reach, where, and with which key.
-type Target = (Party, String, Option<[u8; 32]>);
+type Target = (Party, String, [u8; 32]);
 
 /// Everything this node needs to reach others.
 pub(crate) struct Mesh {
@@ -122,10 +122,7 @@ impl Mesh {
         let endpoint = member.endpoints.first();
         let endpoint = endpoint.ok_or_else(|| Refusal::new(Reason::NotAMember, "no such member"))?;
         let party = Party::Node(node.clone());
-        let pin = member.node_key_pin;
-        let channel = self.channel((party, endpoint.clone(), Some(pin)), |(party, endpoint, _)| {
-            tls::connect_pinned(endpoint, party.clone(), pin, Arc::clone(&self.credentials))
-        })?;
+        let channel = self.channel((party, endpoint.clone(), member.node_key_pin))?;
         Ok(FederationServiceClient::new(channel)
             .max_decoding_message_size(MAX_ANSWER)
             .max_encoding_message_size(MAX_ANSWER))
@@ -135,17 +132,17 @@ impl Mesh {
     pub(crate) async fn evaluator(&self, id: &NodeId) -> Result<EvaluatorServiceClient<Channel>, Refusal> {
         let endpoint = |state: &FederationState| {
             let mut shares = state.key_epochs().flat_map(|epoch| &epoch.evaluators);
-            shares.find(|share| share.evaluator == *id)?.endpoints.first().cloned()
+            let share = shares.find(|share| share.evaluator == *id)?;
+            Some((share.endpoints.first()?.clone(), share.tls_key_pin))
         };
         let mut found = endpoint(&self.state());
         if found.is_none() {
             self.ask_for_unknown().await;
             found = endpoint(&self.state());
         }
-        let found = found.ok_or_else(|| Refusal::new(Reason::WrongKeyEpoch, "no such evaluator now"))?;
-        let channel = self.channel((Party::Evaluator(id.clone()), found, None), |(party, endpoint, _)| {
-            Ok(tls::connect_lazy(endpoint, party.clone(), Arc::clone(&self.credentials))?.0)
-        })?;
+        let none = || Refusal::new(Reason::WrongKeyEpoch, "no such evaluator now");
+        let (endpoint, pin) = found.ok_or_else(none)?;
+        let channel = self.channel((Party::Evaluator(id.clone()), endpoint, pin))?;
         Ok(EvaluatorServiceClient::new(channel))
     }
 
@@ -154,16 +151,13 @@ impl Mesh {
         &self.here
     }
 
-    fn channel(
-        &self,
-        target: Target,
-        connect: impl FnOnce(&Target) -> Result<Channel, tls::TlsError>,
-    ) -> Result<Channel, Refusal> {
+    fn channel(&self, target: Target) -> Result<Channel, Refusal> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = channels.get(&target) {
             return Ok(channel.clone());
         }
-        let channel = connect(&target)?;
+        let (party, endpoint, pin) = &target;
+        let channel = tls::connect_pinned(endpoint, party.clone(), *pin, Arc::clone(&self.credentials))?;
         channels.insert(target, channel.clone());
         Ok(channel)
     }

@@ -14,7 +14,7 @@ use crate::evaluators::distinct;
 use crate::governance::VerifiedStatement;
 use crate::keys::EvaluatorKey;
 use crate::oprf::Element;
-use crate::statement::{Decision, endpoints};
+use crate::statement::{Decision, array, endpoints};
 use crate::threshold::{MAX_EVALUATORS, Weight};
 use crate::{Error, EvaluatorEpoch, FederationState};
 use chancery_proto::directory::v1 as wire;
@@ -48,6 +48,8 @@ pub struct Party {
     pub key: EvaluatorKey,
     /// Where nodes reach it: `host:port`.
     pub endpoints: Vec<String>,
+    /// SHA-256 of the SubjectPublicKeyInfo of its TLS key.
+    pub tls_key_pin: [u8; 32],
 }
 
 impl TryFrom<wire::CeremonyPlan> for Plan {
@@ -66,6 +68,7 @@ impl TryFrom<wire::CeremonyPlan> for Plan {
                     evaluator: party.evaluator.parse()?,
                     key: EvaluatorKey::try_from(party.key.as_ref())?,
                     endpoints: endpoints(party.endpoints)?,
+                    tls_key_pin: array(&party.tls_key_pin, "a key pin has not 32 bytes")?,
                 })
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -92,6 +95,7 @@ impl From<&Plan> for wire::CeremonyPlan {
             evaluator: party.evaluator.to_string(),
             key: party.key.to_wire(),
             endpoints: party.endpoints.clone(),
+            tls_key_pin: party.tls_key_pin.to_vec().into(),
         };
         Self {
             key_epoch: plan.key_epoch,
@@ -177,14 +181,15 @@ impl Ceremony {
         self.dealers.iter().find(|d| d.evaluator == *evaluator).map(|d| d.index)
     }
 
-    /// Where to reach everybody who has a part in it, each once.
-    pub fn endpoints(&self) -> Vec<(NodeId, Vec<String>)> {
+    /// Where to reach everybody who has a part in it, each once, and with which TLS key.
+    pub fn endpoints(&self) -> Vec<(NodeId, Vec<String>, [u8; 32])> {
         let holders = self.before.iter().flat_map(|b| &b.evaluators);
+        let parties = self.plan.parties.iter();
         let mut all: Vec<_> =
-            self.plan.parties.iter().map(|p| (p.evaluator.clone(), p.endpoints.clone())).collect();
+            parties.map(|p| (p.evaluator.clone(), p.endpoints.clone(), p.tls_key_pin)).collect();
         for holder in holders {
             if self.party(&holder.evaluator).is_none() {
-                all.push((holder.evaluator.clone(), holder.endpoints.clone()));
+                all.push((holder.evaluator.clone(), holder.endpoints.clone(), holder.tls_key_pin));
             }
         }
         all

@@ -4,7 +4,7 @@
 use crate::Error;
 use crate::keys::EvaluatorKey;
 use crate::oprf::Element;
-use crate::statement::endpoints;
+use crate::statement::{array, endpoints};
 use crate::threshold::MAX_EVALUATORS;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::NodeId;
@@ -48,6 +48,8 @@ pub struct EvaluatorShare {
     pub endpoints: Vec<String>,
     /// Signs what it says in ceremonies.
     pub key: EvaluatorKey,
+    /// SHA-256 of the SubjectPublicKeyInfo of its TLS key.
+    pub tls_key_pin: [u8; 32],
 }
 
 /// Checks that indices ascend from 1 and that nobody holds two shares.
@@ -121,6 +123,7 @@ impl TryFrom<wire::EvaluatorShare> for EvaluatorShare {
             public_share: Element::try_from(share.public_share.as_ref())?,
             endpoints: endpoints(share.endpoints)?,
             key: EvaluatorKey::try_from(share.key.as_ref())?,
+            tls_key_pin: array(&share.tls_key_pin, "a key pin has not 32 bytes")?,
         })
     }
 }
@@ -133,6 +136,7 @@ impl From<&EvaluatorShare> for wire::EvaluatorShare {
             public_share: share.public_share.to_wire(),
             endpoints: share.endpoints.clone(),
             key: share.key.to_wire(),
+            tls_key_pin: share.tls_key_pin.to_vec().into(),
         }
     }
 }

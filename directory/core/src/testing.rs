@@ -66,6 +66,7 @@ impl Rehearsal {
                     key: (&*key).into(),
                     evaluator,
                     endpoints: vec!["localhost:1".to_owned()],
+                    tls_key_pin: [9; 32],
                 }
             })
             .collect();

@@ -3,6 +3,7 @@
 use crate::mesh::{Backend, Certified, Mesh, Server, Setting, client, refusal};
 use chancery_directory::DirectoryError;
 use chancery_directory_core::entry::{Event, Leaf};
+use chancery_directory_core::statement::Decision;
 use chancery_directory_core::totals::{EvaluationTotals, Total};
 use chancery_directory_core::{Blinded, EvaluatorEpoch};
 use chancery_kit::status::from_status;
@@ -201,4 +202,19 @@ async fn guesses_run_into_the_quota_and_the_log_shows_it() {
 fn sha2(bytes: &[u8]) -> bytes::Bytes {
     use sha2::Digest as _;
     bytes::Bytes::copy_from_slice(&sha2::Sha256::digest(bytes))
+}
+
+#[tokio::test]
+async fn a_certificate_alone_makes_nobody_an_evaluator() {
+    let mesh = Mesh::new(Backend::Sqlite);
+    let directory = mesh.directory();
+    let servers = ["e1", "e2", "e3"].map(|id| mesh.evaluator(id, &directory));
+    let named: Vec<_> = (1..).zip(["e1", "e2", "e3"]).zip(&servers).map(|((i, id), s)| (i, id, s)).collect();
+    let mut plan = mesh.draft_plan((1, 1, 2), &named);
+    // Whoever answers for e3 has a certificate for it, and another key than governance planned.
+    plan.parties[2].tls_key_pin = mesh.certify(&Party::Evaluator("e3".parse().unwrap())).key_pin;
+    let held = mesh.hold(mesh.sign(Decision::CeremonyPlan(plan)), &directory).await.unwrap();
+    let absent: Vec<_> = held.absent.iter().map(|(id, _)| id.as_str()).collect();
+    assert_eq!(absent, ["e3"]);
+    assert_eq!(held.epoch.evaluators.len(), 2);
 }

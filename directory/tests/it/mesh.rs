@@ -33,8 +33,9 @@ use chancery_types::entropy::SeededEntropy;
 use chancery_types::{
     Alias, Clock, Entropy, Handle, Identifier, NodeId, Refusal, Scheme, SystemEntropy, Timestamp,
 };
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -70,6 +71,7 @@ pub(crate) enum Backend {
 
 pub(crate) struct Mesh {
     pub(crate) clock: Arc<ManualClock>,
+    evaluators: Mutex<HashMap<String, Certified>>,
     pub(crate) entropy: Arc<SeededEntropy>,
     pub(crate) governors: Vec<SigningKey>,
     pub(crate) governance: GovernanceKeys,
@@ -130,6 +132,7 @@ impl Mesh {
         let authority = authority::open("enrol".parse().unwrap(), &key, &entropy).unwrap();
         Self {
             clock: Arc::new(clock),
+            evaluators: Mutex::default(),
             entropy: Arc::new(entropy),
             governors,
             governance,
@@ -226,7 +229,7 @@ impl Mesh {
         std::fs::create_dir_all(&folder).unwrap();
         evaluator::key(&folder, &*self.entropy).unwrap();
         let id: NodeId = id.parse().unwrap();
-        let credentials = self.certify(&Party::Evaluator(id.clone())).credentials;
+        let credentials = self.evaluator_identity(id.as_str()).credentials;
         let config = EvaluatorConfig {
             trust: self.trust(),
             directory: directory.endpoint.clone(),
@@ -240,24 +243,40 @@ impl Mesh {
         })
     }
 
+    /// Its certificate, the same each time.
+    pub(crate) fn evaluator_identity(&self, id: &str) -> Certified {
+        let mut made = self.evaluators.lock().unwrap();
+        let make = || self.certify(&Party::Evaluator(id.parse().unwrap()));
+        made.entry(id.to_owned()).or_insert_with(make).clone()
+    }
+
     pub(crate) fn evaluator_folder(&self, id: &str) -> PathBuf {
         self.folder.path().join(id)
     }
 
-    /// A plan for these evaluators: key epoch, generation, threshold.
+    /// A plan for these evaluators, signed: key epoch, generation, threshold.
     pub(crate) fn plan(
+        &self,
+        numbers: (u32, u32, u32),
+        evaluators: &[(u32, &str, &Server)],
+    ) -> wire::SignedStatement {
+        self.sign(Decision::CeremonyPlan(self.draft_plan(numbers, evaluators)))
+    }
+
+    pub(crate) fn draft_plan(
         &self,
         (key_epoch, generation, threshold): (u32, u32, u32),
         evaluators: &[(u32, &str, &Server)],
-    ) -> wire::SignedStatement {
+    ) -> Plan {
         let party = |(index, id, server): &(u32, &str, &Server)| CeremonyParty {
             index: *index,
             evaluator: id.parse().unwrap(),
             key: evaluator::key(&self.evaluator_folder(id), &*self.entropy).unwrap(),
             endpoints: vec![server.endpoint.clone()],
+            tls_key_pin: self.evaluator_identity(id).key_pin,
         };
         let parties = evaluators.iter().map(party).collect();
-        self.sign(Decision::CeremonyPlan(Plan { key_epoch, generation, threshold, parties }))
+        Plan { key_epoch, generation, threshold, parties }
     }
 
     pub(crate) async fn hold(

@@ -59,6 +59,7 @@ async fn what_is_not_governed_is_refused(backend: Backend) {
         evaluator: "e1".parse().unwrap(),
         key: setting.state.evaluators().unwrap().evaluators[0].key,
         endpoints: vec!["localhost:1".to_owned()],
+        tls_key_pin: [9; 32],
     }];
     let plan = Plan { key_epoch: 1, generation: 2, threshold: 1, parties };
     assert_eq!(refused(setting.mesh.sign(Decision::CeremonyPlan(plan))).await, Reason::InvalidField);

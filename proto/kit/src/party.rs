@@ -1,9 +1,10 @@
 //! How a party starts as a process of its own: whom it believes, who it is,
 //! where it keeps its things, where it listens. What it then serves is its room's.
 
-use crate::tls::files::IdentityFolder;
+use crate::tls::files::{CSR, IdentityFolder};
 use crate::tls::{Credentials, TlsError, enrol};
 use chancery_pki_core::bundle::MAX_BUNDLE;
+use chancery_pki_core::profile::{CheckedCsr, ProfileError};
 use chancery_pki_core::{BundleError, FederationBundle};
 use chancery_types::Clock;
 use std::io::{Read as _, Write as _};
@@ -31,6 +32,12 @@ pub enum PartyError {
     /// Its certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// It has no certificate yet.
+    #[error("{0}: no certificate request in that folder: enrol first")]
+    NotEnrolled(PathBuf),
+    /// Its certificate request does not hold.
+    #[error(transparent)]
+    Request(#[from] ProfileError),
     /// The address cannot be listened on.
     #[error("{address}: {error}")]
     Listen {
@@ -52,6 +59,16 @@ pub fn read_text(path: &Path, most: usize) -> Result<String, PartyError> {
         if text.len() > most { Err(std::io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
     };
     read().map_err(|error| PartyError::File { path: path.to_owned(), error })
+}
+
+/// Pin of the key that a party enrolled with: SHA-256 of its SubjectPublicKeyInfo.
+///
+/// # Errors
+/// There is no certificate request in the folder, or it does not hold.
+pub fn key_pin(identity: &Path) -> Result<[u8; 32], PartyError> {
+    let request = IdentityFolder::new(identity).read(CSR)?;
+    let request = request.ok_or_else(|| PartyError::NotEnrolled(identity.to_owned()))?;
+    Ok(*CheckedCsr::check(&request)?.key_pin())
 }
 
 /// Reads the federation's bundle, which every party is given at installation.

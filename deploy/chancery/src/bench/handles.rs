@@ -87,6 +87,7 @@ fn evaluators(entropy: &dyn Entropy) -> Result<(Vec<Serving>, EvaluatorEpoch), F
             public_share: commitments.public_share(index)?,
             endpoints: Vec::new(),
             key: (&keys::generate(entropy)).into(),
+            tls_key_pin: [0; 32],
         });
     }
     let (key_epoch, generation, public_key) = (1, 1, *commitments.constant()?);

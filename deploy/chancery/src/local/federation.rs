@@ -13,6 +13,7 @@ use chancery_directory_core::statement::{
     Authority as AuthorityEntry, Decision, DirectoryKeys, Entitlement, Member,
 };
 use chancery_directory_core::{AgentKey, FederationState, GovernanceKeys, SigningKey};
+use chancery_kit::party;
 use chancery_kit::tls::files::IdentityFolder;
 use chancery_kit::tls::{Credentials, connect, enrol};
 use chancery_node::{NodeParts, QuotaConfig};
@@ -135,6 +136,7 @@ impl LocalFederation {
                 evaluator: name(id)?,
                 key: evaluator::key(&self.layout.path(id), &*self.entropy)?,
                 endpoints: vec![self.layout.address(id).to_string()],
+                tls_key_pin: party::key_pin(&self.layout.path(&format!("{id}/identity")))?,
             });
         }
         let plan = Plan { key_epoch: 1, generation: 1, threshold: EVALUATORS_NEEDED, parties };

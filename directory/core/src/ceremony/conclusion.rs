@@ -121,8 +121,8 @@ fn decided(plan: &VerifiedStatement) -> Result<&Plan, Error> {
 fn belongs(epoch: &EvaluatorEpoch, plan: &Plan) -> bool {
     let named = |share: &crate::EvaluatorShare| {
         plan.parties.iter().any(|party| {
-            (party.index, &party.evaluator, &party.key, &party.endpoints)
-                == (share.index, &share.evaluator, &share.key, &share.endpoints)
+            (party.index, &party.evaluator, &party.key, &party.endpoints, &party.tls_key_pin)
+                == (share.index, &share.evaluator, &share.key, &share.endpoints, &share.tls_key_pin)
         })
     };
     (epoch.key_epoch, epoch.generation, epoch.threshold) == (plan.key_epoch, plan.generation, plan.threshold)

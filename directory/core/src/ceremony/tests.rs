@@ -283,6 +283,7 @@ fn plans_follow_what_is_in_force() {
                 evaluator: "e1".parse().unwrap(),
                 key: (&keys::generate(&world.entropy)).into(),
                 endpoints: vec!["localhost:1".to_owned()],
+                tls_key_pin: [9; 32],
             }],
         };
         let plan = world.sign(Decision::CeremonyPlan(plan));

@@ -182,6 +182,7 @@ impl Outcome {
                 key: party.key,
                 public_share: commitments.public_share(party.index)?,
                 endpoints: party.endpoints.clone(),
+                tls_key_pin: party.tls_key_pin,
             });
         }
         let plan = &ceremony.plan;
