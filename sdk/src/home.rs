@@ -3,6 +3,7 @@
 //! that does not follow what was seen waits until the former home has nothing more.
 
 use crate::error::EndpointError;
+use crate::inbox;
 use crate::store::{StoreError, Tx};
 use chancery_types::{NodeId, Timestamp};
 use rusqlite::{Row, params};
@@ -14,6 +15,9 @@ const READ_FOR: Duration = Duration::from_hours(91 * 24);
 const WAIT_FOR: Duration = Duration::from_hours(24);
 /// How long submissions wait for hubs to hear of a move.
 const SUBMIT_AFTER: Duration = Duration::from_secs(60);
+/// Pause after a hub had not heard of one.
+const SUBMIT_AGAIN: Duration = Duration::from_secs(2);
+const SUBMIT_FROM: &str = "submit from";
 
 /// A node that keeps, or kept, this endpoint's mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,10 +66,18 @@ pub(crate) fn present(tx: &Tx<'_>) -> Result<Home, EndpointError> {
     home.ok_or(EndpointError::NotPossible("the endpoint has no alias yet"))
 }
 
-/// Another node is the home from now on.
-pub(crate) fn change(tx: &Tx<'_>, node: &NodeId, endpoint: &str) -> Result<(), EndpointError> {
+/// Whether a node was ever the home.
+pub(crate) fn was(tx: &Tx<'_>, node: &NodeId) -> Result<bool, EndpointError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM homes WHERE node = ?1)";
+    Ok(tx.sql().query_row(sql, [node.as_str()], |row| row.get(0))?)
+}
+
+/// Another node is the home from now on; the first one was reached at `first`.
+pub(crate) fn change(tx: &Tx<'_>, first: &str, node: &NodeId, endpoint: &str) -> Result<(), EndpointError> {
     let now = tx.now().millis();
     tx.sql().execute("UPDATE homes SET left_at_ms = ?1 WHERE left_at_ms IS NULL", [now])?;
+    // The configuration may name another one from now on.
+    tx.sql().execute("UPDATE homes SET endpoint = ?1 WHERE endpoint = ''", [first])?;
     tx.sql().execute(
         "INSERT INTO homes (node, endpoint, through, drained) VALUES (?1, ?2, 0, 0)",
         params![node.as_str(), endpoint],
@@ -80,6 +92,13 @@ pub(crate) fn drained(tx: &Tx<'_>, id: i64) -> Result<(), EndpointError> {
     Ok(())
 }
 
+/// Gives up waiting for a former home that was not reached in time; whether it did.
+pub(crate) fn give_up(tx: &Tx<'_>, id: i64) -> Result<bool, EndpointError> {
+    let late = tx.now().before(WAIT_FOR).millis();
+    let sql = "UPDATE homes SET drained = 1 WHERE id = ?1 AND drained = 0 AND left_at_ms <= ?2";
+    Ok(tx.sql().execute(sql, params![id, late])? > 0)
+}
+
 /// Whether what a home brings has to follow what was seen: a former one may have
 /// what comes before it.
 pub(crate) fn must_follow(tx: &Tx<'_>, id: i64) -> Result<bool, EndpointError> {
@@ -91,8 +110,26 @@ pub(crate) fn must_follow(tx: &Tx<'_>, id: i64) -> Result<bool, EndpointError> {
         .query_row(params![id, tx.now().before(WAIT_FOR).millis()], |row| row.get(0))?)
 }
 
+/// Whether this endpoint moved, and hubs may not have heard of it.
+pub(crate) fn moved_lately(tx: &Tx<'_>) -> Result<bool, EndpointError> {
+    let since = tx.now().before(WAIT_FOR).millis();
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM homes WHERE left_at_ms > ?1)")?
+        .query_row([since], |row| row.get(0))?)
+}
+
+/// A hub had not heard of a move: submissions wait a moment.
+pub(crate) fn submit_later(tx: &Tx<'_>) -> Result<(), EndpointError> {
+    let at = tx.now().after(SUBMIT_AGAIN).millis();
+    inbox::raise_mark(tx, SUBMIT_FROM, u64::try_from(at).unwrap_or_default())
+}
+
 /// Whether submissions wait for hubs to hear of a move.
 pub(crate) fn submissions_wait(tx: &Tx<'_>) -> Result<bool, EndpointError> {
+    if i64::try_from(inbox::mark(tx, SUBMIT_FROM)?).is_ok_and(|from| tx.now().millis() < from) {
+        return Ok(true);
+    }
     Ok(tx
         .sql()
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM homes WHERE drained = 0 AND left_at_ms > ?1)")?
@@ -123,7 +160,7 @@ mod tests {
         let first = device.run(|tx| present(tx)).await;
         device.run(move |tx| set_through(tx, first.id, 7)).await;
         assert!(!device.run(move |tx| must_follow(tx, first.id)).await);
-        device.run(|tx| change(tx, &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
+        device.run(|tx| change(tx, "south:1", &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
         let homes = device.run(|tx| all(tx)).await;
         assert_eq!(homes.iter().map(|home| home.node.as_str()).collect::<Vec<_>>(), ["elsewhere", "south"]);
         let (second, first) = (homes[0].clone(), homes[1].clone());

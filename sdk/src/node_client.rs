@@ -95,6 +95,11 @@ impl NodeClient {
         Ok(Self { at, proof, credentials, proving: Arc::default() })
     }
 
+    /// A client that stays with this node when its clones go.
+    pub(crate) fn staying(&self) -> Self {
+        Self { at: Arc::new(RwLock::new(self.at())), ..self.clone() }
+    }
+
     /// This client and its clones are another node's from now on.
     pub(crate) fn go_to(&self, endpoint: &str, node: NodeId) -> Result<(), TlsError> {
         let at = At::new(endpoint, node, &self.credentials)?;

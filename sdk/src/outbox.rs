@@ -483,6 +483,12 @@ fn refuse(
             }
             Ok(())
         }
+        // A hub that has not heard of this endpoint's move yet: made anew, the same
+        // counts once it has.
+        Some(Reason::NotInGroup | Reason::GroupUnknown) if !first_commit && home::moved_lately(tx)? => {
+            home::submit_later(tx)?;
+            requeue(tx, item, thread, made_in)
+        }
         _ if first_commit => {
             // Without its first commit the group does not exist.
             thread::close(tx, &item.group)?;

@@ -77,6 +77,8 @@ pub enum RecordCheck {
     AsPublished,
     /// Another one, or none: somebody changed it.
     Changed,
+    /// Its key epoch has ended: enrol again.
+    Lapsed,
     /// Somebody re-enrols the handle with another account key. Unless this account
     /// renews its record, that one counts from 7 days on.
     ReEnrolment,
@@ -127,9 +129,12 @@ impl OwnRecord {
         }
         let after = self.call(standing).await?.map_or(0, |standing| standing.index);
         let own = self.look(&keyed.0, after).await?.own?;
-        let node = self.call(|tx| Ok(identity::identity(tx)?.node)).await?;
+        let read = |tx: &mut Tx<'_>| Ok((identity::identity(tx)?.node, standing(tx)?));
+        let (node, before) = self.call(read).await?;
+        // What the owner asked for goes along to another handle.
+        let two_authorities = before.is_some_and(|before| before.record.two_authorities());
         let after = own.map(|own| (own.record.version(), own.index));
-        let next = Next { words, two_authorities: false, close: false, node, after };
+        let next = Next { words, two_authorities, close: false, node, after };
         self.put(asked, keyed, next).await
     }
 
@@ -138,10 +143,10 @@ impl OwnRecord {
         Ok(self.call(standing).await?.is_some())
     }
 
-    /// Key epoch of the record that this device put last.
-    pub(crate) async fn key_epoch(&self) -> Result<Option<u32>, Refusal> {
-        let standing = self.call(standing).await?;
-        Ok(standing.map(|standing| standing.record.attestation().claim().key_epoch))
+    /// Key epoch of the record that this device put last, and whether it closed it.
+    pub(crate) async fn last(&self) -> Result<Option<(u32, bool)>, Refusal> {
+        let last = self.call(standing).await?.map(|standing| standing.record);
+        Ok(last.map(|last| (last.attestation().claim().key_epoch, last.is_closed())))
     }
 
     /// Changes the record as the map shows it.
@@ -296,6 +301,12 @@ impl OwnRecord {
     /// alarm for what it did not do itself, once for each such entry.
     pub(crate) async fn check(&self) -> Result<RecordCheck, Refusal> {
         let Some(standing) = self.call(standing).await? else { return Ok(RecordCheck::Unpublished) };
+        let (state, epoch) = (self.view.state().await?, standing.record.attestation().claim().key_epoch);
+        if state.evaluators().is_some_and(|current| epoch < current.key_epoch)
+            && !state.key_epochs().any(|known| known.key_epoch == epoch)
+        {
+            return Ok(RecordCheck::Lapsed);
+        }
         let shown = self.look(standing.record.handle(), standing.index).await?;
         // An old map hides what came since: a re-enrolment has only days to be ended.
         if shown.root <= standing.index || shown.age > ALARMING_AGE {

@@ -85,6 +85,8 @@ pub struct Enrolled {
     pub identifier: Identifier,
     /// Key that speaks for it.
     pub account_key: AccountKey,
+    /// Key epoch in which that was so.
+    pub key_epoch: u32,
 }
 
 impl fmt::Debug for Enrolled {
@@ -176,6 +178,7 @@ impl AuthoritySigner {
         &self,
         identifier: &Identifier,
         account_key: &AccountKey,
+        key_epoch: u32,
         now: Timestamp,
     ) -> wire::SignedEnrolmentReceipt {
         let receipt = wire::EnrolmentReceipt {
@@ -184,6 +187,7 @@ impl AuthoritySigner {
             value: identifier.value().to_owned(),
             account_key: account_key.to_wire(),
             issued_at_ms: now.millis(),
+            key_epoch,
         }
         .encode_to_vec();
         let signature = Bytes::copy_from_slice(&keys::sign(Purpose::EnrolmentReceipt, &receipt, &self.key));
@@ -208,7 +212,8 @@ impl AuthoritySigner {
         if !account_key.verifies(Purpose::EnrolmentRenewal, &signed.receipt, &request.signature) {
             return Err(Error::Enrolment("the receipt is for another account key"));
         }
-        Ok(Enrolled { identifier: identifier(&receipt.scheme, &receipt.value)?, account_key })
+        let identifier = identifier(&receipt.scheme, &receipt.value)?;
+        Ok(Enrolled { identifier, account_key, key_epoch: receipt.key_epoch })
     }
 }
 
@@ -251,16 +256,16 @@ mod tests {
     #[test]
     fn a_receipt_counts_in_the_hands_of_its_account() {
         let (authority, account) = (signer(3), keys::generate(&SeededEntropy::new(4)));
-        let receipt = authority.receipt(&person(), &(&account).into(), Timestamp::from_millis(5));
+        let receipt = authority.receipt(&person(), &(&account).into(), 1, Timestamp::from_millis(5));
         assert_eq!(identifier_of(&receipt).unwrap().value(), person().value());
         let enrolled = authority.enrolled(&renewal(receipt.clone(), 2, &account)).unwrap();
         assert_eq!(enrolled.identifier.value(), person().value());
-        assert_eq!(enrolled.account_key, (&account).into());
+        assert_eq!((enrolled.account_key, enrolled.key_epoch), ((&account).into(), 1));
         let thief = keys::generate(&SeededEntropy::new(5));
         let wrong = |request| assert!(matches!(authority.enrolled(&request), Err(Error::Enrolment(_))));
         wrong(renewal(receipt.clone(), 2, &thief));
         wrong(renewal(
-            signer(6).receipt(&person(), &(&account).into(), Timestamp::from_millis(5)),
+            signer(6).receipt(&person(), &(&account).into(), 1, Timestamp::from_millis(5)),
             2,
             &account,
         ));

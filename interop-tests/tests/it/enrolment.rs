@@ -5,7 +5,7 @@ use chancery_interop_tests::mesh::Mesh;
 use chancery_interop_tests::party::{Agent, Device, Registry, person_number};
 use chancery_interop_tests::wait::until;
 use chancery_sdk::content::Letter;
-use chancery_sdk::endpoint::{RecordCheck, SendOrder, To};
+use chancery_sdk::endpoint::{RecordChange, RecordCheck, SendOrder, To};
 use chancery_sdk::request::{self, Order};
 use chancery_types::{Identifier, Reason};
 use std::path::Path;
@@ -115,8 +115,54 @@ async fn people_migrate_to_a_new_key_epoch() {
     assert_eq!(seen(&mesh, "ended-bert", &bert).await, Err(Reason::RecipientAbsent));
     let erased = async || folders.iter().all(|folder| shares(folder) == ["share-2.toml"]);
     until("the former shares are erased", erased).await;
-    // It is never too late for its owner.
+    // Who comes too late proves again who they are.
     devices[1].endpoint.refresh_directory().await.unwrap();
-    devices[1].endpoint.migrate_record().await.unwrap();
+    assert_eq!(devices[1].endpoint.check_record().await, Ok(RecordCheck::Lapsed));
+    let refused = devices[1].endpoint.migrate_record().await.unwrap_err();
+    assert_eq!(refused.reason, Reason::EnrolmentRefused);
+    let code = registry.invite(&bert).await;
+    devices[1].endpoint.enrol(&registry.address, &bert, &code).await.unwrap();
     assert_eq!(seen(&mesh, "late-bert", &bert).await, Ok(false));
+}
+
+#[tokio::test]
+async fn who_left_or_was_replaced_does_not_come_back_with_a_key_epoch() {
+    let mut mesh = Mesh::new().await;
+    let _agent = Agent::start(&mut mesh, "federal").await;
+    let registry = Registry::start(&mesh, "federal").await;
+    let (anna, bert, carl) = (person_number(1), person_number(2), person_number(3));
+    let enrol = async |name: &str, number: &Identifier| {
+        let device = device(&mesh, name).await;
+        let code = registry.invite(number).await;
+        let put = device.endpoint.enrol(&registry.address, number, &code).await.unwrap();
+        (device, put.pending)
+    };
+    let (lost, _) = enrol("lost", &anna).await;
+    lost.endpoint.change_record(RecordChange::Close).await.unwrap();
+    let (found, pending) = enrol("found", &anna).await;
+    assert!(!pending, "over a closed record it counts at once");
+    let (left, _) = enrol("left", &bert).await;
+    left.endpoint.change_record(RecordChange::Close).await.unwrap();
+    let (owner, _) = enrol("owner", &carl).await;
+    let (claimant, pending) = enrol("claimant", &carl).await;
+    assert!(pending, "over a live record it waits");
+
+    mesh.hold_ceremony(2, 1).await;
+    for device in [&lost, &found, &left, &owner, &claimant] {
+        device.endpoint.refresh_directory().await.unwrap();
+    }
+    // Who left does not ask; whom the owner has not let in is not attested.
+    for device in [&lost, &left] {
+        device.endpoint.migrate_record().await.unwrap();
+    }
+    let refused = claimant.endpoint.migrate_record().await.unwrap_err();
+    assert_eq!(refused.reason, Reason::EnrolmentRefused);
+    owner.endpoint.migrate_record().await.unwrap();
+    assert_eq!(seen(&mesh, "after-carl", &carl).await, Ok(false));
+    found.endpoint.change_record(RecordChange::TwoAuthorities(true)).await.unwrap();
+    found.endpoint.migrate_record().await.unwrap();
+    assert_eq!(seen(&mesh, "after", &anna).await, Ok(false));
+    assert_eq!(seen(&mesh, "after-left", &bert).await, Err(Reason::RecipientClosed));
+    let again = found.endpoint.change_record(RecordChange::Renew).await.unwrap();
+    assert!(!again.pending);
 }

@@ -131,15 +131,19 @@ impl AccountService for Accounts {
         request: Request<wire::LeaveAliasRequest>,
     ) -> Result<Response<wire::LeaveAliasResponse>, Status> {
         unary(async {
-            let (_, alias) = own_alias(&request, &request.get_ref().alias)?;
+            let (session, alias) = own_alias(&request, &request.get_ref().alias)?;
             let message = request.into_inner();
             let to = message.node.parse::<NodeId>()?;
+            if self.0.mesh.state().member(&to).is_none() {
+                return Err(Refusal::new(Reason::NotAMember, "the log admits no such member"));
+            }
+            let device = session.device;
             let left = self
                 .0
                 .store
                 .change("node.alias.leave", move |tx| {
                     let to = to.clone();
-                    Box::pin(async move { moves::leave(tx, alias, &to, message.routes).await })
+                    Box::pin(async move { moves::leave(tx, (alias, device), &to, message.routes).await })
                 })
                 .await??;
             let moves::Left { pending_hubs, last_position } = left;

@@ -8,7 +8,7 @@ use super::{NodeStore, Tx, group, sql};
 use chancery_node_core::parcel::MAX_LIFE;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, GroupId, MessageId, NodeId, Reason, Refusal};
+use chancery_types::{Alias, DeviceId, GroupId, MessageId, NodeId, Reason, Refusal};
 use sqlx::Row as _;
 use std::collections::{HashMap, HashSet};
 
@@ -21,7 +21,7 @@ const MAX_ROUTES: u64 = 65_536 + ROUTES_AT_ONCE as u64;
 pub(crate) struct Left {
     /// Hubs that have not taken the news yet.
     pub(crate) pending_hubs: u32,
-    /// Position of the last item in the mailbox.
+    /// Position of the last item in the mailbox that is for the calling device.
     pub(crate) last_position: u64,
 }
 
@@ -68,7 +68,7 @@ pub(crate) async fn add_routes(
 /// since are told.
 pub(crate) async fn leave(
     tx: &mut Tx<'_>,
-    alias: Alias,
+    (alias, device): (Alias, DeviceId),
     to: &NodeId,
     routes: u64,
 ) -> Result<Result<Left, Refusal>, sqlx::Error> {
@@ -108,10 +108,16 @@ pub(crate) async fn leave(
             .bind(key)
             .fetch_one(&mut *tx.connection)
             .await?;
-    let last: i64 = sqlx::query_scalar("SELECT coalesce(max(position), 0) FROM mailbox WHERE alias = $1")
-        .bind(key)
-        .fetch_one(&mut *tx.connection)
-        .await?;
+    // As the calling device reads it.
+    let last: i64 = sqlx::query_scalar(
+        "SELECT coalesce(max(position), 0) FROM mailbox WHERE alias = $1 AND expires_at > $3
+           AND (only_device IS NULL OR only_device = $2) AND (except_device IS NULL OR except_device <> $2)",
+    )
+    .bind(key)
+    .bind(device.as_bytes().as_slice())
+    .bind(tx.now.millis())
+    .fetch_one(&mut *tx.connection)
+    .await?;
     let pending_hubs = u32::try_from(pending).unwrap_or(u32::MAX);
     Ok(Ok(Left { pending_hubs, last_position: sql::unsigned(last) }))
 }
@@ -145,6 +151,24 @@ async fn tell_hubs(tx: &mut Tx<'_>, alias: Alias, to: &NodeId) -> Result<(), sql
         .execute(&mut *tx.connection)
         .await
         .map(drop)
+}
+
+/// A hub that was restored may have forgotten who moved.
+pub(crate) async fn tell_again(tx: &mut Tx<'_>, hub: &NodeId) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "UPDATE route SET told = FALSE WHERE hub = $1 AND alias IN (SELECT alias FROM moved) RETURNING alias",
+    )
+    .bind(hub.as_str())
+    .fetch_all(&mut *tx.connection)
+    .await?;
+    let aliases = rows
+        .iter()
+        .map(|row| sql::column(row.try_get::<Vec<u8>, _>(0)?, "route.alias"))
+        .collect::<Result<HashSet<Alias>, _>>()?;
+    for (alias, to) in homes(tx, &aliases).await? {
+        tell_hubs(tx, alias, &to).await?;
+    }
+    Ok(())
 }
 
 /// In the groups of this hub an alias that was at home with `from` is so with `to`.

@@ -2,7 +2,7 @@
 //! until its outcome, a delivery until each recipient's terminal report, anything
 //! else until the peer has acknowledged it.
 
-use super::{NodeStore, Tx, mailbox, report, sql, submit};
+use super::{NodeStore, Tx, mailbox, moves, report, sql, submit};
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
@@ -199,6 +199,7 @@ pub(crate) async fn greet(
         .bind(peer.as_str())
         .execute(&mut *tx.connection)
         .await?;
+    moves::tell_again(tx, peer).await?;
     tx.woken.peers.insert(peer.clone());
     Ok(true)
 }

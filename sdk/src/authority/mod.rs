@@ -8,14 +8,14 @@ pub use codes::Codes;
 
 use crate::endpoint::Endpoint;
 use chancery_directory_core::AccountKey;
-use chancery_directory_core::enrolment::{AuthoritySigner, Claim};
+use chancery_directory_core::enrolment::{AuthoritySigner, Claim, Enrolled};
 use chancery_kit::serve::{ServeError, add_health, add_reflection, serve as serve_routes, unary};
 use chancery_kit::tls::{Credentials, Limits, TlsError, incoming};
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::enrolment_service_server::{
     EnrolmentService, EnrolmentServiceServer, SERVICE_NAME,
 };
-use chancery_types::{Identifier, Refusal};
+use chancery_types::{Identifier, Reason, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -89,8 +89,8 @@ impl EnrolmentService for Service {
             let claim = Claim::verify(&request.into_inner(), signer.authority())?;
             let (checked, code, key) = (claim.identifier.clone(), claim.code, claim.account_key);
             codes.redeem(checked, code, key, endpoint.now()).await?;
-            let attestation = self.attest(&claim.identifier, claim.account_key, claim.key_epoch).await?;
-            let receipt = signer.receipt(&claim.identifier, &claim.account_key, endpoint.now());
+            let key = claim.account_key;
+            let (attestation, receipt) = self.attest(&claim.identifier, key, claim.key_epoch).await?;
             Ok(wire::EnrolResponse { attestation: Some(attestation), receipt: Some(receipt) })
         })
         .await
@@ -103,27 +103,45 @@ impl EnrolmentService for Service {
         unary(async {
             let request = request.into_inner();
             let enrolled = self.0.signer.enrolled(&request)?;
-            let (identifier, key) = (&enrolled.identifier, enrolled.account_key);
-            let attestation = self.attest(identifier, key, request.key_epoch).await?;
-            Ok(wire::RenewResponse { attestation: Some(attestation) })
+            let Enrolled { identifier, account_key, key_epoch } = enrolled;
+            self.refresh(request.key_epoch).await?;
+            // Whoever was replaced, or left, is not attested again; and where nobody can look any
+            // more, proof is due.
+            let holder = self.0.endpoint.holder(&identifier, key_epoch).await?;
+            if holder.is_some_and(|(key, is_closed)| key != account_key || is_closed) {
+                return Err(replaced());
+            }
+            let (attestation, receipt) = self.attest(&identifier, account_key, request.key_epoch).await?;
+            Ok(wire::RenewResponse { attestation: Some(attestation), receipt: Some(receipt) })
         })
         .await
     }
 }
 
 impl Service {
+    /// An attestation for a key epoch that has passed is worth nothing.
+    async fn refresh(&self, known: u32) -> Result<(), Refusal> {
+        let endpoint = &self.0.endpoint;
+        let is_behind = endpoint.key_epoch().await?.is_none_or(|epoch| epoch < known);
+        endpoint.refresh_directory_after(if is_behind { ASK_AGAIN } else { KNOWN_FOR }).await
+    }
+
     /// For the handle in the current key epoch.
     async fn attest(
         &self,
         identifier: &Identifier,
         account_key: AccountKey,
         known: u32,
-    ) -> Result<wire::SignedAttestation, Refusal> {
+    ) -> Result<(wire::SignedAttestation, wire::SignedEnrolmentReceipt), Refusal> {
         let Authority { endpoint, signer, .. } = &self.0;
-        // An attestation for a key epoch that has passed is worth nothing.
-        let is_behind = endpoint.key_epoch().await?.is_none_or(|epoch| epoch < known);
-        endpoint.refresh_directory_after(if is_behind { ASK_AGAIN } else { KNOWN_FOR }).await?;
+        self.refresh(known).await?;
         let (handle, key_epoch) = endpoint.handle_in_epoch(identifier).await?;
-        Ok(signer.attest(identifier.scheme(), handle, account_key, key_epoch, endpoint.now()))
+        let now = endpoint.now();
+        let attestation = signer.attest(identifier.scheme(), handle, account_key, key_epoch, now);
+        Ok((attestation, signer.receipt(identifier, &account_key, key_epoch, now)))
     }
+}
+
+fn replaced() -> Refusal {
+    Refusal::new(Reason::EnrolmentRefused, "the identifier's record is another account's, or closed")
 }

@@ -5,9 +5,11 @@ use crate::error::EndpointError;
 use crate::identity::{self, OwnKey};
 use crate::keepsake;
 use crate::own_record::Words;
+use crate::resolve::Epoch;
 use chancery_directory_core::attestation::SignedAttestation;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::enrolment::{self, Claim};
+use chancery_directory_core::{AccountKey, EvaluatorEpoch};
 use chancery_kit::status::call_within;
 use chancery_kit::tls::connect_lazy;
 use chancery_pki_core::Party;
@@ -70,9 +72,35 @@ impl Endpoint {
         inner.publish(identifier, attestation).await
     }
 
+    /// Whose record stands for an identifier in a key epoch, and whether it is closed.
+    ///
+    /// # Errors
+    /// ENROLMENT_REFUSED: the epoch has ended. Otherwise who cannot be reached.
+    pub(crate) async fn holder(
+        &self,
+        identifier: &Identifier,
+        key_epoch: u32,
+    ) -> Result<Option<(AccountKey, bool)>, Refusal> {
+        let inner = &self.0;
+        let state = inner.view.state().await?;
+        let is = |epoch: Option<&EvaluatorEpoch>| epoch.is_some_and(|epoch| epoch.key_epoch == key_epoch);
+        let epoch = if is(state.evaluators()) {
+            Epoch::Current
+        } else if is(state.former_evaluators()) {
+            Epoch::Former
+        } else {
+            let message = "the key epoch of the receipt has ended: enrol again";
+            return Err(Refusal::new(Reason::EnrolmentRefused, message));
+        };
+        let (_, keyed) = inner.resolver.keyed(std::slice::from_ref(identifier), epoch).await?;
+        let Some((handle, _)) = keyed.first() else { return Ok(None) };
+        let own = inner.view.look_up(&[*handle], 0).await?.own(handle, &state)?;
+        Ok(own.map(|own| (*own.record.account_key(), own.record.is_closed())))
+    }
+
     /// Puts the record under the handle of the current key epoch, with a new attestation
-    /// against the receipt, if that was not done. Running endpoints do so by themselves,
-    /// within some hours.
+    /// against the receipt, if that was not done and the record is still this account's. Running
+    /// endpoints do so by themselves, within some hours.
     ///
     /// # Errors
     /// The authority's or the directory's refusal, or who cannot be reached.
@@ -84,11 +112,16 @@ impl Endpoint {
 impl Inner {
     pub(super) async fn migrate(&self) -> Result<(), Refusal> {
         let Some(kept) = self.call(|tx| keepsake::get(tx, ENROLMENT)).await? else { return Ok(()) };
+        // The record names the home: that is settled first.
+        let _one_at_a_time = self.moving.lock().await;
+        if self.is_moving().await? {
+            return Ok(());
+        }
         let kept: Kept = ciborium::from_reader(&*kept)
             .map_err(|_| Refusal::new(Reason::Internal, "the kept enrolment does not parse"))?;
         let state = self.view.state().await?;
         let Some(current) = state.evaluators().map(|epoch| epoch.key_epoch) else { return Ok(()) };
-        if self.record.key_epoch().await? == Some(current) {
+        if self.record.last().await?.is_some_and(|(epoch, is_closed)| epoch == current || is_closed) {
             return Ok(());
         }
         let receipt = wire::SignedEnrolmentReceipt::decode(kept.receipt.as_slice())
@@ -98,7 +131,11 @@ impl Inner {
         let request = enrolment::renewal(receipt, current, &account);
         let call = async { self.authority(&kept.address)?.renew(request).await };
         let answer = call_within(DEADLINE, call, Reason::PeerUnreachable, UNREACHABLE).await?;
-        let attestation = answer.attestation.ok_or_else(empty)?;
+        let (Some(attestation), Some(receipt)) = (answer.attestation, answer.receipt) else {
+            return Err(empty());
+        };
+        let kept = Kept { receipt: receipt.encode_to_vec(), ..kept };
+        self.call(move |tx| keepsake::put(tx, ENROLMENT, &write(&kept)?)).await?;
         self.publish(&identifier, attestation).await.map(drop)
     }
 

@@ -170,13 +170,13 @@ impl Endpoint {
     }
 
     async fn start(config: EndpointConfig, store: EndpointStore) -> Result<Self, Refusal> {
-        let read =
-            |tx: &mut Tx<'_>| Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?, home::all(tx)?));
-        let (identity, key, homes) =
+        let node = config.node.clone();
+        let read = move |tx: &mut Tx<'_>| {
+            Ok((identity::identity(tx)?, identity::key(tx, OwnKey::Auth)?, home::was(tx, &node)?))
+        };
+        let (identity, key, is_home) =
             store.call(read).await.map_err(|error: EndpointError| Refusal::from(error))?;
-        if identity.federation != config.federation.federation().as_str()
-            || !homes.iter().any(|home| home.node == config.node)
-        {
+        if identity.federation != config.federation.federation().as_str() || !is_home {
             return Err(Refusal::field("the endpoint's store belongs to another node or federation"));
         }
         let proof = DeviceProof { device: identity.device, key };

@@ -17,6 +17,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const MOVING: &str = "moving to";
+/// From here on there is no other way than on.
+const LEAVING: &str = "leaving for";
 /// Times that routes are listed anew because one came in meanwhile.
 const LISTINGS: usize = 16;
 /// How often a former home is asked whether it has everything.
@@ -28,8 +30,9 @@ impl Endpoint {
     /// ends a move that was cut off. The former home is read for what still comes there.
     ///
     /// # Errors
-    /// UNSUPPORTED for agents and on linked devices; otherwise who refused or cannot
-    /// be reached: asked again, it goes on.
+    /// UNSUPPORTED for agents, on linked devices, back to a former home, and while the
+    /// move before has not settled; otherwise who refused or cannot be reached: asked
+    /// again, it goes on.
     pub async fn move_to(&self, node: NodeId) -> Result<(), Refusal> {
         let inner = &self.0;
         let mut homes = inner.homes.subscribe();
@@ -39,13 +42,17 @@ impl Endpoint {
         if inner.identity.agent.is_some() {
             return Err(Refusal::new(Reason::Unsupported, "an agent stays with its administration"));
         }
-        let name = node.clone();
-        let begin = move |tx: &mut Tx<'_>| {
-            identity::key(tx, OwnKey::Account)?;
-            keepsake::put(tx, MOVING, name.as_str().as_bytes())
-        };
-        inner.call(begin).await?;
-        inner.depart(&node).await?;
+        {
+            let _one_at_a_time = inner.moving.lock().await;
+            let name = node.clone();
+            inner.call(move |tx| begin(tx, &name)).await?;
+        }
+        if let Err(refusal) = inner.depart(&node).await {
+            if matches!(refusal.reason, Reason::AliasMoved | Reason::AlreadyTaken | Reason::NotAMember) {
+                inner.call(abandon).await?;
+            }
+            return Err(refusal);
+        }
         // The former home says it in the mailbox, behind all that it had.
         let arrived = homes.wait_for(|homes| homes.first().is_some_and(|home| home.client.node() == node));
         let closing = |_| Refusal::new(Reason::ShuttingDown, "the endpoint is closing; ask again");
@@ -61,7 +68,7 @@ impl Endpoint {
 impl Inner {
     /// Ends a move that was cut off.
     pub(super) async fn resume_move(&self) -> Result<(), Refusal> {
-        match self.call(|tx| destination(tx)).await? {
+        match self.call(|tx| named(tx, MOVING)).await? {
             Some(node) if node != self.client.node() => self.depart(&node).await,
             _ => Ok(()),
         }
@@ -80,7 +87,14 @@ impl Inner {
         if self.record.is_published().await? {
             self.record.change(RecordChange::Move(node.clone())).await?;
         }
+        let name = node.clone();
+        self.call(move |tx| keepsake::put(tx, LEAVING, name.as_str().as_bytes())).await?;
         self.leave(&self.client, &there).await.map(drop)
+    }
+
+    /// Whether a move is under way.
+    pub(super) async fn is_moving(&self) -> Result<bool, Refusal> {
+        Ok(self.call(|tx| named(tx, MOVING)).await?.is_some())
     }
 
     /// Has a former home tell its hubs; gives how far that is, and the position of
@@ -112,8 +126,19 @@ impl Inner {
     /// Asks a former home until all that it had when its hubs knew is here, and then
     /// again whenever it brought a new thread: that one's hub does not know yet.
     pub(super) async fn follow_up(&self, from: &AtHome) -> Result<(), Refusal> {
-        let (pending, last) = self.leave(&from.client, &self.client).await?;
         let id = from.id;
+        if self.call(move |tx| home::give_up(tx, id)).await? {
+            self.call(receive::unpark_all).await?;
+            self.acknowledge();
+        }
+        // It can only tell of the home that came right after it, which tells of the next.
+        let homes = self.homes.borrow().clone();
+        let next = homes.iter().rev().find(|home| home.id > id);
+        let next = next.ok_or_else(|| Refusal::new(Reason::Internal, "a former home has no next one"))?;
+        let (pending, last) = self.leave(&from.client, &next.client).await?;
+        if !next.is_present {
+            next.joined.notify_one();
+        }
         if pending == 0 && self.call(move |tx| home::through(tx, id)).await? >= last {
             let settle = move |tx: &mut Tx<'_>| {
                 home::drained(tx, id)?;
@@ -171,25 +196,48 @@ impl Inner {
     }
 }
 
-/// Whereto this account is on its way.
-fn destination(tx: &Tx<'_>) -> Result<Option<NodeId>, EndpointError> {
-    let name = keepsake::get(tx, MOVING)?;
+/// A node that a keepsake names.
+fn named(tx: &Tx<'_>, keepsake: &str) -> Result<Option<NodeId>, EndpointError> {
+    let name = keepsake::get(tx, keepsake)?;
     Ok(name.and_then(|name| std::str::from_utf8(&name).ok()?.parse().ok()))
+}
+
+/// Notes where to go, unless there is another way to end first.
+fn begin(tx: &mut Tx<'_>, node: &NodeId) -> Result<(), EndpointError> {
+    identity::key(tx, OwnKey::Account)?;
+    if named(tx, LEAVING)?.is_some_and(|leaving| leaving != *node) {
+        return Err(EndpointError::NotPossible("the account is on its way to another node"));
+    }
+    if home::was(tx, node)? {
+        return Err(EndpointError::NotPossible("the account was there before, and left"));
+    }
+    if home::all(tx)?.iter().any(|home| home.left_at.is_some() && !home.drained) {
+        return Err(EndpointError::NotPossible("the move before has not settled yet"));
+    }
+    keepsake::put(tx, MOVING, node.as_str().as_bytes())
+}
+
+/// The other node does not take it: nothing has changed.
+fn abandon(tx: &mut Tx<'_>) -> Result<(), EndpointError> {
+    if named(tx, LEAVING)?.is_none() {
+        tx.sql().execute("DELETE FROM keepsakes WHERE name = ?1", [MOVING])?;
+    }
+    Ok(())
 }
 
 /// A home says that the alias has another one. Whether that is so: the account's
 /// first device asked for it, and the others go by what the home says.
 pub(super) fn follow(
     tx: &mut Tx<'_>,
-    from: i64,
+    (from, first_endpoint): (i64, &str),
     (node, endpoint): &(NodeId, String),
 ) -> Result<bool, EndpointError> {
     let present = home::present(tx)?;
-    let is_asked = identity::key(tx, OwnKey::Account).is_err() || destination(tx)?.as_ref() == Some(node);
+    let is_asked = identity::key(tx, OwnKey::Account).is_err() || named(tx, LEAVING)?.as_ref() == Some(node);
     if present.id != from || present.node == *node || !is_asked {
         return Ok(false);
     }
-    home::change(tx, node, endpoint)?;
-    tx.sql().execute("DELETE FROM keepsakes WHERE name = ?1", [MOVING])?;
+    home::change(tx, first_endpoint, node, endpoint)?;
+    tx.sql().execute("DELETE FROM keepsakes WHERE name IN (?1, ?2)", [MOVING, LEAVING])?;
     Ok(true)
 }

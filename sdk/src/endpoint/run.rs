@@ -2,7 +2,7 @@
 //! outbox submitted, the stock of KeyPackages kept. Each tries again on its own
 //! with jittered, capped pauses; what it does is committed before the node hears of it.
 
-use super::{AtHome, Endpoint, Inner, moving};
+use super::{AtHome, Endpoint, Inner, RecordCheck, moving};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::inbox::{self, Place};
@@ -36,6 +36,8 @@ const ACKNOWLEDGE_AFTER: Duration = Duration::from_millis(20);
 const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// How often the outbox is looked at without a reason: letters expire.
 const OUTBOX_TICK: Duration = Duration::from_secs(30);
+/// The same while hubs are hearing of a move.
+const WAITING_TICK: Duration = Duration::from_secs(1);
 /// How often the stock is looked at without a reason.
 const STOCK_TICK: Duration = Duration::from_hours(6);
 /// How often KeyPackages of last resort are replaced.
@@ -206,10 +208,11 @@ async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Resu
     let mut refreshed = false;
     while done < items.len() {
         let (rest, next_home, id) = (Arc::clone(&items), next_home.clone(), at.id);
+        let first = inner.first_endpoint.clone();
         let acknowledged = at.acknowledged.load(Ordering::Relaxed);
         let take = move |tx: &mut Tx<'_>| {
             inbox::forget_receipts(tx, id, acknowledged)?;
-            take_some(tx, (id, next_home.as_ref()), &rest[done..], refreshed)
+            take_some(tx, (id, first, next_home.as_ref()), &rest[done..], refreshed)
         };
         let taken = inner.call(take).await?;
         done += taken.done;
@@ -241,7 +244,7 @@ async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Resu
 
 fn take_some(
     tx: &mut Tx<'_>,
-    (home, next_home): (i64, Option<&(NodeId, String)>),
+    (home, first_endpoint, next_home): (i64, String, Option<&(NodeId, String)>),
     items: &[SubscribeResponse],
     mut last_try: bool,
 ) -> Result<Taken, EndpointError> {
@@ -277,7 +280,7 @@ fn take_some(
             }
             Some(subscribe_response::Item::Moved(_)) => {
                 if let Some(next) = next_home {
-                    taken.moved |= moving::follow(tx, home, next)?;
+                    taken.moved |= moving::follow(tx, (home, &first_endpoint), next)?;
                 }
             }
             None => {}
@@ -293,21 +296,25 @@ fn take_some(
 async fn submit(inner: &Inner) -> Result<(), Refusal> {
     let mut more = true;
     while more {
+        // Before the batch is read: what waits for a move does not go ahead of it.
+        let node = inner.client.staying();
         let after = inner.submitted.load(Ordering::Relaxed);
         let batch = inner.call(move |tx| outbox::next(tx, after, SUBMISSIONS)).await?;
         let Some(last) = batch.submissions.last().map(|due| due.position) else { break };
         let submissions = batch.submissions.into_iter().map(|due| due.submission).collect();
-        more = submit_all(inner, submissions).await? || batch.more;
-        inner.submitted.store(last, Ordering::Relaxed);
+        more = submit_all(inner, &node, submissions).await? || batch.more;
+        // Unless everything is due again, at another home.
+        let _ = inner.submitted.compare_exchange(after, last, Ordering::Relaxed, Ordering::Relaxed);
     }
-    let _ = tokio::time::timeout(OUTBOX_TICK, inner.outbox.notified()).await;
+    let tick = if inner.call(|tx| home::submissions_wait(tx)).await? { WAITING_TICK } else { OUTBOX_TICK };
+    let _ = tokio::time::timeout(tick, inner.outbox.notified()).await;
     Ok(())
 }
 
 /// One call; whether it set anything free.
-async fn submit_all(inner: &Inner, submissions: Vec<Submission>) -> Result<bool, Refusal> {
+async fn submit_all(inner: &Inner, node: &NodeClient, submissions: Vec<Submission>) -> Result<bool, Refusal> {
     let ids: Vec<_> = submissions.iter().map(|submission| submission.message_id.clone()).collect();
-    let results = inner.client.submit(submissions).await?;
+    let results = node.submit(submissions).await?;
     let mut outcomes = Vec::with_capacity(results.len());
     for (id, result) in ids.iter().zip(results) {
         match result.result {
@@ -369,9 +376,11 @@ async fn follow_directory(inner: &Inner) -> Result<(), Refusal> {
 
 /// Looks after this account's own record.
 async fn watch_record(inner: &Inner) -> Result<(), Refusal> {
-    inner.record.check().await?;
-    // All devices of a nation at once would be too many for an authority.
-    inner.migrate().await?;
+    // Who was replaced does not take the next key epoch's handle. All devices of a
+    // nation at once would be too many for an authority.
+    if matches!(inner.record.check().await?, RecordCheck::AsPublished | RecordCheck::Unpublished) {
+        inner.migrate().await?;
+    }
     let jitter = jittered(&*inner.resolver.entropy, RECORD_TICK);
     tokio::time::sleep(RECORD_TICK / 2 + jitter).await;
     Ok(())

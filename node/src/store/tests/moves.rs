@@ -1,6 +1,7 @@
 //! An alias goes from one home to another; its hub is a third node.
 
 use super::*;
+use chancery_types::Incarnation;
 
 impl Side {
     async fn leave(&self, alias: Alias, to: &str, routes: u64) -> Result<(u32, u64), Reason> {
@@ -9,7 +10,9 @@ impl Side {
             .store
             .change("leave", move |tx| {
                 let to = to.clone();
-                Box::pin(async move { crate::store::moves::leave(tx, alias, &to, routes).await })
+                Box::pin(
+                    async move { crate::store::moves::leave(tx, (alias, device(20)), &to, routes).await },
+                )
             })
             .await
             .unwrap();
@@ -83,6 +86,19 @@ async fn hubs_hear_of_a_move_behind_all_that_was_submitted() {
     assert_eq!(letters, 2);
     // The former home does not speak for the alias any more.
     assert_eq!(a.count("member WHERE node = 'b'").await, 0);
+
+    // A hub that was restored is told again.
+    for incarnation in [[1; 16], [2; 16]] {
+        let hub = name("a");
+        b.store
+            .change("greet", move |tx| {
+                let hub = hub.clone();
+                Box::pin(async move { outbox::greet(tx, &hub, Incarnation::from_bytes(incarnation)).await })
+            })
+            .await
+            .unwrap();
+    }
+    assert_eq!(b.leave(BERT, "c", 1).await.unwrap().0, 1);
 }
 
 #[tokio::test]
