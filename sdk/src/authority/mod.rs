@@ -28,7 +28,7 @@ const MAX_REQUEST: usize = 4 * 1024;
 
 /// How long what the log says counts as known.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
-/// The same for a caller who knows more.
+/// The same for a caller who may know more.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// An authority cannot start or serve.
@@ -104,7 +104,8 @@ impl EnrolmentService for Service {
             let request = request.into_inner();
             let enrolled = self.0.signer.enrolled(&request)?;
             let Enrolled { identifier, account_key, key_epoch } = enrolled;
-            self.refresh(request.key_epoch).await?;
+            // The receipt's key epoch may have ended a moment ago.
+            self.0.endpoint.refresh_directory_after(ASK_AGAIN).await?;
             // Whoever was replaced, or left, is not attested again; and where nobody can look any
             // more, proof is due.
             let holder = self.0.endpoint.holder(&identifier, key_epoch).await?;
