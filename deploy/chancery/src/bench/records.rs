@@ -3,9 +3,8 @@
 
 use super::{cpu_seconds_of, resolve, round};
 use crate::Failure;
-use crate::local::authority::AUTHORITY;
 use crate::local::federation::{FEDERATION, LocalFederation, name};
-use crate::local::layout::{ADMINISTRATIONS, Layout};
+use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, Layout};
 use chancery_directory::DirectoryKeyFiles;
 use chancery_directory::authority;
 use chancery_directory_core::client::read_publication;

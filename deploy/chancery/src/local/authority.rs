@@ -2,7 +2,7 @@
 //! administration. Residents get their codes here; in earnest, by letter.
 
 use super::federation::{LocalFederation, name};
-use super::layout::ADMINISTRATIONS;
+use super::layout::{ADMINISTRATIONS, AUTHORITY};
 use crate::Failure;
 use chancery_directory::authority;
 use chancery_pki_core::Party;
@@ -11,9 +11,6 @@ use chancery_sdk::endpoint::{AuthorityAddress, Endpoint, EndpointConfig};
 use chancery_types::{Clock, Entropy, Identifier};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// Id of the authority, in the log and as an agent.
-pub(crate) const AUTHORITY: &str = "residents";
 
 /// Where residents enrol.
 pub(crate) struct Registry {

@@ -2,8 +2,7 @@
 //! certificate and its own port: what runs apart in earnest talks over the same
 //! mutual TLS here.
 
-use super::authority::AUTHORITY;
-use super::layout::{ADMINISTRATIONS, AGENT, EVALUATORS, Layout};
+use super::layout::{ADMINISTRATIONS, AGENT, AUTHORITY, EVALUATORS, Layout};
 use crate::Failure;
 use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
 use chancery_directory::{authority, ceremony, evaluator, governance};

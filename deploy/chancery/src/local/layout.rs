@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
 /// Name of each administration's agent.
 pub(crate) const AGENT: &str = "letters";
+/// Id of the enrolment authority, in the log and as an agent.
+pub(crate) const AUTHORITY: &str = "residents";
 /// The evaluators.
 pub(crate) const EVALUATORS: [&str; 3] = ["evaluator-1", "evaluator-2", "evaluator-3"];
 /// Parties that listen, in the order of their ports.

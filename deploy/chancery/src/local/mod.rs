@@ -1,6 +1,6 @@
 //! `chancery up`: a whole federation on this machine, and a mailing through it.
 
-pub(crate) mod authority;
+mod authority;
 pub(crate) mod federation;
 pub(crate) mod layout;
 pub(crate) mod mailing_run;
