@@ -152,7 +152,11 @@ pub(crate) fn set_through(tx: &Tx<'_>, id: i64, position: u64) -> Result<(), End
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::harness::Device;
+    use crate::harness::{Device, Item, Pair, at, decided, pair};
+    use crate::inbox::Place;
+    use crate::mls::Suite;
+    use crate::thread::{self, Processed};
+    use chancery_proto::federation::v1::{Refused, outcome};
 
     #[tokio::test]
     async fn what_a_home_brings_follows_until_the_former_one_is_drained() {
@@ -183,5 +187,59 @@ mod tests {
         device.run(move |tx| drained(tx, id)).await;
         assert_eq!(state().await, (false, false, false, 0));
         assert_eq!(device.run(move |tx| through(tx, id)).await, 7);
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_has_not_heard_of_a_move_is_asked_again() {
+        let Pair { mut hub, agent, person, thread, .. } = pair(Suite::Classical).await;
+        let refused = |submission: &_, reason: &str| {
+            let refused = Refused { reason: reason.to_owned(), current_epoch: None };
+            decided(submission, outcome::Decision::Refused(refused))
+        };
+        person.run(|tx| change(tx, "south:1", &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
+        person.run(|tx| drained(tx, 1)).await;
+        person.write(thread, "from the new home").await;
+        let first = person.due().await.remove(0);
+        assert!(person.decide(refused(&first, "NOT_IN_GROUP")).await.is_empty(), "nobody hears of it");
+        assert!(person.due().await.is_empty(), "it waits a moment");
+        person.clock.advance(SUBMIT_AGAIN);
+        let second = person.due().await.remove(0);
+        // Other bytes under the same id, as a hub takes them after a refusal.
+        assert!(first.message_id == second.message_id && first.body != second.body);
+        let outcome = hub.submit(&second);
+        assert!(person.decide(outcome).await.remove(0).result.is_ok());
+        agent.fetch(&mut hub).await;
+        assert_eq!(agent.texts().await, ["from the new home"]);
+        // Long after the move it is what it says.
+        person.clock.advance(WAIT_FOR);
+        person.write(thread, "much later").await;
+        let late = person.due().await.remove(0);
+        assert!(person.decide(refused(&late, "NOT_IN_GROUP")).await.remove(0).result.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_follow_waits_for_the_former_home() {
+        let Pair { mut hub, agent, person, person_identity, thread, .. } = pair(Suite::Classical).await;
+        let alias = person_identity.alias;
+        let read = hub.mailboxes[&alias].len();
+        for text in ["one", "two", "three"] {
+            agent.write(thread, text).await;
+            agent.flush(&mut hub).await;
+        }
+        let items: Vec<_> = hub.mailboxes[&alias][read..].to_vec();
+        person.run(|tx| change(tx, "south:1", &"elsewhere".parse().unwrap(), "elsewhere:1")).await;
+        let take = async |place: Place, item: &Item| {
+            let Item::Delivery(delivery) = item.clone() else { panic!("no delivery") };
+            person.run(move |tx| thread::receive(tx, place, &delivery, true)).await
+        };
+        assert_eq!(take(Place { home: 2, position: 1 }, &items[2]).await, Processed::Parked);
+        let held = person.run(|tx| crate::inbox::acknowledgement(tx, 2, 0)).await;
+        assert!(held.is_none(), "what waits is not acknowledged");
+        for (position, item) in (900..).zip(&items[..2]) {
+            assert!(matches!(take(at(position), item).await, Processed::Letter { .. }));
+        }
+        let texts = person.texts().await;
+        assert_eq!(texts[texts.len() - 3..], ["one", "two", "three"]);
+        assert!(person.alarms().await.is_empty());
     }
 }
