@@ -244,6 +244,7 @@ impl Running {
             (EVALUATORS[0], "evaluator, mutual TLS"),
             (EVALUATORS[1], "evaluator, mutual TLS"),
             (EVALUATORS[2], "evaluator, mutual TLS"),
+            ("authority", "enrolment authority, TLS"),
         ] {
             let _ = writeln!(text, "  {:<16} {what}", layout.address(party).to_string());
         }

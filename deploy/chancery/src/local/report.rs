@@ -109,7 +109,7 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "  The directory holds every handle by design; an agent knows those it addressed, a device its own."
+            "  The directory holds every handle by design; the authority knows those it attested, an agent those it\n  addressed, a device its own."
         );
     }
 }

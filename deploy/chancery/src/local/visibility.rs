@@ -110,6 +110,7 @@ pub(crate) fn parties(layout: &Layout) -> Vec<(&'static str, Vec<PathBuf>)> {
         ("regional node", of(&["node-regional"])),
         ("directory", of(&["directory"])),
         ("evaluators", of(&EVALUATORS)),
+        ("enrolment authority", of(&["authority"])),
         ("federal agent", of(&["agent-federal"])),
         ("residents' devices", of(&["residents"])),
     ]
