@@ -29,6 +29,9 @@ const AT_ONCE: u32 = 3;
 /// Longest wait for one of them.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Pause between looks at something that may be dead.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What the residents need of the hosts, for tasks beside them.
 #[derive(Clone)]
 struct Federation {
@@ -91,6 +94,7 @@ impl Federation {
                 Ok(_) => return (identifier, device.identity().alias),
                 Err(refusal) => assert!(Instant::now() < end, "resident {number}: {refusal}"),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -99,6 +103,7 @@ impl Federation {
         let trust = Trust::from_bundle(&self.bundle).unwrap();
         let mut seen: Vec<VerifiedCheckpoint> = Vec::new();
         while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK_AGAIN).await;
             let Ok(mut client) = self.client().await else { continue };
             let answer = client.fetch_checkpoint(wire::FetchCheckpointRequest {}).await;
             let Ok(answer) = answer else { continue };
@@ -106,7 +111,6 @@ impl Federation {
             if seen.last().is_none_or(|last| last.size() != checkpoint.size()) {
                 seen.push(checkpoint);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         seen
     }
@@ -199,6 +203,7 @@ async fn killed_at_any_moment_they_lose_and_fork_nothing() {
     let mut kills = BTreeMap::<&str, u32>::new();
     for nth in 0..KILLS {
         let [which, pause] = drawn.array::<2>();
+        // Not for anything to happen: the moment of the kill is drawn.
         tokio::time::sleep(Duration::from_millis(u64::from(pause) * 2)).await;
         let (host, line) = match which % 6 {
             0..3 => DIRECTORY,
