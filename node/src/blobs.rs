@@ -282,7 +282,7 @@ impl Writer {
                     .bind(blob.as_bytes().as_slice())
                     .bind(i64::try_from(size).unwrap_or(i64::MAX))
                     .bind(expires_at.millis())
-                    .execute(&mut *tx.connection)
+                    .execute(&mut *tx.tables.connection)
                     .await
                     .map(drop)
                 })
@@ -308,7 +308,7 @@ impl Writer {
 async fn forget(tx: &mut crate::store::Tx<'_>, blob: BlobId) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM blob WHERE blob_id = $1")
         .bind(blob.as_bytes().as_slice())
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await
         .map(drop)
 }

@@ -2,18 +2,12 @@
 //! A wake-up says "look", never what; missing one costs nothing but time,
 //! since whoever waits has looked after it began to listen.
 
+use chancery_node_core::tables::After;
 use chancery_types::{Alias, NodeId};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Notify;
-
-/// Whom a transaction concerns.
-#[derive(Default)]
-pub(crate) struct Woken {
-    pub(crate) aliases: HashSet<Alias>,
-    pub(crate) peers: HashSet<NodeId>,
-}
 
 /// Everybody who listens.
 #[derive(Default)]
@@ -34,9 +28,9 @@ impl Wake {
     }
 
     /// Wakes whoever listens.
-    pub(crate) fn wake(&self, woken: &Woken) {
-        self.aliases.wake(&woken.aliases);
-        self.peers.wake(&woken.peers);
+    pub(crate) fn wake(&self, after: &After) {
+        self.aliases.wake(&after.aliases);
+        self.peers.wake(&after.peers);
     }
 }
 

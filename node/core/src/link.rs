@@ -1,8 +1,10 @@
 //! One direction of a peer link: stream sequences, credit and versions.
 
+use crate::outbox::Waiting;
 use chancery_proto::federation::v1 as wire;
 use chancery_types::{Reason, Refusal};
-use std::collections::VecDeque;
+use prost::Message as _;
+use std::collections::{HashMap, VecDeque};
 
 /// Versions of the link protocol that this build speaks: oldest, newest.
 pub const VERSIONS: (u32, u32) = (1, 1);
@@ -29,19 +31,31 @@ pub fn negotiate(hello: &wire::Hello) -> Result<u32, Refusal> {
     }
 }
 
-/// What the sending side has on the way.
+/// What the sending side has on the way. It begins anew with each link.
 #[derive(Debug)]
-pub struct Sending<K> {
+pub struct Sending {
     credit: u64,
     on_the_way: u64,
     next_sequence: u64,
-    unacked: VecDeque<(u64, u64, K)>,
+    /// Id in the outbox up to which parcels were sent.
+    sent: i64,
+    /// Sequence, bytes and id in the outbox.
+    unacked: VecDeque<(u64, u64, i64)>,
 }
 
-impl<K> Sending<K> {
+/// What became of parcels, by their ids in the outbox.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Acked {
+    /// The peer has committed them.
+    pub taken: Vec<i64>,
+    /// The peer will never take them, and why.
+    pub refused: Vec<(i64, String)>,
+}
+
+impl Sending {
     /// Nothing on the way; the peer allows `credit_bytes`.
     pub const fn new(credit_bytes: u64) -> Self {
-        Self { credit: credit_bytes, on_the_way: 0, next_sequence: 1, unacked: VecDeque::new() }
+        Self { credit: credit_bytes, on_the_way: 0, next_sequence: 1, sent: 0, unacked: VecDeque::new() }
     }
 
     /// Whether another batch may go. One may always go when nothing is on the
@@ -55,36 +69,55 @@ impl<K> Sending<K> {
         self.unacked.is_empty()
     }
 
-    /// Notes a batch of parcels, each with its key and size in bytes; its
-    /// first sequence.
-    pub fn sent(&mut self, parcels: impl IntoIterator<Item = (K, u64)>) -> u64 {
-        let first = self.next_sequence;
-        for (key, bytes) in parcels {
-            self.unacked.push_back((self.next_sequence, bytes, key));
-            self.next_sequence += 1;
-            self.on_the_way += bytes;
-        }
-        first
+    /// Id in the outbox behind which everything is still to be sent.
+    pub const fn sent(&self) -> i64 {
+        self.sent
     }
 
-    /// Keys of the parcels that an ack covers for the first time, with their
-    /// sequences.
+    /// Makes a batch of the first of these, as many as it takes; `None`: there are none.
+    ///
+    /// # Errors
+    /// INTERNAL: a row of the outbox does not decode.
+    pub fn batch(&mut self, waiting: Vec<Waiting>) -> Result<Option<wire::Batch>, Refusal> {
+        let first_sequence = self.next_sequence;
+        let mut parcels = Vec::with_capacity(waiting.len().min(MAX_BATCH));
+        let mut bytes = 0;
+        for Waiting { id, parcel } in waiting.into_iter().take(MAX_BATCH) {
+            let size = parcel.len();
+            if !parcels.is_empty() && bytes + size > MAX_BATCH_BYTES {
+                break;
+            }
+            let parcel = wire::Parcel::decode(parcel)
+                .map_err(|_| Refusal::new(Reason::Internal, "an outbox row does not decode"))?;
+            parcels.push(parcel);
+            bytes += size;
+            self.unacked.push_back((self.next_sequence, size as u64, id));
+            self.on_the_way += size as u64;
+            self.next_sequence += 1;
+            self.sent = id;
+        }
+        Ok((!parcels.is_empty()).then_some(wire::Batch { first_sequence, parcels }))
+    }
+
+    /// What an ack says of parcels for the first time.
     ///
     /// # Errors
     /// PEER_MISBEHAVED: it covers what was never sent.
-    pub fn acked(&mut self, sequence: u64) -> Result<Vec<(u64, K)>, Refusal> {
-        if sequence >= self.next_sequence {
+    pub fn acked(&mut self, ack: wire::Ack) -> Result<Acked, Refusal> {
+        if ack.sequence >= self.next_sequence {
             return Err(Refusal::new(Reason::PeerMisbehaved, "the peer acknowledged what was never sent"));
         }
-        let mut covered = Vec::new();
-        while let Some((first, _, _)) = self.unacked.front()
-            && *first <= sequence
-            && let Some((at, bytes, key)) = self.unacked.pop_front()
-        {
+        let mut refusals: HashMap<u64, String> =
+            ack.refusals.into_iter().map(|r| (r.sequence, r.reason.chars().take(63).collect())).collect();
+        let mut acked = Acked::default();
+        while let Some((sequence, bytes, id)) = self.unacked.pop_front_if(|(at, ..)| *at <= ack.sequence) {
             self.on_the_way -= bytes;
-            covered.push((at, key));
+            match refusals.remove(&sequence) {
+                Some(reason) => acked.refused.push((id, reason)),
+                None => acked.taken.push(id),
+            }
         }
-        Ok(covered)
+        Ok(acked)
     }
 }
 
@@ -95,7 +128,8 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// Checks a batch; the sequence of its last parcel.
+    /// Checks a batch; the sequence of its last parcel, which is acknowledged once
+    /// all are committed.
     ///
     /// # Errors
     /// PEER_MISBEHAVED: a gap, a repetition, an empty or too long batch.
@@ -122,32 +156,57 @@ mod tests {
         assert!(negotiate(&hello(1, 0)).is_err());
     }
 
+    /// A parcel of some bytes.
+    fn waiting(id: i64, bytes: usize) -> Waiting {
+        let report = wire::Report { message_id: vec![0; bytes].into(), ..Default::default() };
+        let parcel = wire::Parcel { parcel: Some(wire::parcel::Parcel::Report(report)) };
+        Waiting { id, parcel: parcel.encode_to_vec().into() }
+    }
+
+    fn ack(sequence: u64) -> wire::Ack {
+        wire::Ack { sequence, refusals: Vec::new() }
+    }
+
     #[test]
     fn an_ack_beyond_what_was_sent_is_refused() {
         let mut sending = Sending::new(10);
-        assert_eq!(sending.sent([((), 4), ((), 4)]), 1);
-        assert!(sending.acked(3).is_err());
-        assert_eq!(sending.acked(2).unwrap().len(), 2);
-        assert_eq!(sending.acked(2).unwrap().len(), 0);
+        let batch = sending.batch(vec![waiting(7, 4), waiting(9, 4)]).unwrap().unwrap();
+        assert_eq!((batch.first_sequence, batch.parcels.len(), sending.sent()), (1, 2, 9));
+        assert!(sending.acked(ack(3)).is_err());
+        let refused = wire::ParcelRefusal { sequence: 2, reason: "WRONG_HUB".into() };
+        let acked = sending.acked(wire::Ack { sequence: 2, refusals: vec![refused] }).unwrap();
+        assert_eq!(acked, Acked { taken: vec![7], refused: vec![(9, "WRONG_HUB".into())] });
+        assert_eq!(sending.acked(ack(2)).unwrap(), Acked::default());
+    }
+
+    #[test]
+    fn a_batch_has_a_limit() {
+        let mut sending = Sending::new(CREDIT);
+        assert!(sending.batch(Vec::new()).unwrap().is_none());
+        let half = MAX_BATCH_BYTES / 2 + 1;
+        let batch = sending.batch(vec![waiting(1, half), waiting(2, half)]).unwrap().unwrap();
+        assert_eq!((batch.parcels.len(), sending.sent()), (1, 1));
+        let many = (2..1000).map(|id| waiting(id, 1)).collect();
+        assert_eq!(sending.batch(many).unwrap().unwrap().parcels.len(), MAX_BATCH);
     }
 
     proptest! {
         /// Whatever is sent and acked, every parcel is covered exactly once,
         /// in order, and credit comes back whole.
         #[test]
-        fn every_parcel_is_covered_once(sizes in proptest::collection::vec(1u64..100, 1..50), cuts in any::<u64>()) {
+        fn every_parcel_is_covered_once(sizes in proptest::collection::vec(1usize..100, 1..50), cuts in any::<u64>()) {
             let mut sending = Sending::new(200);
             let mut covered = Vec::new();
             let total = sizes.len() as u64;
             for (index, size) in sizes.iter().enumerate() {
                 if !sending.may_send() || cuts >> (index % 64) & 1 == 1 {
-                    covered.extend(sending.acked(index as u64).unwrap());
+                    covered.extend(sending.acked(ack(index as u64)).unwrap().taken);
                 }
                 prop_assert!(sending.may_send());
-                sending.sent([(index as u64 + 1, *size)]);
+                sending.batch(vec![waiting(index as i64 + 1, *size)]).unwrap();
             }
-            covered.extend(sending.acked(total).unwrap());
-            prop_assert_eq!(covered, (1..=total).map(|n| (n, n)).collect::<Vec<_>>());
+            covered.extend(sending.acked(ack(total)).unwrap().taken);
+            prop_assert_eq!(covered, (1..=total as i64).collect::<Vec<_>>());
             prop_assert_eq!(sending.on_the_way, 0);
         }
 

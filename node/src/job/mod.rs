@@ -1,7 +1,7 @@
 //! What a node does unasked: follows the log, forgets what has expired.
 
 use crate::rpc::Rooms;
-use crate::store::expire::expire;
+use chancery_node_core::expire::expire;
 use chancery_proto::directory::v1 as directory;
 use chancery_types::Refusal;
 use prost::Message as _;
@@ -59,7 +59,7 @@ async fn remember(rooms: &Rooms, statements: &directory::ListStatementsResponse)
                      ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 )
                 .bind(bytes.as_slice())
-                .execute(&mut *tx.connection)
+                .execute(&mut *tx.tables.connection)
                 .await
                 .map(drop)
             })

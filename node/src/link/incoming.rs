@@ -1,9 +1,9 @@
 //! The called side of a link: takes batches, commits, then acknowledges.
 
 use crate::rpc::Rooms;
-use crate::store::{link, outbox};
 use chancery_kit::serve::{REFUSALS, refused};
 use chancery_node_core::link::{CREDIT, Receiving, negotiate};
+use chancery_node_core::{batch, outbox};
 use chancery_proto::federation::v1 as wire;
 use chancery_types::{Incarnation, NodeId, Reason, Refusal};
 use std::collections::HashMap;
@@ -75,7 +75,7 @@ async fn serve(
             .store
             .change("node.link.receive", move |tx| {
                 let input = Arc::clone(&input);
-                Box::pin(async move { link::receive(tx, &input.0, &input.1).await })
+                Box::pin(async move { batch::receive(tx, &input.0, &input.1).await })
             })
             .await?;
         let refusals = refusals.into_iter().map(|(index, reason)| {

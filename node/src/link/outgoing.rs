@@ -4,13 +4,14 @@
 
 use super::incoming::greeted;
 use crate::rpc::Rooms;
-use crate::store::outbox;
+use crate::store::outbox as store;
 use chancery_kit::status::from_status;
+use chancery_kit::store::StoreError;
 use chancery_node_core::backoff::Backoff;
-use chancery_node_core::link::{MAX_BATCH, MAX_BATCH_BYTES, Sending, VERSIONS};
+use chancery_node_core::link::{MAX_BATCH, Sending, VERSIONS};
+use chancery_node_core::outbox;
 use chancery_proto::federation::v1 as wire;
 use chancery_types::{Incarnation, NodeId, Reason, Refusal};
-use prost::Message as _;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,9 +82,7 @@ struct Link {
     peer: NodeId,
     frames: mpsc::Sender<wire::LinkRequest>,
     answers: Streaming<wire::LinkResponse>,
-    sending: Sending<i64>,
-    /// Outbox id up to which parcels were sent on this link.
-    sent: i64,
+    sending: Sending,
 }
 
 impl Link {
@@ -110,7 +109,7 @@ impl Link {
         greeted(rooms, peer, Incarnation::try_from(&ack.incarnation)?).await?;
         tracing::info!(%peer, "link up");
         let sending = Sending::new(ack.credit_bytes.max(1024 * 1024));
-        Ok(Self { peer: peer.clone(), frames, answers, sending, sent: 0 })
+        Ok(Self { peer: peer.clone(), frames, answers, sending })
     }
 
     async fn run(&mut self, rooms: &Rooms, waiting: &Notify) -> Result<(), Refusal> {
@@ -134,28 +133,8 @@ impl Link {
 
     /// Sends what waits, up to a batch; whether there was anything.
     async fn send_batch(&mut self, rooms: &Rooms) -> Result<bool, Refusal> {
-        let found = outbox::next(&rooms.store, &self.peer, self.sent, MAX_BATCH).await;
-        let found = found.map_err(chancery_kit::store::StoreError::from)?;
-        let mut bytes = 0;
-        let mut batch = Vec::with_capacity(found.len());
-        let mut keys = Vec::with_capacity(found.len());
-        for waiting in found {
-            let size = waiting.parcel.len();
-            if !batch.is_empty() && bytes + size > MAX_BATCH_BYTES {
-                break;
-            }
-            let parcel = wire::Parcel::decode(waiting.parcel)
-                .map_err(|_| Refusal::new(Reason::Internal, "an outbox row does not decode"))?;
-            bytes += size;
-            batch.push(parcel);
-            keys.push((waiting.id, size as u64));
-            self.sent = waiting.id;
-        }
-        if batch.is_empty() {
-            return Ok(false);
-        }
-        let first_sequence = self.sending.sent(keys);
-        let batch = wire::Batch { first_sequence, parcels: batch };
+        let found = store::next(&rooms.store, &self.peer, self.sending.sent(), MAX_BATCH).await;
+        let Some(batch) = self.sending.batch(found.map_err(StoreError::from)?)? else { return Ok(false) };
         let frame = wire::LinkRequest { frame: Some(wire::link_request::Frame::Batch(batch)) };
         let gone = || Refusal::new(Reason::PeerUnreachable, "the link broke");
         tokio::time::timeout(ACK, self.frames.send(frame)).await.map_err(|_| gone())?.map_err(|_| gone())?;
@@ -166,30 +145,12 @@ impl Link {
         let Some(wire::link_response::Frame::Ack(ack)) = answer.frame else {
             return Err(misbehaved("after HelloAck a link has acknowledgements only"));
         };
-        let refused: HashMap<u64, String> = ack
-            .refusals
-            .into_iter()
-            .map(|refusal| (refusal.sequence, refusal.reason.chars().take(63).collect()))
-            .collect();
-        let (mut taken, mut dead) = (Vec::new(), Vec::new());
-        for (sequence, id) in self.sending.acked(ack.sequence)? {
-            match refused.get(&sequence) {
-                Some(reason) => dead.push((id, reason.clone())),
-                None => taken.push(id),
-            }
-        }
-        let input = Arc::new((taken, dead));
+        let acked = Arc::new(self.sending.acked(ack)?);
         rooms
             .store
             .change("node.outbox.acked", move |tx| {
-                let input = Arc::clone(&input);
-                Box::pin(async move {
-                    outbox::acked(tx, &input.0).await?;
-                    for (id, reason) in &input.1 {
-                        outbox::dead(tx, *id, reason).await?;
-                    }
-                    Ok(())
-                })
+                let acked = Arc::clone(&acked);
+                Box::pin(async move { outbox::acked(tx, &acked).await })
             })
             .await
     }

@@ -4,10 +4,11 @@ use super::Rooms;
 use super::account::internal;
 use super::session::{self, Session};
 use crate::lane::Lane;
-use crate::store::mailbox::Acknowledgement;
-use crate::store::{NodeStore, mailbox, submit};
+use crate::store::{NodeStore, mailbox};
 use chancery_kit::serve::{refused, unary};
+use chancery_node_core::mailbox::{Acknowledgement, acknowledge};
 use chancery_node_core::parcel::{MAX_RECEIPT, Submission, limit};
+use chancery_node_core::submit;
 use chancery_proto::content::v1 as content;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::mailbox_service_server::MailboxService;
@@ -107,7 +108,7 @@ impl Lanes {
                 Box::pin(async move { submit::submit_calls(tx, &calls).await })
             }),
             acknowledge: Lane::start(store.clone(), "node.mailbox.acknowledge", |tx, calls| {
-                Box::pin(async move { mailbox::acknowledge(tx, &calls).await })
+                Box::pin(async move { acknowledge(tx, &calls).await })
             }),
         }
     }

@@ -1,6 +1,7 @@
 //! Accounts, devices and aliases.
 
 use super::{NodeStore, Tx, mailbox, sql};
+use chancery_node_core::mailbox::forget;
 use chancery_types::{AccountId, Alias, DeviceId, Reason, Refusal};
 use sqlx::Row as _;
 use std::collections::HashSet;
@@ -31,16 +32,11 @@ pub(crate) async fn device(store: &NodeStore, device: DeviceId) -> Result<Option
     row.map(|row| {
         Ok(DeviceRow {
             account_id: sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?,
-            auth_key: auth_key(&row.try_get::<Vec<u8>, _>(1)?)?,
+            auth_key: sql::array(&row.try_get::<Vec<u8>, _>(1)?, "device.auth_key")?,
             agent: row.try_get(2)?,
         })
     })
     .transpose()
-}
-
-fn auth_key(key: &[u8]) -> Result<[u8; 32], sqlx::Error> {
-    key.try_into()
-        .map_err(|e| sqlx::Error::ColumnDecode { index: "device.auth_key".to_owned(), source: Box::new(e) })
 }
 
 /// Aliases of an account.
@@ -82,7 +78,7 @@ pub(crate) async fn open(
         .bind(fresh.as_bytes().as_slice())
         .bind(agent)
         .bind(tx.now.millis())
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await?;
     insert_device(tx, fresh, device).await?;
     insert_alias(tx, fresh, alias).await?;
@@ -130,10 +126,10 @@ pub(crate) async fn remove_device(
         "DELETE FROM mailbox_cursor WHERE device_id = $1",
         "DELETE FROM device WHERE device_id = $1",
     ] {
-        sqlx::query(text).bind(device.as_bytes().as_slice()).execute(&mut *tx.connection).await?;
+        sqlx::query(text).bind(device.as_bytes().as_slice()).execute(&mut *tx.tables.connection).await?;
     }
     for alias in aliases_of(tx, account).await? {
-        mailbox::forget(tx, &HashSet::from([alias])).await?;
+        forget(tx, &HashSet::from([alias])).await?;
     }
     Ok(Ok(()))
 }
@@ -166,7 +162,7 @@ async fn owner_of_device(
 ) -> Result<Option<(AccountId, Vec<u8>)>, sqlx::Error> {
     let row = sqlx::query("SELECT account_id, auth_key FROM device WHERE device_id = $1")
         .bind(device.as_bytes().as_slice())
-        .fetch_optional(&mut *tx.connection)
+        .fetch_optional(&mut *tx.tables.connection)
         .await?;
     row.map(|row| Ok((sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?, row.try_get(1)?)))
         .transpose()
@@ -175,14 +171,14 @@ async fn owner_of_device(
 async fn agent_of(tx: &mut Tx<'_>, account: AccountId) -> Result<Option<String>, sqlx::Error> {
     sqlx::query_scalar("SELECT agent FROM account WHERE account_id = $1")
         .bind(account.as_bytes().as_slice())
-        .fetch_one(&mut *tx.connection)
+        .fetch_one(&mut *tx.tables.connection)
         .await
 }
 
 async fn owner_of_alias(tx: &mut Tx<'_>, alias: Alias) -> Result<Option<AccountId>, sqlx::Error> {
     sqlx::query_scalar::<_, Vec<u8>>("SELECT account_id FROM alias WHERE alias = $1")
         .bind(alias.as_bytes().as_slice())
-        .fetch_optional(&mut *tx.connection)
+        .fetch_optional(&mut *tx.tables.connection)
         .await?
         .map(|id| sql::column(id, "alias.account_id"))
         .transpose()
@@ -191,7 +187,7 @@ async fn owner_of_alias(tx: &mut Tx<'_>, alias: Alias) -> Result<Option<AccountI
 async fn aliases_of(tx: &mut Tx<'_>, account: AccountId) -> Result<Vec<Alias>, sqlx::Error> {
     sqlx::query_scalar::<_, Vec<u8>>("SELECT alias FROM alias WHERE account_id = $1")
         .bind(account.as_bytes().as_slice())
-        .fetch_all(&mut *tx.connection)
+        .fetch_all(&mut *tx.tables.connection)
         .await?
         .into_iter()
         .map(|alias| sql::column(alias, "alias.alias"))
@@ -199,7 +195,7 @@ async fn aliases_of(tx: &mut Tx<'_>, account: AccountId) -> Result<Vec<Alias>, s
 }
 
 async fn count(tx: &mut Tx<'_>, text: &'static str, account: AccountId) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(text).bind(account.as_bytes().as_slice()).fetch_one(&mut *tx.connection).await
+    sqlx::query_scalar(text).bind(account.as_bytes().as_slice()).fetch_one(&mut *tx.tables.connection).await
 }
 
 async fn insert_device(tx: &mut Tx<'_>, account: AccountId, device: NewDevice) -> Result<(), sqlx::Error> {
@@ -208,7 +204,7 @@ async fn insert_device(tx: &mut Tx<'_>, account: AccountId, device: NewDevice) -
         .bind(account.as_bytes().as_slice())
         .bind(device.auth_key.as_slice())
         .bind(tx.now.millis())
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await
         .map(drop)
 }
@@ -218,7 +214,7 @@ async fn insert_alias(tx: &mut Tx<'_>, account: AccountId, alias: Alias) -> Resu
         .bind(alias.as_bytes().as_slice())
         .bind(account.as_bytes().as_slice())
         .bind(tx.now.millis())
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await
         .map(drop)
 }

@@ -23,7 +23,7 @@ pub(crate) async fn publish(
     one_time: &[Package],
     last_resort: &[Package],
 ) -> Result<Result<Vec<node::KeyPackageStock>, Refusal>, sqlx::Error> {
-    if moves::homes(tx, &HashSet::from([alias])).await?.contains_key(&alias) {
+    if moves::homes(tx.tables.connection, &HashSet::from([alias])).await?.contains_key(&alias) {
         return Ok(Err(Refusal::new(Reason::AliasMoved, "the alias has another home now")));
     }
     let mut adding: BTreeMap<u16, i64> = BTreeMap::new();
@@ -45,7 +45,7 @@ pub(crate) async fn publish(
         .bind(alias.as_bytes().as_slice())
         .bind(device.as_bytes().as_slice())
         .bind(i64::from(*suite))
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await?;
     }
     let rows: Vec<_> = one_time
@@ -54,7 +54,7 @@ pub(crate) async fn publish(
         .chain(last_resort.iter().map(|package| (true, package)))
         .collect();
     let head = "INSERT INTO key_package (alias, device_id, cipher_suite, last_resort, message)";
-    sql::insert(tx.connection, head, 5, "", &rows, |statement, (last_resort, (suite, message))| {
+    sql::insert(tx.tables.connection, head, 5, "", &rows, |statement, (last_resort, (suite, message))| {
         statement
             .bind(alias.as_bytes().as_slice())
             .bind(device.as_bytes().as_slice())
@@ -77,7 +77,7 @@ async fn stock(
     )
     .bind(alias.as_bytes().as_slice())
     .bind(device.as_bytes().as_slice())
-    .fetch_all(&mut *tx.connection)
+    .fetch_all(&mut *tx.tables.connection)
     .await?;
     rows.iter()
         .map(|row| {
@@ -101,7 +101,7 @@ pub(crate) async fn take(
         "SELECT d.device_id FROM alias a JOIN device d ON d.account_id = a.account_id WHERE a.alias = $1",
     )
     .bind(alias.as_bytes().as_slice())
-    .fetch_all(&mut *tx.connection)
+    .fetch_all(&mut *tx.tables.connection)
     .await?;
     let none = |reason: Reason| federation::AliasKeyPackages {
         alias: alias.to_wire(),
@@ -111,7 +111,7 @@ pub(crate) async fn take(
     if devices.is_empty() {
         return Ok(none(Reason::AliasUnknown));
     }
-    if moves::homes(tx, &HashSet::from([alias])).await?.contains_key(&alias) {
+    if moves::homes(tx.tables.connection, &HashSet::from([alias])).await?.contains_key(&alias) {
         return Ok(none(Reason::AliasMoved));
     }
     for suite in suites {
@@ -127,7 +127,7 @@ pub(crate) async fn take(
             if !last_resort {
                 sqlx::query("DELETE FROM key_package WHERE id = $1")
                     .bind(id)
-                    .execute(&mut *tx.connection)
+                    .execute(&mut *tx.tables.connection)
                     .await?;
             }
             key_packages.push(message);
@@ -154,7 +154,7 @@ async fn next(
     .bind(alias.as_bytes().as_slice())
     .bind(device)
     .bind(i64::from(suite))
-    .fetch_optional(&mut *tx.connection)
+    .fetch_optional(&mut *tx.tables.connection)
     .await?;
     row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?, Bytes::from(row.try_get::<Vec<u8>, _>(2)?))))
         .transpose()

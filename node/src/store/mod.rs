@@ -1,23 +1,23 @@
 //! The node's database. One file for each aggregate; all of them work on a
-//! connection inside a transaction that the group-commit writer opened.
+//! connection inside a transaction that the group-commit writer opened. What
+//! letters need of it are the tables of `chancery_node_core`.
 
 pub(crate) mod account;
-pub(crate) mod deliver;
-pub(crate) mod expire;
-pub(crate) mod group;
+mod group;
 pub(crate) mod key_package;
-pub(crate) mod link;
 pub(crate) mod mailbox;
 pub(crate) mod moves;
 pub(crate) mod outbox;
-pub(crate) mod report;
-pub(crate) mod sql;
-pub(crate) mod submit;
+mod sql;
+mod submission;
+mod tables;
 #[cfg(test)]
 mod tests;
 
-use crate::wake::{Wake, Woken};
+use crate::wake::Wake;
+use chancery_kit::serve::REFUSALS;
 use chancery_kit::store::{Store, StoreError};
+use chancery_node_core::tables::{self as core, After};
 use chancery_types::{Clock, Entropy, Incarnation, NodeId, Refusal, Timestamp};
 use futures::future::BoxFuture;
 use sqlx::{Sqlite, SqliteConnection, SqlitePool};
@@ -94,29 +94,27 @@ impl NodeStore {
         J: for<'t, 'c> Fn(&'t mut Tx<'c>) -> BoxFuture<'t, Result<T, sqlx::Error>> + Send + Sync + 'static,
     {
         let (job, here, now) = (Arc::new(job), self.here.clone(), self.now());
-        let (value, woken) = self
+        let (value, after) = self
             .store
             .write(name, move |connection| {
                 let (job, here) = (Arc::clone(&job), here.clone());
                 Box::pin(async move {
-                    let mut tx = Tx { connection, here, now, woken: Woken::default() };
+                    let mut tx = Tx { tables: Sql { connection }, here, now, after: After::default() };
                     let value = job(&mut tx).await?;
-                    Ok((value, tx.woken))
+                    Ok((value, tx.after))
                 })
             })
             .await?;
-        self.wake.wake(&woken);
+        self.wake.wake(&after);
+        after.refused.into_iter().for_each(|reason| REFUSALS.add(reason));
         Ok(value)
     }
 }
 
 /// A transaction under way.
-pub(crate) struct Tx<'c> {
+pub(crate) type Tx<'c> = core::Tx<Sql<'c>>;
+
+/// The rows of a transaction: statements on its connection.
+pub(crate) struct Sql<'c> {
     pub(crate) connection: &'c mut SqliteConnection,
-    /// This node.
-    pub(crate) here: NodeId,
-    /// When it began.
-    pub(crate) now: Timestamp,
-    /// Whom to wake after the commit.
-    pub(crate) woken: Woken,
 }

@@ -2,14 +2,14 @@
 //! in line behind all that was submitted here; what they sent before stays in the
 //! mailbox for the alias's devices.
 
-use super::mailbox::{self, Item};
-use super::outbox::{self, Kind, Outgoing};
 use super::{NodeStore, Tx, group, sql};
-use chancery_node_core::parcel::MAX_LIFE;
-use chancery_proto::federation::v1 as wire;
+use chancery_node_core::mailbox::{self, Item};
+use chancery_node_core::moves::news;
+use chancery_node_core::outbox;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, DeviceId, GroupId, MessageId, NodeId, Reason, Refusal};
-use sqlx::Row as _;
+use chancery_types::{Alias, DeviceId, GroupId, NodeId, Reason, Refusal};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection};
 use std::collections::{HashMap, HashSet};
 
 /// Routes in one answer or call.
@@ -60,7 +60,7 @@ pub(crate) async fn add_routes(
         return Ok(Err(Refusal::new(Reason::QuotaExceeded, "an alias is in at most 65,536 groups")));
     }
     let rows: Vec<_> = routes.iter().map(|(group, hub)| (*group, alias, hub.clone())).collect();
-    group::add_routes(tx, &rows).await?;
+    group::add_routes(tx.tables.connection, &rows).await?;
     Ok(Ok(()))
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn leave(
     if *to == tx.here {
         return Ok(Err(Refusal::field("node is the alias's home already")));
     }
-    let before = homes(tx, &HashSet::from([alias])).await?.remove(&alias);
+    let before = homes(tx.tables.connection, &HashSet::from([alias])).await?.remove(&alias);
     if before.as_ref().is_some_and(|before| before != to) {
         return Ok(Err(Refusal::new(Reason::AliasMoved, "the alias has gone to yet another home")));
     }
@@ -91,22 +91,21 @@ pub(crate) async fn leave(
             .bind(key)
             .bind(to.as_str())
             .bind(tx.now.millis())
-            .execute(&mut *tx.connection)
+            .execute(&mut *tx.tables.connection)
             .await?;
         sqlx::query("DELETE FROM key_package WHERE alias = $1")
             .bind(key)
-            .execute(&mut *tx.connection)
+            .execute(&mut *tx.tables.connection)
             .await?;
-        let news = node::subscribe_response::Item::Moved(node::Moved { node: to.to_string() });
-        mailbox::put(tx, &[Item::news(alias, news, tx.now)]).await?;
+        let moved = node::subscribe_response::Item::Moved(node::Moved { node: to.to_string() });
+        mailbox::put(tx, &[Item::news(alias, moved, tx.now)]).await?;
     }
-    let here = tx.here.clone();
-    relocate(tx, &here, alias, to).await?;
+    group::relocate(tx.tables.connection, alias, &tx.here, to).await?;
     tell_hubs(tx, alias, to).await?;
     let pending: i64 =
         sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 4 AND sender = $1 AND state = 0")
             .bind(key)
-            .fetch_one(&mut *tx.connection)
+            .fetch_one(&mut *tx.tables.connection)
             .await?;
     // As the calling device reads it.
     let last: i64 = sqlx::query_scalar(
@@ -116,7 +115,7 @@ pub(crate) async fn leave(
     .bind(key)
     .bind(device.as_bytes().as_slice())
     .bind(tx.now.millis())
-    .fetch_one(&mut *tx.connection)
+    .fetch_one(&mut *tx.tables.connection)
     .await?;
     let pending_hubs = u32::try_from(pending).unwrap_or(u32::MAX);
     Ok(Ok(Left { pending_hubs, last_position: sql::unsigned(last) }))
@@ -127,81 +126,48 @@ async fn tell_hubs(tx: &mut Tx<'_>, alias: Alias, to: &NodeId) -> Result<(), sql
         sqlx::query_scalar("SELECT DISTINCT hub FROM route WHERE alias = $1 AND NOT told AND hub <> $2")
             .bind(alias.as_bytes().as_slice())
             .bind(tx.here.as_str())
-            .fetch_all(&mut *tx.connection)
+            .fetch_all(&mut *tx.tables.connection)
             .await?;
-    let moved = wire::Moved { alias: alias.to_wire(), node: to.to_string() };
-    let mut parcels = Vec::with_capacity(hubs.len());
-    for hub in hubs {
-        parcels.push(Outgoing {
-            peer: sql::column(hub, "route.hub")?,
-            kind: Kind::Moved,
-            parcel: wire::parcel::Parcel::Moved(moved.clone()),
-            message_id: MessageId::from_bytes([0; 16]),
-            part: 0,
-            recipients: Vec::new(),
-            sender: alias,
-            sender_node: tx.here.clone(),
-            wants_events: false,
-            expires_at: tx.now.after(MAX_LIFE),
-        });
-    }
+    let hubs = hubs.into_iter().map(|hub| sql::column(hub, "route.hub")).collect::<Result<Vec<_>, _>>()?;
+    let parcels: Vec<_> = hubs.into_iter().map(|hub| news(tx, hub, alias, to)).collect();
     outbox::push(tx, &parcels).await?;
     sqlx::query("UPDATE route SET told = TRUE WHERE alias = $1 AND NOT told")
         .bind(alias.as_bytes().as_slice())
-        .execute(&mut *tx.connection)
+        .execute(&mut *tx.tables.connection)
         .await
         .map(drop)
 }
 
-/// A hub that was restored may have forgotten who moved.
-pub(crate) async fn tell_again(tx: &mut Tx<'_>, hub: &NodeId) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query(
-        "UPDATE route SET told = FALSE WHERE hub = $1 AND alias IN (SELECT alias FROM moved) RETURNING alias",
+/// Aliases that left and are in groups of `hub`, with their new homes.
+pub(super) async fn departed(
+    connection: &mut SqliteConnection,
+    hub: &NodeId,
+) -> Result<Vec<(Alias, NodeId)>, sqlx::Error> {
+    sqlx::query(
+        "SELECT alias, node FROM moved
+         WHERE EXISTS (SELECT 1 FROM route WHERE route.alias = moved.alias AND route.hub = $1)",
     )
     .bind(hub.as_str())
-    .fetch_all(&mut *tx.connection)
-    .await?;
-    let aliases = rows
-        .iter()
-        .map(|row| sql::column(row.try_get::<Vec<u8>, _>(0)?, "route.alias"))
-        .collect::<Result<HashSet<Alias>, _>>()?;
-    for (alias, to) in homes(tx, &aliases).await? {
-        tell_hubs(tx, alias, &to).await?;
-    }
-    Ok(())
-}
-
-/// In the groups of this hub an alias that was at home with `from` is so with `to`.
-pub(crate) async fn relocate(
-    tx: &mut Tx<'_>,
-    from: &NodeId,
-    alias: Alias,
-    to: &NodeId,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE member SET node = $3 WHERE alias = $1 AND node = $2")
-        .bind(alias.as_bytes().as_slice())
-        .bind(from.as_str())
-        .bind(to.as_str())
-        .execute(&mut *tx.connection)
-        .await
-        .map(drop)
+    .fetch_all(connection)
+    .await?
+    .iter()
+    .map(home)
+    .collect()
 }
 
 /// New homes of those among the aliases that have one.
-pub(crate) async fn homes(
-    tx: &mut Tx<'_>,
+pub(super) async fn homes(
+    connection: &mut SqliteConnection,
     aliases: &HashSet<Alias>,
 ) -> Result<HashMap<Alias, NodeId>, sqlx::Error> {
     let head = "SELECT alias, node FROM moved WHERE alias";
     let keys = aliases.iter().map(|alias| alias.as_bytes().as_slice());
-    sql::select_in(tx.connection, head, "", keys)
-        .await?
-        .iter()
-        .map(|row| {
-            let alias = sql::column(row.try_get::<Vec<u8>, _>(0)?, "moved.alias")?;
-            Ok((alias, sql::column(row.try_get::<String, _>(1)?, "moved.node")?))
-        })
-        .collect()
+    sql::select_in(connection, head, "", keys).await?.iter().map(home).collect()
+}
+
+fn home(row: &SqliteRow) -> Result<(Alias, NodeId), sqlx::Error> {
+    let alias = sql::column(row.try_get::<Vec<u8>, _>(0)?, "moved.alias")?;
+    Ok((alias, sql::column(row.try_get::<String, _>(1)?, "moved.node")?))
 }
 
 async fn count(tx: &mut Tx<'_>, alias: Alias) -> Result<i64, sqlx::Error> {
@@ -210,6 +176,6 @@ async fn count(tx: &mut Tx<'_>, alias: Alias) -> Result<i64, sqlx::Error> {
          UNION SELECT group_id FROM member WHERE alias = $1)",
     )
     .bind(alias.as_bytes().as_slice())
-    .fetch_one(&mut *tx.connection)
+    .fetch_one(&mut *tx.tables.connection)
     .await
 }

@@ -1,45 +1,21 @@
-//! What waits for peers. A parcel is kept until it is settled: a submission
-//! until its outcome, a delivery until each recipient's terminal report, anything
-//! else until the peer has acknowledged it.
+//! What waits for peers, and what peers have but not yet reported on.
 
-use super::{NodeStore, Tx, mailbox, moves, report, sql, submit};
-use bytes::Bytes;
+use super::{NodeStore, sql};
+use chancery_node_core::outbox::{Ended, Kept, Kind, Outgoing, Waiting};
 use chancery_proto::federation::v1 as wire;
-use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, Incarnation, MessageId, NodeId, Timestamp};
 use prost::Message as _;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
-/// What kind of parcel; numbers as in the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Submission = 0,
-    Delivery = 1,
-    Outcome = 2,
-    Report = 3,
-    Moved = 4,
-}
+/// What [`Kept`] is read from.
+const KEPT: &str = "state, kind, message_id, part, recipients, sender, sender_node, wants_events";
 
-/// A parcel to hand over.
-pub(crate) struct Outgoing {
-    pub(crate) peer: NodeId,
-    pub(crate) kind: Kind,
-    pub(crate) parcel: wire::parcel::Parcel,
-    pub(crate) message_id: MessageId,
-    pub(crate) part: u32,
-    /// Who is still to be reported on; for a delivery.
-    pub(crate) recipients: Vec<Alias>,
-    pub(crate) sender: Alias,
-    pub(crate) sender_node: NodeId,
-    pub(crate) wants_events: bool,
-    pub(crate) expires_at: Timestamp,
-}
-
-/// Puts parcels into the outbox, in order.
-pub(crate) async fn push(tx: &mut Tx<'_>, parcels: &[Outgoing]) -> Result<(), sqlx::Error> {
+/// Puts parcels behind all that wait.
+pub(super) async fn push(connection: &mut SqliteConnection, parcels: &[Outgoing]) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO outbox (peer, kind, parcel, message_id, part, recipients, sender, \
                 sender_node, wants_events, expires_at)";
-    sql::insert(tx.connection, head, 10, "", parcels, |statement, out| {
+    sql::insert(connection, head, 10, "", parcels, |statement, out| {
         let recipients: Vec<u8> = out.recipients.iter().flat_map(|a| *a.as_bytes()).collect();
         statement
             .bind(out.peer.as_str())
@@ -53,15 +29,7 @@ pub(crate) async fn push(tx: &mut Tx<'_>, parcels: &[Outgoing]) -> Result<(), sq
             .bind(out.wants_events)
             .bind(out.expires_at.millis())
     })
-    .await?;
-    tx.woken.peers.extend(parcels.iter().map(|out| out.peer.clone()));
-    Ok(())
-}
-
-/// A waiting parcel.
-pub(crate) struct Waiting {
-    pub(crate) id: i64,
-    pub(crate) parcel: Bytes,
+    .await
 }
 
 /// Parcels for a peer behind `after` that wait and have not expired, oldest first.
@@ -86,120 +54,155 @@ pub(crate) async fn next(
         .collect()
 }
 
-/// The peer has committed parcels: keeps what is to be settled, forgets the
-/// rest, and tells senders on this node what was relayed.
-pub(crate) async fn acked(tx: &mut Tx<'_>, ids: &[i64]) -> Result<(), sqlx::Error> {
-    let tail = "AND kind >= 2";
-    sql::select_in(tx.connection, "DELETE FROM outbox WHERE id", tail, ids.iter().copied()).await?;
+/// A peer has these parcels: forgets those that nothing will be heard of, keeps the
+/// others, and gives those that waited before.
+pub(super) async fn acknowledged(
+    connection: &mut SqliteConnection,
+    ids: &[i64],
+) -> Result<Vec<Kept>, sqlx::Error> {
+    let ids = || ids.iter().copied();
+    sql::select_in(&mut *connection, "DELETE FROM outbox WHERE id", "AND kind >= 2", ids()).await?;
     let head = "UPDATE outbox SET state = 1 WHERE state = 0 AND id";
-    let tail = "RETURNING kind, message_id, recipients, sender, sender_node, wants_events";
-    let mut events = Vec::new();
-    for row in sql::select_in(tx.connection, head, tail, ids.iter().copied()).await? {
-        let kept = Kept::read(&row)?;
-        events.extend(kept.relayed(tx));
-    }
-    mailbox::put(tx, &events).await
+    let tail = format!("RETURNING {KEPT}");
+    sql::select_in(connection, head, &tail, ids()).await?.iter().map(kept).collect()
 }
 
-/// The peer will never take a parcel: a dead letter from now on. Its sender
-/// hears of it.
-pub(crate) async fn dead(tx: &mut Tx<'_>, id: i64, reason: &str) -> Result<(), sqlx::Error> {
-    let row = sqlx::query(
-        "UPDATE outbox SET state = 2, reason = $2 WHERE id = $1 AND state = 0
-         RETURNING kind, message_id, recipients, sender, sender_node, wants_events, parcel, part",
-    )
-    .bind(id)
-    .bind(reason)
-    .fetch_optional(&mut *tx.connection)
-    .await?;
-    let Some(row) = row else { return Ok(()) };
-    let parcel: wire::Parcel = sql::message(row.try_get("parcel")?, "outbox.parcel")?;
-    match parcel.parcel {
-        Some(wire::parcel::Parcel::Submission(submission)) => {
-            submit::refused_on_the_way(tx, &submission, reason).await
-        }
-        Some(wire::parcel::Parcel::Delivery(_)) => {
-            let kept = Kept::read(&row)?;
-            let part = u32::try_from(row.try_get::<i64, _>("part")?).unwrap_or(0);
-            let outcome = wire::report::Outcome::Refused(reason.to_owned());
-            report::settle_kept(tx, &kept, part, outcome).await
-        }
-        _ => Ok(()),
-    }
+/// A waiting parcel is a dead letter from now on.
+pub(super) async fn dead(
+    connection: &mut SqliteConnection,
+    id: i64,
+    reason: &str,
+) -> Result<Option<Ended>, sqlx::Error> {
+    let text = format!(
+        "UPDATE outbox SET state = 2, reason = $2 WHERE id = $1 AND state = 0 RETURNING parcel, {KEPT}"
+    );
+    let statement = sqlx::query(AssertSqlSafe(text)).bind(id).bind(reason);
+    statement.fetch_optional(connection).await?.as_ref().map(ended).transpose()
 }
 
-/// What the outbox keeps about a parcel beside its bytes.
-pub(crate) struct Kept {
-    pub(crate) kind: i64,
-    pub(crate) message_id: MessageId,
-    pub(crate) recipients: Vec<Alias>,
-    pub(crate) sender: Alias,
-    pub(crate) sender_node: NodeId,
-    pub(crate) wants_events: bool,
+/// The delivery that a peer got, and whether it has acknowledged it.
+pub(super) async fn delivery(
+    connection: &mut SqliteConnection,
+    peer: &NodeId,
+    message_id: MessageId,
+    part: u32,
+) -> Result<Option<(i64, bool, Kept)>, sqlx::Error> {
+    let text = format!(
+        "SELECT id, {KEPT} FROM outbox WHERE message_id = $1 AND peer = $2 AND part = $3 AND kind = 1"
+    );
+    let row = sqlx::query(AssertSqlSafe(text))
+        .bind(message_id.as_bytes().as_slice())
+        .bind(peer.as_str())
+        .bind(i64::from(part))
+        .fetch_optional(connection)
+        .await?;
+    row.map(|row| Ok((row.try_get("id")?, row.try_get::<i64, _>("state")? != 0, kept(&row)?))).transpose()
 }
 
-impl Kept {
-    /// From a row with these columns.
-    pub(crate) fn read(row: &sqlx::sqlite::SqliteRow) -> Result<Self, sqlx::Error> {
-        let recipients: Vec<u8> = row.try_get("recipients")?;
-        Ok(Self {
-            kind: row.try_get("kind")?,
-            message_id: sql::column(row.try_get::<Vec<u8>, _>("message_id")?, "outbox.message_id")?,
-            recipients: recipients
-                .chunks(Alias::LENGTH)
-                .map(|alias| sql::column(alias, "outbox.recipients"))
-                .collect::<Result<_, _>>()?,
-            sender: sql::column(row.try_get::<Vec<u8>, _>("sender")?, "outbox.sender")?,
-            sender_node: sql::column(row.try_get::<String, _>("sender_node")?, "outbox.sender_node")?,
-            wants_events: row.try_get("wants_events")?,
-        })
-    }
-
-    /// Events for the sender: each recipient's node has the message.
-    pub(crate) fn relayed(&self, tx: &Tx<'_>) -> Vec<mailbox::Item> {
-        if self.kind != Kind::Delivery as i64 || !self.wants_events || self.sender_node != tx.here {
-            return Vec::new();
-        }
-        let event = |recipient: &Alias| node::Event {
-            message_id: self.message_id.to_wire(),
-            recipient: recipient.to_wire(),
-            occurred_at_ms: tx.now.millis(),
-            kind: Some(node::event::Kind::Relayed(true)),
-        };
-        self.recipients.iter().map(|r| mailbox::Item::event(self.sender, event(r), tx.now)).collect()
-    }
+/// Who is still to be reported on; the parcel goes with the last one.
+pub(super) async fn release(
+    connection: &mut SqliteConnection,
+    id: i64,
+    rest: &[Alias],
+) -> Result<(), sqlx::Error> {
+    let statement = if rest.is_empty() {
+        sqlx::query("DELETE FROM outbox WHERE id = $1").bind(id)
+    } else {
+        let rest: Vec<u8> = rest.iter().flat_map(|alias| *alias.as_bytes()).collect();
+        sqlx::query("UPDATE outbox SET recipients = $2 WHERE id = $1").bind(id).bind(rest)
+    };
+    statement.execute(connection).await.map(drop)
 }
 
-/// The peer has another store than before: whatever it had acknowledged but
-/// not settled goes out again.
-pub(crate) async fn greet(
-    tx: &mut Tx<'_>,
+/// Forgets a submission's parcel: its hub has decided.
+pub(super) async fn drop_submission(
+    connection: &mut SqliteConnection,
+    peer: &NodeId,
+    message_id: MessageId,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM outbox WHERE message_id = $1 AND peer = $2 AND kind = 0")
+        .bind(message_id.as_bytes().as_slice())
+        .bind(peer.as_str())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Deletes parcels that waited beyond their expiry, and those that a peer has and
+/// that expired before `kept_until`.
+pub(super) async fn expire(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    kept_until: Timestamp,
+    most: usize,
+) -> Result<Vec<Ended>, sqlx::Error> {
+    let text = format!(
+        "DELETE FROM outbox WHERE id IN (
+           SELECT id FROM outbox WHERE expires_at <= $1 AND (state = 0 OR expires_at <= $2)
+           ORDER BY expires_at LIMIT {most})
+         RETURNING parcel, {KEPT}"
+    );
+    let statement = sqlx::query(AssertSqlSafe(text)).bind(now.millis()).bind(kept_until.millis());
+    statement.fetch_all(connection).await?.iter().map(ended).collect()
+}
+
+/// Notes a peer's incarnation; the one before.
+pub(super) async fn greet(
+    connection: &mut SqliteConnection,
     peer: &NodeId,
     incarnation: Incarnation,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Option<Incarnation>, sqlx::Error> {
     let before: Option<Vec<u8>> = sqlx::query_scalar("SELECT incarnation FROM peer WHERE node = $1")
         .bind(peer.as_str())
-        .fetch_optional(&mut *tx.connection)
+        .fetch_optional(&mut *connection)
         .await?;
-    if before.as_deref() == Some(incarnation.as_bytes().as_slice()) {
-        return Ok(false);
+    let before = before.map(|bytes| sql::column(bytes, "peer.incarnation")).transpose()?;
+    if before != Some(incarnation) {
+        sqlx::query(
+            "INSERT INTO peer (node, incarnation) VALUES ($1, $2)
+             ON CONFLICT (node) DO UPDATE SET incarnation = excluded.incarnation",
+        )
+        .bind(peer.as_str())
+        .bind(incarnation.as_bytes().as_slice())
+        .execute(connection)
+        .await?;
     }
-    sqlx::query(
-        "INSERT INTO peer (node, incarnation) VALUES ($1, $2)
-         ON CONFLICT (node) DO UPDATE SET incarnation = excluded.incarnation",
-    )
-    .bind(peer.as_str())
-    .bind(incarnation.as_bytes().as_slice())
-    .execute(&mut *tx.connection)
-    .await?;
-    if before.is_none() {
-        return Ok(false);
-    }
+    Ok(before)
+}
+
+/// What a peer had acknowledged waits again.
+pub(super) async fn replay(connection: &mut SqliteConnection, peer: &NodeId) -> Result<(), sqlx::Error> {
     sqlx::query("UPDATE outbox SET state = 0 WHERE peer = $1 AND state = 1")
         .bind(peer.as_str())
-        .execute(&mut *tx.connection)
-        .await?;
-    moves::tell_again(tx, peer).await?;
-    tx.woken.peers.insert(peer.clone());
-    Ok(true)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+fn ended(row: &SqliteRow) -> Result<Ended, sqlx::Error> {
+    let parcel: wire::Parcel = sql::message(row.try_get("parcel")?, "outbox.parcel")?;
+    Ok(Ended { kept: kept(row)?, acknowledged: row.try_get::<i64, _>("state")? != 0, parcel })
+}
+
+fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
+    let kind = match row.try_get::<i64, _>("kind")? {
+        0 => Kind::Submission,
+        1 => Kind::Delivery,
+        2 => Kind::Outcome,
+        3 => Kind::Report,
+        _ => Kind::Moved,
+    };
+    let recipients: Vec<u8> = row.try_get("recipients")?;
+    Ok(Kept {
+        kind,
+        message_id: sql::column(row.try_get::<Vec<u8>, _>("message_id")?, "outbox.message_id")?,
+        part: u32::try_from(row.try_get::<i64, _>("part")?).unwrap_or(0),
+        recipients: recipients
+            .chunks(Alias::LENGTH)
+            .map(|alias| sql::column(alias, "outbox.recipients"))
+            .collect::<Result<_, _>>()?,
+        sender: sql::column(row.try_get::<Vec<u8>, _>("sender")?, "outbox.sender")?,
+        sender_node: sql::column(row.try_get::<String, _>("sender_node")?, "outbox.sender_node")?,
+        wants_events: row.try_get("wants_events")?,
+    })
 }

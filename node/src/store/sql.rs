@@ -85,6 +85,13 @@ where
         .map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
 }
 
+/// A column that should hold so many bytes but does not: names table and column.
+pub(crate) fn array<const N: usize>(value: &[u8], column: &'static str) -> Result<[u8; N], sqlx::Error> {
+    value
+        .try_into()
+        .map_err(|error| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) })
+}
+
 /// A protobuf column that does not decode.
 pub(crate) fn message<M: prost::Message + Default>(
     bytes: Vec<u8>,

@@ -1,9 +1,12 @@
 //! Two nodes' stores with a wire of function calls between them.
 
 use super::account::NewDevice;
-use super::mailbox::Acknowledgement;
 use super::*;
+use chancery_node_core::expire::expire;
+use chancery_node_core::link::Acked;
+use chancery_node_core::mailbox::{self, Acknowledgement};
 use chancery_node_core::parcel::{Body, Commit, Join, Submission};
+use chancery_node_core::{batch, outbox, submit};
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::clock::ManualClock;
@@ -79,7 +82,7 @@ impl Side {
 
     /// Hands everything that waits for `to` over; the refusals.
     async fn hand_over(&self, to: &Self, twice: bool) -> Vec<(usize, Reason)> {
-        let waiting = outbox::next(&self.store, &to.store.here, 0, 256).await.unwrap();
+        let waiting = super::outbox::next(&self.store, &to.store.here, 0, 256).await.unwrap();
         let parcels: Vec<_> =
             waiting.iter().map(|w| wire::Parcel::decode(w.parcel.clone()).unwrap()).collect();
         let mut refused = Vec::new();
@@ -89,16 +92,17 @@ impl Side {
                 .store
                 .change("receive", move |tx| {
                     let input = Arc::clone(&input);
-                    Box::pin(async move { link::receive(tx, &input.0, &input.1).await })
+                    Box::pin(async move { batch::receive(tx, &input.0, &input.1).await })
                 })
                 .await
                 .unwrap();
         }
-        let ids = Arc::new(waiting.iter().map(|w| w.id).collect::<Vec<_>>());
+        let taken = waiting.iter().map(|w| w.id).collect();
+        let acked = Arc::new(Acked { taken, refused: Vec::new() });
         self.store
             .change("acked", move |tx| {
-                let ids = Arc::clone(&ids);
-                Box::pin(async move { outbox::acked(tx, &ids).await })
+                let acked = Arc::clone(&acked);
+                Box::pin(async move { outbox::acked(tx, &acked).await })
             })
             .await
             .unwrap();
@@ -106,7 +110,7 @@ impl Side {
     }
 
     async fn read(&self, alias: Alias, by: u8) -> Vec<node::SubscribeResponse> {
-        mailbox::read(&self.store, alias, device(by), 0, 100).await.unwrap().0
+        super::mailbox::read(&self.store, alias, device(by), 0, 100).await.unwrap().0
     }
 
     async fn acknowledge(&self, alias: Alias, by: u8) {
@@ -327,7 +331,7 @@ async fn a_repeated_refusal_does_not_undo_what_was_submitted_anew() {
     let (a, b) = crossed().await;
     b.hand_over(&a, false).await;
     // The refusal arrives; its acknowledgement does not.
-    let refusal: Vec<_> = outbox::next(&a.store, &name("b"), 0, 256).await.unwrap();
+    let refusal: Vec<_> = super::outbox::next(&a.store, &name("b"), 0, 256).await.unwrap();
     a.hand_over(&b, false).await;
     let mut again = letter(4, BERT, 20);
     (again.epoch, again.body) = (2, Body::Application(private(2, 1, 4)));
@@ -338,7 +342,7 @@ async fn a_repeated_refusal_does_not_undo_what_was_submitted_anew() {
     b.store
         .change("repeat", move |tx| {
             let input = Arc::clone(&input);
-            Box::pin(async move { link::receive(tx, &input.0, &input.1).await.map(drop) })
+            Box::pin(async move { batch::receive(tx, &input.0, &input.1).await.map(drop) })
         })
         .await
         .unwrap();
@@ -468,7 +472,7 @@ async fn what_expires_is_not_served_and_its_sender_hears_of_it() {
     a.clock.advance(Duration::from_secs(2000));
     b.clock.advance(Duration::from_secs(2000));
     assert!(b.read(BERT, 20).await.is_empty());
-    b.store.change("expire", |tx| Box::pin(expire::expire(tx))).await.unwrap();
+    b.store.change("expire", |tx| Box::pin(expire(tx))).await.unwrap();
     b.hand_over(&a, false).await;
     assert_eq!(a.events(ANNA, 10).await, ["relayed", "expired"]);
 }
@@ -477,7 +481,7 @@ async fn what_expires_is_not_served_and_its_sender_hears_of_it() {
 async fn what_no_peer_took_in_time_expires_here() {
     let (a, _b) = thread().await;
     a.clock.advance(Duration::from_secs(2000));
-    a.store.change("expire", |tx| Box::pin(expire::expire(tx))).await.unwrap();
+    a.store.change("expire", |tx| Box::pin(expire(tx))).await.unwrap();
     assert_eq!(a.events(ANNA, 10).await, ["expired"]);
     assert_eq!(a.count("outbox").await, 0);
 }

@@ -113,7 +113,7 @@ async fn nobody_else_moves_an_alias() {
         .store
         .change("receive", move |tx| {
             let input = Arc::clone(&input);
-            Box::pin(async move { link::receive(tx, &input.0, &input.1).await })
+            Box::pin(async move { batch::receive(tx, &input.0, &input.1).await })
         })
         .await
         .unwrap();

@@ -1,13 +1,13 @@
 //! Deliveries into local mailboxes: from this node as the hub, or from a peer.
 
-use super::mailbox::{self, Delivered, Item, Origin};
-use super::{Tx, group, report, sql};
-use chancery_node_core::parcel::{Delivery, MAX_SKEW};
+use crate::mailbox::{self, Delivered, Item, Origin};
+use crate::parcel::{Delivery, MAX_SKEW};
+use crate::report;
+use crate::tables::{Seen, Tables, Tx};
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, GroupId, MessageId, NodeId, Reason};
-use sqlx::Row as _;
-use std::collections::{HashMap, HashSet};
+use chancery_types::{Alias, GroupId, NodeId, Reason};
+use std::collections::HashSet;
 
 /// A delivery and who wants its report.
 pub(crate) struct Incoming {
@@ -23,24 +23,8 @@ pub(crate) enum Arrival {
     Item(Item),
 }
 
-/// How many devices each alias has; an alias that is not here is left out.
-pub(crate) async fn devices(
-    tx: &mut Tx<'_>,
-    aliases: &HashSet<Alias>,
-) -> Result<HashMap<Alias, i64>, sqlx::Error> {
-    let head = "SELECT a.alias, count(*) FROM alias a JOIN device d ON d.account_id = a.account_id
-                WHERE a.alias";
-    let keys = aliases.iter().map(|alias| alias.as_bytes().as_slice());
-    let mut counts = HashMap::new();
-    for row in sql::select_in(tx.connection, head, "GROUP BY a.alias", keys).await? {
-        let alias = sql::column(row.try_get::<Vec<u8>, _>(0)?, "alias.alias")?;
-        counts.insert(alias, row.try_get(1)?);
-    }
-    Ok(counts)
-}
-
 /// Puts deliveries into the mailboxes of their recipients, and items where they belong.
-pub(crate) async fn deliver(tx: &mut Tx<'_>, arrivals: Vec<Arrival>) -> Result<(), sqlx::Error> {
+pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -> Result<(), T::Error> {
     if arrivals.is_empty() {
         return Ok(());
     }
@@ -48,8 +32,8 @@ pub(crate) async fn deliver(tx: &mut Tx<'_>, arrivals: Vec<Arrival>) -> Result<(
         Arrival::Delivery(incoming) => incoming.delivery.recipients.clone(),
         Arrival::Item(_) => Vec::new(),
     };
-    let aliases = arrivals.iter().flat_map(recipients).collect();
-    let devices = devices(tx, &aliases).await?;
+    let aliases: HashSet<Alias> = arrivals.iter().flat_map(recipients).collect();
+    let devices = tx.tables.devices(&aliases).await?;
     let (mut items, mut settled) = (Vec::new(), Vec::new());
     for arrival in arrivals {
         let Incoming { delivery, origin } = match arrival {
@@ -101,14 +85,14 @@ fn for_recipient(delivery: &Delivery, recipient: &Alias) -> wire::Delivery {
 
 /// Takes deliveries of a peer, each once. One result for each: a reason where
 /// the peer may not deliver it.
-pub(crate) async fn receive(
-    tx: &mut Tx<'_>,
+pub(crate) async fn receive<T: Tables>(
+    tx: &mut Tx<T>,
     peer: &NodeId,
     deliveries: Vec<Delivery>,
-) -> Result<Vec<Option<Reason>>, sqlx::Error> {
+) -> Result<Vec<Option<Reason>>, T::Error> {
     let ids: HashSet<GroupId> = deliveries.iter().map(|d| d.group_id).collect();
-    let mut routes = group::routes(tx, &ids).await?;
-    let own = group::load(tx, &ids).await?;
+    let mut routes = tx.tables.routes(&ids).await?;
+    let own = tx.tables.groups(&ids).await?;
     let mut verdicts = Vec::with_capacity(deliveries.len());
     let (mut allowed, mut new_routes) = (Vec::new(), Vec::new());
     for delivery in deliveries {
@@ -131,37 +115,23 @@ pub(crate) async fn receive(
         }
         allowed.push(delivery);
     }
-    let fresh = first_time(tx, peer, &allowed).await?;
-    group::add_routes(tx, &new_routes).await?;
+    let seen: Vec<_> = allowed.iter().map(seen).collect();
+    let fresh = tx.tables.first_time(peer, &seen).await?;
+    tx.tables.add_routes(&new_routes).await?;
     let incoming = allowed
         .into_iter()
-        .filter(|delivery| fresh.contains(&(delivery.message_id, delivery.part)))
-        .map(|delivery| Arrival::Delivery(Incoming { delivery, origin: Origin::Hub(peer.clone()) }))
+        .zip(fresh)
+        .filter(|(_, fresh)| *fresh)
+        .map(|(delivery, _)| Arrival::Delivery(Incoming { delivery, origin: Origin::Hub(peer.clone()) }))
         .collect();
     deliver(tx, incoming).await?;
     Ok(verdicts)
 }
 
-/// Which of the deliveries come for the first time.
-async fn first_time(
-    tx: &mut Tx<'_>,
-    peer: &NodeId,
-    deliveries: &[Delivery],
-) -> Result<HashSet<(MessageId, u32)>, sqlx::Error> {
-    let head = "INSERT INTO received (message_id, peer, part, expires_at)";
-    let tail = "ON CONFLICT DO NOTHING RETURNING message_id, part";
-    let rows = sql::insert_returning(tx.connection, head, 4, tail, deliveries, |statement, delivery| {
-        statement
-            .bind(delivery.message_id.as_bytes().as_slice())
-            .bind(peer.as_str())
-            .bind(i64::from(delivery.part))
-            .bind(delivery.expires_at.after(MAX_SKEW).after(MAX_SKEW).millis())
-    })
-    .await?;
-    rows.iter()
-        .map(|row| {
-            let id = sql::column(row.try_get::<Vec<u8>, _>(0)?, "received.message_id")?;
-            Ok((id, u32::try_from(row.try_get::<i64, _>(1)?).unwrap_or(0)))
-        })
-        .collect()
+fn seen(delivery: &Delivery) -> Seen {
+    Seen {
+        key: delivery.message_id.to_wire(),
+        part: delivery.part,
+        expires_at: delivery.expires_at.after(MAX_SKEW).after(MAX_SKEW),
+    }
 }

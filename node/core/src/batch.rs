@@ -1,9 +1,10 @@
 //! A batch of a peer's parcels, in one transaction.
 
-use super::{Tx, deliver, moves, report, submit};
-use chancery_node_core::parcel::{Delivery, Moved, Outcome, Report, Submission};
+use crate::parcel::{Delivery, Moved, Outcome, Report, Submission};
+use crate::tables::{Tables, Tx};
+use crate::{deliver, report, submit};
 use chancery_proto::federation::v1 as wire;
-use chancery_types::{NodeId, Reason};
+use chancery_types::{NodeId, Reason, Timestamp};
 
 /// Parcels of one kind that follow each other: order holds, and each run takes
 /// a handful of statements.
@@ -17,12 +18,15 @@ enum Run {
 
 /// Takes the parcels of a batch. The result names, by index, those that will
 /// never be taken, with the reason.
-pub(crate) async fn receive(
-    tx: &mut Tx<'_>,
+///
+/// # Errors
+/// The tables'.
+pub async fn receive<T: Tables>(
+    tx: &mut Tx<T>,
     peer: &NodeId,
     parcels: &[wire::Parcel],
-) -> Result<Vec<(usize, Reason)>, sqlx::Error> {
-    let (runs, mut refused) = runs(tx, parcels);
+) -> Result<Vec<(usize, Reason)>, T::Error> {
+    let (runs, mut refused) = runs(parcels, tx.now);
     for run in runs {
         match run {
             Run::Submissions(submissions) => submit::answer(tx, peer, &submissions).await?,
@@ -33,25 +37,25 @@ pub(crate) async fn receive(
             }
             Run::Outcomes(outcomes) => submit::decided(tx, peer, outcomes).await?,
             Run::Reports(reports) => report::receive(tx, peer, &reports).await?,
-            Run::Moved(moved) => moves::relocate(tx, peer, moved.alias, &moved.node).await?,
+            Run::Moved(moved) => tx.tables.relocate(moved.alias, peer, &moved.node).await?,
         }
     }
     refused.sort_by_key(|(index, _)| *index);
     Ok(refused)
 }
 
-fn runs(tx: &Tx<'_>, parcels: &[wire::Parcel]) -> (Vec<Run>, Vec<(usize, Reason)>) {
+fn runs(parcels: &[wire::Parcel], now: Timestamp) -> (Vec<Run>, Vec<(usize, Reason)>) {
     let (mut runs, mut refused): (Vec<Run>, Vec<_>) = (Vec::new(), Vec::new());
     for (index, parcel) in parcels.iter().enumerate() {
         let result = match parcel.parcel.clone() {
             Some(wire::parcel::Parcel::Submission(message)) => {
-                Submission::from_wire(message, tx.now).map(|submission| match runs.last_mut() {
+                Submission::from_wire(message, now).map(|submission| match runs.last_mut() {
                     Some(Run::Submissions(run)) => run.push(submission),
                     _ => runs.push(Run::Submissions(vec![submission])),
                 })
             }
             Some(wire::parcel::Parcel::Delivery(message)) => {
-                Delivery::from_wire(message, tx.now).map(|delivery| match runs.last_mut() {
+                Delivery::from_wire(message, now).map(|delivery| match runs.last_mut() {
                     Some(Run::Deliveries(run)) => run.push((index, delivery)),
                     _ => runs.push(Run::Deliveries(vec![(index, delivery)])),
                 })

@@ -1,0 +1,185 @@
+//! Mailboxes: what waits for the devices of an alias, how far each device has
+//! come, and the terminal outcome of each delivery.
+
+use crate::parcel::MAX_LIFE;
+use crate::report;
+use crate::tables::{Gone, Tables, Tx};
+use bytes::Bytes;
+use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
+use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
+use std::collections::{HashMap, HashSet};
+
+/// Deliveries of one acknowledgement that are settled in one transaction.
+pub const TAKEN_AT_ONCE: usize = 1024;
+
+/// Something to put into a mailbox.
+#[derive(Clone)]
+pub struct Item {
+    /// Whose.
+    pub alias: Alias,
+    /// What.
+    pub item: node::subscribe_response::Item,
+    /// Of a delivery: what its report needs.
+    pub delivery: Option<Delivered>,
+    /// The one device that it is for; `None`: all.
+    pub only_device: Option<DeviceId>,
+    /// The one device that it is not for.
+    pub except_device: Option<DeviceId>,
+    /// When to give up.
+    pub expires_at: Timestamp,
+}
+
+/// Of a delivery: what its terminal report needs.
+#[derive(Clone)]
+pub struct Delivered {
+    /// The message.
+    pub message_id: MessageId,
+    /// Which of its deliveries to this node.
+    pub part: u32,
+    /// Who wants the report.
+    pub origin: Origin,
+    /// Whether it is an application message.
+    pub wants_receipt: bool,
+}
+
+/// Who wants the terminal report of a delivery.
+#[derive(Clone)]
+pub enum Origin {
+    /// Another node is the hub.
+    Hub(NodeId),
+    /// This node is the hub.
+    Here {
+        /// Who sent the message.
+        sender: Alias,
+        /// And from where.
+        sender_node: NodeId,
+        /// And whether it wants events.
+        wants_events: bool,
+    },
+}
+
+impl Item {
+    /// An event for the sender of a message.
+    pub fn event(sender: Alias, event: node::Event, now: Timestamp) -> Self {
+        Self::news(sender, node::subscribe_response::Item::Event(event), now)
+    }
+
+    /// Something that every device of an alias is to know.
+    pub fn news(alias: Alias, item: node::subscribe_response::Item, now: Timestamp) -> Self {
+        Self {
+            alias,
+            item,
+            delivery: None,
+            only_device: None,
+            except_device: None,
+            expires_at: now.after(MAX_LIFE),
+        }
+    }
+
+    /// An outcome for the device that submitted.
+    pub fn outcome(sender: Alias, device: DeviceId, outcome: wire::Outcome, now: Timestamp) -> Self {
+        let news = Self::news(sender, node::subscribe_response::Item::Outcome(outcome), now);
+        Self { only_device: Some(device), ..news }
+    }
+}
+
+/// Puts items into mailboxes, in order.
+///
+/// # Errors
+/// The tables'.
+pub async fn put<T: Tables>(tx: &mut Tx<T>, items: &[Item]) -> Result<(), T::Error> {
+    tx.tables.put(items).await?;
+    tx.after.aliases.extend(items.iter().map(|item| item.alias));
+    Ok(())
+}
+
+/// A device has committed everything up to `through`.
+pub struct Acknowledgement {
+    /// Of whose mailbox.
+    pub alias: Alias,
+    /// Which device.
+    pub device: DeviceId,
+    /// Position in the mailbox.
+    pub through: u64,
+    /// Delivery receipts by message.
+    pub receipts: HashMap<MessageId, Bytes>,
+}
+
+/// Takes acknowledgements; says of each how far it was taken, which is less than
+/// all when a device acknowledges more than [`TAKEN_AT_ONCE`] deliveries. The
+/// first device that gives a receipt decides the terminal outcome of an
+/// application message; what all devices have is forgotten.
+///
+/// # Errors
+/// The tables'.
+pub async fn acknowledge<T: Tables>(
+    tx: &mut Tx<T>,
+    acknowledgements: &[Acknowledgement],
+) -> Result<Vec<u64>, T::Error> {
+    let (mut settled, mut taken) = (Vec::new(), HashSet::new());
+    let mut reached = Vec::with_capacity(acknowledgements.len());
+    for acknowledgement in acknowledgements {
+        let Acknowledgement { alias, device, through, receipts } = acknowledgement;
+        let rows = tx.tables.untaken(*alias, *device, *through, TAKEN_AT_ONCE).await?;
+        let last = rows.last().filter(|_| rows.len() == TAKEN_AT_ONCE).map(|row| row.position);
+        reached.push(last.unwrap_or(*through));
+        for row in rows {
+            let receipt = receipts.get(&row.delivered.message_id).cloned();
+            if row.delivered.wants_receipt && receipt.is_none() {
+                continue;
+            }
+            // Another device of the account may be a call earlier.
+            if !taken.insert(row.position) {
+                continue;
+            }
+            let receipt = receipt.filter(|_| row.delivered.wants_receipt).unwrap_or_default();
+            let outcome = wire::report::Outcome::Delivered(wire::Delivered { receipt });
+            let delivered = row.delivered;
+            settled.push(report::Settled { delivered, recipient: *alias, at: tx.now, outcome });
+        }
+    }
+    let mut cursors = HashMap::new();
+    for (acknowledgement, reached) in acknowledgements.iter().zip(&reached) {
+        let cursor: &mut u64 = cursors.entry((acknowledgement.alias, acknowledgement.device)).or_default();
+        *cursor = (*cursor).max(*reached);
+    }
+    let cursors: Vec<_> = cursors.into_iter().collect();
+    tx.tables.raise_cursors(&cursors).await?;
+    tx.tables.take(&taken).await?;
+    report::settle(tx, settled).await?;
+    let aliases: HashSet<Alias> = acknowledgements.iter().map(|a| a.alias).collect();
+    forget(tx, &aliases).await?;
+    Ok(reached)
+}
+
+/// Deletes what every device of these aliases has. A message that none of them
+/// could read has come to its end, too.
+///
+/// # Errors
+/// The tables'.
+pub async fn forget<T: Tables>(tx: &mut Tx<T>, aliases: &HashSet<Alias>) -> Result<(), T::Error> {
+    let gone = tx.tables.forget(aliases).await?;
+    ended(tx, gone, || wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())).await
+}
+
+/// Expired deliveries: forgotten, and reported unless a device has them. How many rows.
+pub(crate) async fn expire<T: Tables>(tx: &mut Tx<T>, most: usize) -> Result<u64, T::Error> {
+    let now = tx.now;
+    let gone = tx.tables.expire_mailboxes(now, most).await?;
+    let rows = gone.rows;
+    ended(tx, gone, || wire::report::Outcome::Expired(true)).await?;
+    Ok(rows)
+}
+
+/// Settles deleted deliveries that no device has taken.
+async fn ended<T: Tables>(
+    tx: &mut Tx<T>,
+    gone: Gone,
+    outcome: impl Fn() -> wire::report::Outcome,
+) -> Result<(), T::Error> {
+    let at = tx.now;
+    let settle = |(recipient, delivered)| report::Settled { delivered, recipient, at, outcome: outcome() };
+    let settled = gone.untaken.into_iter().map(settle).collect();
+    report::settle(tx, settled).await
+}
