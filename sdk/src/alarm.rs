@@ -1,70 +1,12 @@
 //! What should never happen and somebody ought to look at.
 
+pub use chancery_sdk_core::Alarm;
+
 use crate::error::EndpointError;
 use crate::store::{StoreError, Tx};
 use chancery_types::{GroupId, Timestamp};
 use rusqlite::params;
 use std::time::Duration;
-
-/// What is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Alarm {
-    /// The hub left out a message of a thread.
-    Withheld,
-    /// The hub delivered messages of a thread in another order than it numbered them.
-    Reordered,
-    /// The hub's hash chain does not hold, or it told another member another one.
-    Forked,
-    /// A commit broke a rule of the thread, which is closed now.
-    ForbiddenCommit,
-    /// A message does not decrypt or does not agree with its envelope.
-    InvalidMessage,
-    /// A delivery receipt is not signed by a device of the recipient, or is for other bytes.
-    ForgedReceipt,
-    /// Somebody opened a thread whose devices do not verify.
-    FalseThread,
-    /// The directory showed two logs of which neither contains the other.
-    DirectoryForked,
-    /// What the directory shows is more than an hour old.
-    DirectoryStale,
-    /// This account's record is not the one that this device put.
-    RecordChanged,
-    /// Somebody re-enrols this account's handle with another account key.
-    ReEnrolment,
-}
-
-impl Alarm {
-    const ALL: [Self; 11] = [
-        Self::Withheld,
-        Self::Reordered,
-        Self::Forked,
-        Self::ForbiddenCommit,
-        Self::InvalidMessage,
-        Self::ForgedReceipt,
-        Self::FalseThread,
-        Self::DirectoryForked,
-        Self::DirectoryStale,
-        Self::RecordChanged,
-        Self::ReEnrolment,
-    ];
-
-    /// A stable name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Withheld => "withheld",
-            Self::Reordered => "reordered",
-            Self::Forked => "forked",
-            Self::ForbiddenCommit => "forbidden_commit",
-            Self::InvalidMessage => "invalid_message",
-            Self::ForgedReceipt => "forged_receipt",
-            Self::FalseThread => "false_thread",
-            Self::DirectoryForked => "directory_forked",
-            Self::DirectoryStale => "directory_stale",
-            Self::RecordChanged => "record_changed",
-            Self::ReEnrolment => "re_enrolment",
-        }
-    }
-}
 
 /// An alarm that was raised.
 #[derive(Clone, Debug)]

@@ -19,6 +19,7 @@ use chancery_proto::federation::v1::{
     Accepted, Delivered, Delivery, Outcome, Refused, Submission, delivery, outcome, submission,
 };
 use chancery_proto::node::v1::{Event as WireEvent, event as wire_event};
+use chancery_sdk_core::acknowledge::acknowledgement;
 use chancery_types::clock::ManualClock;
 use chancery_types::entropy::SeededEntropy;
 use chancery_types::{Alias, Chain, Clock as _, DeviceId, GroupId, MessageId, SystemClock};
@@ -327,7 +328,7 @@ impl Device {
         use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
         use prost::Message as _;
         let identity = self.run(|tx| identity::identity(tx)).await;
-        let Some(acknowledgement) = self.run(|tx| inbox::acknowledgement(tx, 1, 0)).await else { return };
+        let Some(acknowledgement) = self.run(|tx| acknowledgement(tx, 1, 0)).await else { return };
         for receipt in acknowledgement.receipts {
             let signed = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
             let message = DeliveryReceipt::decode(signed.receipt).unwrap().message_id;

@@ -233,7 +233,7 @@ mod tests {
             person.run(move |tx| thread::receive(tx, place, &delivery, true)).await
         };
         assert_eq!(take(Place { home: 2, position: 1 }, &items[2]).await, Processed::Parked);
-        let held = person.run(|tx| crate::inbox::acknowledgement(tx, 2, 0)).await;
+        let held = person.run(|tx| chancery_sdk_core::acknowledge::acknowledgement(tx, 2, 0)).await;
         assert!(held.is_none(), "what waits is not acknowledged");
         for (position, item) in (900..).zip(&items[..2]) {
             assert!(matches!(take(at(position), item).await, Processed::Letter { .. }));

@@ -5,30 +5,19 @@ use crate::content::MimiId;
 use crate::content_view;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
-use crate::home;
 use crate::identity::{self, Leaf};
 use crate::store::Tx;
-use crate::thread::{Processed, Thread};
+use crate::thread::Thread;
 use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
+use chancery_sdk_core::Content;
+pub use chancery_sdk_core::Place;
 use chancery_types::{Alias, DeviceId, GroupId, MessageId, Timestamp};
 use prost::Message as _;
-use prost::bytes::Bytes;
 use rusqlite::{OptionalExtension as _, Row, params};
 
 pub(crate) const RECEIPT_CONTEXT: &[u8] = b"chancery delivery receipt v1\0";
-/// Receipts in one acknowledgement.
-const RECEIPTS: usize = 256;
 
 const CALLER: &str = "inbox acknowledged";
-
-/// Where an item stood: in the mailbox that a home keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The home.
-    pub home: i64,
-    /// Position there.
-    pub position: u64,
-}
 
 /// An application message that was decrypted and checked.
 pub(crate) struct Arrived {
@@ -63,18 +52,8 @@ pub struct InboxItem {
     pub read_at: Option<Timestamp>,
 }
 
-/// What to tell the home node: through which position, and the receipts.
-pub struct Acknowledgement {
-    /// Position of the last item that is safe here.
-    pub through: u64,
-    /// SignedDeliveryReceipts, serialised.
-    pub receipts: Vec<Bytes>,
-    /// Whether there is more behind it.
-    pub more: bool,
-}
-
 /// Keeps a letter and its receipt, and notes what it says about earlier ones.
-pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Result<Processed, EndpointError> {
+pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Result<Content, EndpointError> {
     let identity = identity::identity(tx)?;
     let leaf = identity::leaf(tx, thread.suite)?;
     put_receipt(tx, &leaf, identity.device, &arrived)?;
@@ -88,7 +67,7 @@ pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Resu
                 }
             }
         }
-        return Ok(Processed::Noted);
+        return Ok(Content::Note);
     }
     tx.sql()
         .prepare_cached(
@@ -111,7 +90,7 @@ pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Resu
     {
         event::note(tx, &message_id, EventKind::Answered, tx.now(), None)?;
     }
-    Ok(Processed::Letter { position })
+    Ok(Content::Letter(position))
 }
 
 fn put_receipt(tx: &Tx<'_>, leaf: &Leaf, device: DeviceId, arrived: &Arrived) -> Result<(), EndpointError> {
@@ -158,42 +137,6 @@ pub(crate) fn count_up(tx: &Tx<'_>, name: &str) -> Result<u64, EndpointError> {
              ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
         )?
         .query_row([name], |row| row.get(0))?)
-}
-
-/// What may be acknowledged to a home now, when everything up to `acknowledged` was;
-/// `None`: nothing new. Items that wait for something before them, and all behind
-/// them, are not.
-///
-/// # Errors
-/// The store's.
-pub fn acknowledgement(
-    tx: &Tx<'_>,
-    home: i64,
-    acknowledged: u64,
-) -> Result<Option<Acknowledgement>, EndpointError> {
-    let parked: Option<u64> = tx
-        .sql()
-        .prepare_cached("SELECT min(position) FROM parked WHERE home = ?1")?
-        .query_row([home], |row| row.get(0))?;
-    let parked = parked.map_or(u64::MAX, |position| position.saturating_sub(1));
-    let mut through = home::through(tx, home)?.min(parked);
-    if through <= acknowledged {
-        return Ok(None);
-    }
-    let rows: Vec<(u64, Vec<u8>)> = tx
-        .sql()
-        .prepare_cached(
-            "SELECT position, receipt FROM receipts WHERE home = ?1 AND position > ?2 AND position <= ?3 \
-             ORDER BY position LIMIT ?4",
-        )?
-        .query_map(params![home, acknowledged, through, RECEIPTS], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
-    let more = rows.len() == RECEIPTS;
-    if more && let Some((last, _)) = rows.last() {
-        through = *last;
-    }
-    let receipts = rows.into_iter().map(|(_, receipt)| receipt.into()).collect();
-    Ok(Some(Acknowledgement { through, receipts, more }))
 }
 
 /// A home has what was acknowledged: the receipts may go. That nobody writes this

@@ -34,4 +34,5 @@ mod harness;
 mod home;
 mod keepsake;
 mod own_record;
+mod queues;
 mod resolve;

@@ -6,7 +6,7 @@ use crate::report;
 use crate::tables::{Seen, Tables, Tx};
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, GroupId, NodeId, Reason};
+use chancery_types::{Alias, GroupId, NodeId, Reason, Timestamp};
 use std::collections::HashSet;
 
 /// A delivery and who wants its report.
@@ -46,6 +46,7 @@ pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -
         let wants_receipt = matches!(delivery.message.body, Some(wire::delivery::Body::Application(_)));
         let (message_id, part) = (delivery.message_id, delivery.part);
         let delivered = Delivered { message_id, part, origin, wants_receipt };
+        let remains = matches!(delivery.message.body, Some(wire::delivery::Body::Expired(_)));
         for recipient in &delivery.recipients {
             let end = |outcome| report::Settled {
                 delivered: delivered.clone(),
@@ -54,11 +55,17 @@ pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -
                 outcome,
             };
             match devices.get(recipient) {
+                None if remains => {}
                 None => {
                     let reason = Reason::AliasUnknown.as_str().to_owned();
                     settled.push(end(wire::report::Outcome::Refused(reason)));
                 }
-                _ if delivery.expires_at <= tx.now => settled.push(end(wire::report::Outcome::Expired(true))),
+                // Its report was made where it expired.
+                Some(_) if remains => items.extend(rest(&delivery, recipient, tx.now)),
+                Some(_) if delivery.expires_at <= tx.now => {
+                    settled.push(end(wire::report::Outcome::Expired(true)));
+                    items.extend(rest(&delivery, recipient, tx.now));
+                }
                 // A copy for the sender's other devices, of which there are none.
                 Some(1) if delivery.except_device.is_some() => {
                     settled.push(end(wire::report::Outcome::Delivered(wire::Delivered::default())));
@@ -76,6 +83,13 @@ pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -
     }
     mailbox::put(tx, &items).await?;
     report::settle(tx, settled).await
+}
+
+/// What a mailbox gets of a delivery that has expired.
+fn rest(delivery: &Delivery, recipient: &Alias, now: Timestamp) -> Option<Item> {
+    let remains = mailbox::remains(for_recipient(delivery, recipient))?;
+    let item = node::subscribe_response::Item::Delivery(remains);
+    Some(Item { except_device: delivery.except_device, ..Item::news(*recipient, item, now) })
 }
 
 /// A mailbox shows no other recipient.

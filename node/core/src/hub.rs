@@ -8,7 +8,7 @@ use crate::welcome::Welcome;
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
 use chancery_types::{Alias, Chain, NodeId, Reason, Refusal, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A group as its hub knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,28 +129,25 @@ struct FanOut<'a> {
 }
 
 impl FanOut<'_> {
-    /// One copy for each member node: everyone but the sender, whose other
-    /// devices get one when there are any.
+    /// One copy for each member node: for everyone but the sender. The sender's other
+    /// devices, when there are any, get one of their own.
     fn reach_members(&mut self) -> Result<(), Refusal> {
-        let mut nodes: BTreeMap<&NodeId, BTreeSet<Alias>> = BTreeMap::new();
-        for (alias, node) in &self.group.members {
-            if *alias != self.submission.sender || self.submission.echo {
-                nodes.entry(node).or_default().insert(*alias);
-            }
+        let Self { submission, group, .. } = *self;
+        let mut nodes: BTreeMap<&NodeId, Vec<Alias>> = BTreeMap::new();
+        for (alias, node) in group.members.iter().filter(|(alias, _)| **alias != submission.sender) {
+            nodes.entry(node).or_default().push(*alias);
         }
-        let body = match &self.submission.body {
+        let body = match &submission.body {
             Body::Application(bytes) => wire::delivery::Body::Application(bytes.clone()),
             Body::Commit(commit) => wire::delivery::Body::Commit(commit.mls_commit.clone()),
         };
-        let size = self.submission.message().len();
+        let size = submission.message().len();
         for (node, recipients) in nodes {
             limit("the message times its recipients on one node", size * recipients.len(), MAX_FAN_OUT)?;
-            let except = if recipients.contains(&self.submission.sender) {
-                self.submission.sender_device.to_wire()
-            } else {
-                Bytes::new()
-            };
-            self.push(node, recipients.iter().map(Alias::to_wire).collect(), except, body.clone());
+            self.push(node, recipients.iter().map(Alias::to_wire).collect(), Bytes::new(), body.clone());
+        }
+        if let Some(home) = group.members.get(&submission.sender).filter(|_| submission.echo) {
+            self.push(home, vec![submission.sender.to_wire()], submission.sender_device.to_wire(), body);
         }
         Ok(())
     }

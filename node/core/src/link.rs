@@ -2,7 +2,7 @@
 
 use crate::outbox::Waiting;
 use chancery_proto::federation::v1 as wire;
-use chancery_types::{Reason, Refusal};
+use chancery_types::{Reason, Refusal, Timestamp};
 use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
 
@@ -75,14 +75,16 @@ impl Sending {
     }
 
     /// Makes a batch of the first of these, as many as it takes; `None`: there are none.
+    /// What has expired stops it: what comes in its place goes before what is behind it.
     ///
     /// # Errors
     /// INTERNAL: a row of the outbox does not decode.
-    pub fn batch(&mut self, waiting: Vec<Waiting>) -> Result<Option<wire::Batch>, Refusal> {
+    pub fn batch(&mut self, waiting: Vec<Waiting>, now: Timestamp) -> Result<Option<wire::Batch>, Refusal> {
         let first_sequence = self.next_sequence;
         let mut parcels = Vec::with_capacity(waiting.len().min(MAX_BATCH));
         let mut bytes = 0;
-        for Waiting { id, parcel } in waiting.into_iter().take(MAX_BATCH) {
+        let fresh = waiting.into_iter().take_while(|waiting| waiting.expires_at > now);
+        for Waiting { id, parcel, .. } in fresh.take(MAX_BATCH) {
             let size = parcel.len();
             if !parcels.is_empty() && bytes + size > MAX_BATCH_BYTES {
                 break;
@@ -160,7 +162,11 @@ mod tests {
     fn waiting(id: i64, bytes: usize) -> Waiting {
         let report = wire::Report { message_id: vec![0; bytes].into(), ..Default::default() };
         let parcel = wire::Parcel { parcel: Some(wire::parcel::Parcel::Report(report)) };
-        Waiting { id, parcel: parcel.encode_to_vec().into() }
+        Waiting { id, parcel: parcel.encode_to_vec().into(), expires_at: Timestamp::from_millis(2) }
+    }
+
+    fn send(sending: &mut Sending, waiting: Vec<Waiting>) -> Result<Option<wire::Batch>, Refusal> {
+        sending.batch(waiting, Timestamp::from_millis(1))
     }
 
     fn ack(sequence: u64) -> wire::Ack {
@@ -170,7 +176,7 @@ mod tests {
     #[test]
     fn an_ack_beyond_what_was_sent_is_refused() {
         let mut sending = Sending::new(10);
-        let batch = sending.batch(vec![waiting(7, 4), waiting(9, 4)]).unwrap().unwrap();
+        let batch = send(&mut sending, vec![waiting(7, 4), waiting(9, 4)]).unwrap().unwrap();
         assert_eq!((batch.first_sequence, batch.parcels.len(), sending.sent()), (1, 2, 9));
         assert!(sending.acked(ack(3)).is_err());
         let refused = wire::ParcelRefusal { sequence: 2, reason: "WRONG_HUB".into() };
@@ -182,12 +188,14 @@ mod tests {
     #[test]
     fn a_batch_has_a_limit() {
         let mut sending = Sending::new(CREDIT);
-        assert!(sending.batch(Vec::new()).unwrap().is_none());
+        assert!(send(&mut sending, Vec::new()).unwrap().is_none());
         let half = MAX_BATCH_BYTES / 2 + 1;
-        let batch = sending.batch(vec![waiting(1, half), waiting(2, half)]).unwrap().unwrap();
+        let batch = send(&mut sending, vec![waiting(1, half), waiting(2, half)]).unwrap().unwrap();
         assert_eq!((batch.parcels.len(), sending.sent()), (1, 1));
+        let old = Waiting { expires_at: Timestamp::from_millis(1), ..waiting(2, 1) };
+        assert!(send(&mut sending, vec![old, waiting(3, 1)]).unwrap().is_none(), "order holds");
         let many = (2..1000).map(|id| waiting(id, 1)).collect();
-        assert_eq!(sending.batch(many).unwrap().unwrap().parcels.len(), MAX_BATCH);
+        assert_eq!(send(&mut sending, many).unwrap().unwrap().parcels.len(), MAX_BATCH);
     }
 
     proptest! {
@@ -203,7 +211,7 @@ mod tests {
                     covered.extend(sending.acked(ack(index as u64)).unwrap().taken);
                 }
                 prop_assert!(sending.may_send());
-                sending.batch(vec![waiting(index as i64 + 1, *size)]).unwrap();
+                send(&mut sending, vec![waiting(index as i64 + 1, *size)]).unwrap();
             }
             covered.extend(sending.acked(ack(total)).unwrap().taken);
             prop_assert_eq!(covered, (1..=total as i64).collect::<Vec<_>>());

@@ -3,11 +3,12 @@
 
 use crate::parcel::MAX_LIFE;
 use crate::report;
-use crate::tables::{Gone, Tables, Tx};
+use crate::tables::{Expired, Gone, Tables, Tx};
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
+use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 
 /// Deliveries of one acknowledgement that are settled in one transaction.
@@ -159,27 +160,66 @@ pub async fn acknowledge<T: Tables>(
 /// # Errors
 /// The tables'.
 pub async fn forget<T: Tables>(tx: &mut Tx<T>, aliases: &HashSet<Alias>) -> Result<(), T::Error> {
-    let gone = tx.tables.forget(aliases).await?;
-    ended(tx, gone, || wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())).await
-}
-
-/// Expired deliveries: forgotten, and reported unless a device has them. How many rows.
-pub(crate) async fn expire<T: Tables>(tx: &mut Tx<T>, most: usize) -> Result<u64, T::Error> {
-    let now = tx.now;
-    let gone = tx.tables.expire_mailboxes(now, most).await?;
-    let rows = gone.rows;
-    ended(tx, gone, || wire::report::Outcome::Expired(true)).await?;
-    Ok(rows)
-}
-
-/// Settles deleted deliveries that no device has taken.
-async fn ended<T: Tables>(
-    tx: &mut Tx<T>,
-    gone: Gone,
-    outcome: impl Fn() -> wire::report::Outcome,
-) -> Result<(), T::Error> {
     let at = tx.now;
-    let settle = |(recipient, delivered)| report::Settled { delivered, recipient, at, outcome: outcome() };
-    let settled = gone.untaken.into_iter().map(settle).collect();
+    let settle = |Gone { recipient, delivered, expires_at }| {
+        let outcome = if expires_at <= at {
+            wire::report::Outcome::Expired(true)
+        } else {
+            wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())
+        };
+        report::Settled { delivered, recipient, at, outcome }
+    };
+    let settled = tx.tables.forget(aliases).await?.into_iter().map(settle).collect();
     report::settle(tx, settled).await
+}
+
+/// What is shown of an item at a time: of a delivery that has expired what remains.
+/// `None`: nothing.
+pub fn shown(
+    item: node::subscribe_response::Item,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Option<node::subscribe_response::Item> {
+    match item {
+        item if expires_at > now => Some(item),
+        node::subscribe_response::Item::Delivery(delivery) => {
+            remains(delivery).map(node::subscribe_response::Item::Delivery)
+        }
+        _ => None,
+    }
+}
+
+/// What remains of a delivery that has expired: its place in the group, so that nobody
+/// takes it for withheld. `None`: it has none that anybody looks for.
+pub(crate) fn remains(delivery: wire::Delivery) -> Option<wire::Delivery> {
+    use wire::delivery::Body;
+    let digest = match delivery.body.as_ref()? {
+        Body::Application(message) | Body::Commit(message) => Sha256::digest(message).to_vec().into(),
+        // Who is no member yet follows no chain.
+        Body::Welcome(_) => return None,
+        Body::Expired(digest) => digest.clone(),
+    };
+    Some(wire::Delivery { body: Some(Body::Expired(digest)), ..delivery })
+}
+
+/// Expired deliveries: reported unless a device has them; what remains stays for
+/// whoever reads the mailbox later. How many rows.
+pub(crate) async fn expire<T: Tables>(tx: &mut Tx<T>, most: usize) -> Result<u64, T::Error> {
+    let (now, until) = (tx.now, tx.now.after(MAX_LIFE));
+    let expired = tx.tables.expired_items(now, most).await?;
+    let rows = expired.len() as u64;
+    let (mut gone, mut settled) = (Vec::new(), Vec::new());
+    for Expired { position, recipient, item, untaken } in expired {
+        let message = matches!(&item, node::subscribe_response::Item::Delivery(delivery)
+            if !matches!(delivery.body, Some(wire::delivery::Body::Expired(_))));
+        match shown(item, now, now).filter(|_| message) {
+            Some(item) => tx.tables.replace_item(position, &item, until).await?,
+            None => gone.push(position),
+        }
+        let outcome = wire::report::Outcome::Expired(true);
+        settled.extend(untaken.map(|delivered| report::Settled { delivered, recipient, at: now, outcome }));
+    }
+    tx.tables.remove_items(&gone).await?;
+    report::settle(tx, settled).await?;
+    Ok(rows)
 }

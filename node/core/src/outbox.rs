@@ -24,6 +24,8 @@ pub enum Kind {
     Report = 3,
     /// To hubs of groups of an alias that left.
     Moved = 4,
+    /// To the homes of a group's members, in the place of a delivery that expired.
+    Expired = 5,
 }
 
 impl Kind {
@@ -65,6 +67,8 @@ pub struct Waiting {
     pub id: i64,
     /// `federation.v1.Parcel`, serialised.
     pub parcel: Bytes,
+    /// When to give up.
+    pub expires_at: Timestamp,
 }
 
 /// What the outbox keeps about a parcel beside its bytes.
@@ -88,6 +92,10 @@ pub struct Kept {
 
 /// A parcel that came to its end without being settled.
 pub struct Ended {
+    /// Its id in the outbox.
+    pub id: i64,
+    /// Whom it was for.
+    pub peer: NodeId,
     /// What was kept.
     pub kept: Kept,
     /// Whether the peer had acknowledged it.

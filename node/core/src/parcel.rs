@@ -266,7 +266,7 @@ pub struct Delivery {
     pub recipients: Vec<Alias>,
     /// Whether it is a Welcome: makes the recipients members.
     pub welcome: bool,
-    /// Device to leave out.
+    /// Device to leave out: this copy is for the sender's other ones.
     pub except_device: Option<DeviceId>,
     /// The message as received, handed on to devices as it stands.
     pub message: wire::Delivery,
@@ -286,6 +286,10 @@ impl Delivery {
             Some(wire::delivery::Body::Application(bytes)) => (bytes.len(), MAX_APPLICATION, false),
             Some(wire::delivery::Body::Commit(bytes)) => (bytes.len(), MAX_COMMIT, false),
             Some(wire::delivery::Body::Welcome(bytes)) => (bytes.len(), MAX_WELCOME, true),
+            Some(wire::delivery::Body::Expired(digest)) if digest.len() == 32 => (32, 32, false),
+            Some(wire::delivery::Body::Expired(_)) => {
+                return Err(Refusal::field("expired is not 32 bytes"));
+            }
             None => return Err(Refusal::field("body is not set")),
         };
         limit("body", size, most)?;
@@ -297,6 +301,10 @@ impl Delivery {
         if recipients.is_empty() || recipients.iter().collect::<HashSet<_>>().len() != recipients.len() {
             return Err(Refusal::field("recipients are none or stand twice"));
         }
+        let except_device = optional(&message.except_device)?;
+        if except_device.is_some() && recipients.len() > 1 {
+            return Err(Refusal::field("except_device goes with the sender's alias alone"));
+        }
         Ok(Self {
             message_id: (&message.message_id).try_into()?,
             group_id: (&message.group_id).try_into()?,
@@ -304,7 +312,7 @@ impl Delivery {
             expires_at: Timestamp::from_millis(message.expires_at_ms),
             recipients,
             welcome,
-            except_device: optional(&message.except_device)?,
+            except_device,
             message,
         })
     }

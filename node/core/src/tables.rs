@@ -3,9 +3,10 @@
 
 use crate::hub::Group;
 use crate::mailbox::{Delivered, Item};
-use crate::outbox::{Ended, Kept, Outgoing};
+use crate::outbox::{Ended, Kept, Kind, Outgoing};
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, GroupId, Incarnation, MessageId, NodeId, Reason, Timestamp};
 use std::collections::{HashMap, HashSet};
 
@@ -76,13 +77,26 @@ pub struct Untaken {
     pub delivered: Delivered,
 }
 
-/// Deliveries that were deleted from mailboxes.
-#[derive(Default)]
+/// A delivery that was deleted from a mailbox before any device had taken it.
 pub struct Gone {
-    /// How many rows of any kind.
-    pub rows: u64,
-    /// Those that no device had taken, with their recipient.
-    pub untaken: Vec<(Alias, Delivered)>,
+    /// Whose mailbox.
+    pub recipient: Alias,
+    /// What its report needs.
+    pub delivered: Delivered,
+    /// When it expired, or would have.
+    pub expires_at: Timestamp,
+}
+
+/// A row of a mailbox that has expired.
+pub struct Expired {
+    /// Where it stands.
+    pub position: u64,
+    /// Whose mailbox.
+    pub recipient: Alias,
+    /// What it holds.
+    pub item: node::subscribe_response::Item,
+    /// What its report needs, unless it was made or none is due.
+    pub untaken: Option<Delivered>,
 }
 
 /// The rows of one transaction. Each method is one statement, or the same one
@@ -215,15 +229,31 @@ pub trait Tables: Send {
         cursors: &[((Alias, DeviceId), u64)],
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Deletes what the cursors of all devices of these aliases have passed.
-    fn forget(&mut self, aliases: &HashSet<Alias>) -> impl Future<Output = Result<Gone, Self::Error>> + Send;
+    /// Deletes what the cursors of all devices of these aliases have passed; gives the
+    /// deliveries that no device had taken.
+    fn forget(
+        &mut self,
+        aliases: &HashSet<Alias>,
+    ) -> impl Future<Output = Result<Vec<Gone>, Self::Error>> + Send;
 
-    /// Deletes what has expired in mailboxes, at most `most` rows.
-    fn expire_mailboxes(
+    /// Rows of mailboxes that have expired, at most `most`.
+    fn expired_items(
         &mut self,
         now: Timestamp,
         most: usize,
-    ) -> impl Future<Output = Result<Gone, Self::Error>> + Send;
+    ) -> impl Future<Output = Result<Vec<Expired>, Self::Error>> + Send;
+
+    /// Another item stands in the place of one, for the same devices; nothing is
+    /// reported of it.
+    fn replace_item(
+        &mut self,
+        position: u64,
+        item: &node::subscribe_response::Item,
+        expires_at: Timestamp,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Deletes rows of mailboxes.
+    fn remove_items(&mut self, positions: &[u64]) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Puts parcels behind all that wait.
     fn push(&mut self, parcels: &[Outgoing]) -> impl Future<Output = Result<(), Self::Error>> + Send;
@@ -257,14 +287,26 @@ pub trait Tables: Send {
         message_id: MessageId,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Deletes parcels that waited beyond their expiry, and those that a peer has and
-    /// that expired before `kept_until`; at most `most`.
-    fn expire_parcels(
+    /// Parcels that waited beyond their expiry, and those that a peer has and that
+    /// expired before `kept_until`; at most `most`.
+    fn expired_parcels(
         &mut self,
         now: Timestamp,
         kept_until: Timestamp,
         most: usize,
     ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
+
+    /// Another parcel waits in the place of one; it is not kept once it is acknowledged.
+    fn replace_parcel(
+        &mut self,
+        id: i64,
+        kind: Kind,
+        parcel: &wire::Parcel,
+        expires_at: Timestamp,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Deletes parcels.
+    fn remove_parcels(&mut self, ids: &[i64]) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// Deletes notes of submissions and of what peers brought that have run out, at most
     /// `most` of each; the larger number.

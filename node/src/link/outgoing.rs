@@ -134,7 +134,8 @@ impl Link {
     /// Sends what waits, up to a batch; whether there was anything.
     async fn send_batch(&mut self, rooms: &Rooms) -> Result<bool, Refusal> {
         let found = store::next(&rooms.store, &self.peer, self.sending.sent(), MAX_BATCH).await;
-        let Some(batch) = self.sending.batch(found.map_err(StoreError::from)?)? else { return Ok(false) };
+        let batch = self.sending.batch(found.map_err(StoreError::from)?, rooms.store.now())?;
+        let Some(batch) = batch else { return Ok(false) };
         let frame = wire::LinkRequest { frame: Some(wire::link_request::Frame::Batch(batch)) };
         let gone = || Refusal::new(Reason::PeerUnreachable, "the link broke");
         tokio::time::timeout(ACK, self.frames.send(frame)).await.map_err(|_| gone())?.map_err(|_| gone())?;

@@ -1,8 +1,8 @@
 //! Mailboxes: what waits for the devices of an alias, and how far each device has come.
 
 use super::{NodeStore, Tx, sql};
-use chancery_node_core::mailbox::{Delivered, Item, Origin};
-use chancery_node_core::tables::{Gone, Untaken};
+use chancery_node_core::mailbox::{Delivered, Item, Origin, shown};
+use chancery_node_core::tables::{Expired, Gone, Untaken};
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, Timestamp};
 use futures::TryStreamExt as _;
@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What waits for a device behind a position, oldest first, up to some bytes;
-/// and whether there may be more. Nothing expired.
+/// and whether there may be more. Of what has expired only what remains.
 pub(crate) async fn read(
     store: &NodeStore,
     alias: Alias,
@@ -25,8 +25,8 @@ pub(crate) async fn read(
 ) -> Result<(Vec<node::SubscribeResponse>, bool), sqlx::Error> {
     // SQLite prepares a statement with a bound LIMIT anew each time.
     let mut rows = sqlx::query(AssertSqlSafe(format!(
-        "SELECT position, item FROM mailbox
-         WHERE alias = $1 AND position > $2 AND expires_at > $4 AND position > coalesce(
+        "SELECT position, item, expires_at FROM mailbox
+         WHERE alias = $1 AND position > $2 AND position > coalesce(
              (SELECT through FROM mailbox_cursor WHERE alias = $1 AND device_id = $3), 0)
            AND (only_device IS NULL OR only_device = $3)
            AND (except_device IS NULL OR except_device <> $3)
@@ -35,21 +35,23 @@ pub(crate) async fn read(
     .bind(alias.as_bytes().as_slice())
     .bind(sql::signed(after))
     .bind(device.as_bytes().as_slice())
-    .bind(store.now().millis())
     .fetch(store.readers());
-    let (mut items, mut bytes) = (Vec::new(), 0);
+    let now = store.now();
+    let (mut items, mut bytes, mut rows_read) = (Vec::new(), 0, 0);
     while let Some(row) = rows.try_next().await? {
-        let item: Vec<u8> = row.try_get(1)?;
-        bytes += item.len();
-        let mut response: node::SubscribeResponse = sql::message(item, "mailbox.item")?;
-        response.position = sql::unsigned(row.try_get(0)?);
-        items.push(response);
+        let content: Vec<u8> = row.try_get(1)?;
+        rows_read += 1;
+        bytes += content.len();
+        let expires_at = Timestamp::from_millis(row.try_get(2)?);
+        if let Some(item) = shown(item(content)?, expires_at, now) {
+            let position = sql::unsigned(row.try_get(0)?);
+            items.push(node::SubscribeResponse { position, item: Some(item) });
+        }
         if bytes >= READ_BYTES {
             return Ok((items, true));
         }
     }
-    let full = items.len() >= most;
-    Ok((items, full))
+    Ok((items, rows_read >= most))
 }
 
 /// A device that is new to an alias reads what arrives from now on.
@@ -168,11 +170,12 @@ pub(super) async fn raise_cursors(
     .await
 }
 
-/// Deletes what the cursors of all devices of these aliases have passed.
+/// Deletes what the cursors of all devices of these aliases have passed; gives the
+/// deliveries that no device had taken.
 pub(super) async fn forget(
     connection: &mut SqliteConnection,
     aliases: &HashSet<Alias>,
-) -> Result<Gone, sqlx::Error> {
+) -> Result<Vec<Gone>, sqlx::Error> {
     let head = "SELECT a.alias, min(coalesce(c.through, 0)) FROM alias a
                 JOIN device d ON d.account_id = a.account_id
                 LEFT JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id
@@ -187,40 +190,76 @@ pub(super) async fn forget(
     let tail = ") DELETE FROM mailbox WHERE position IN (
                   SELECT m.position FROM done
                   JOIN mailbox m ON m.alias = done.alias AND m.position <= done.through)
-                RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken";
+                RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt,
+                  taken, expires_at";
     let rows = sql::insert_returning(connection, head, 2, tail, &through, |statement, (alias, through)| {
         statement.bind(alias.clone()).bind(*through)
     });
-    gone(&rows.await?)
+    let mut gone = Vec::new();
+    for row in rows.await? {
+        if is_untaken(&row)? {
+            let recipient = sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?;
+            let expires_at = Timestamp::from_millis(row.try_get("expires_at")?);
+            gone.push(Gone { recipient, delivered: delivered(&row)?, expires_at });
+        }
+    }
+    Ok(gone)
 }
 
-/// Deletes what has expired.
-pub(super) async fn expire(
+/// Rows that have expired.
+pub(super) async fn expired(
     connection: &mut SqliteConnection,
     now: Timestamp,
     most: usize,
-) -> Result<Gone, sqlx::Error> {
+) -> Result<Vec<Expired>, sqlx::Error> {
     let rows = sqlx::query(AssertSqlSafe(format!(
-        "DELETE FROM mailbox WHERE position IN (
-           SELECT position FROM mailbox WHERE expires_at <= $1 ORDER BY expires_at LIMIT {most})
-         RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken"
+        "SELECT position, alias, item, message_id, part, hub, sender, sender_node, wants_events,
+           wants_receipt, taken FROM mailbox WHERE expires_at <= $1 ORDER BY expires_at LIMIT {most}"
     )))
     .bind(now.millis())
     .fetch_all(connection)
     .await?;
-    gone(&rows)
+    let expired = |row: &SqliteRow| {
+        Ok(Expired {
+            position: sql::unsigned(row.try_get("position")?),
+            recipient: sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?,
+            item: item(row.try_get("item")?)?,
+            untaken: if is_untaken(row)? { Some(delivered(row)?) } else { None },
+        })
+    };
+    rows.iter().map(expired).collect()
 }
 
-fn gone(rows: &[SqliteRow]) -> Result<Gone, sqlx::Error> {
-    let mut gone = Gone { rows: rows.len() as u64, untaken: Vec::new() };
-    for row in rows {
-        if row.try_get::<Option<Vec<u8>>, _>("message_id")?.is_none() || row.try_get("taken")? {
-            continue;
-        }
-        let recipient = sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?;
-        gone.untaken.push((recipient, delivered(row)?));
-    }
-    Ok(gone)
+/// Another item stands in the place of one; nothing is reported of it.
+pub(super) async fn replace(
+    connection: &mut SqliteConnection,
+    position: u64,
+    item: &node::subscribe_response::Item,
+    expires_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let response = node::SubscribeResponse { position: 0, item: Some(item.clone()) };
+    sqlx::query("UPDATE mailbox SET item = $2, expires_at = $3, message_id = NULL WHERE position = $1")
+        .bind(sql::signed(position))
+        .bind(response.encode_to_vec())
+        .bind(expires_at.millis())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Deletes rows.
+pub(super) async fn remove(connection: &mut SqliteConnection, positions: &[u64]) -> Result<(), sqlx::Error> {
+    let positions = positions.iter().map(|position| sql::signed(*position));
+    sql::select_in(connection, "DELETE FROM mailbox WHERE position", "", positions).await.map(drop)
+}
+
+fn is_untaken(row: &SqliteRow) -> Result<bool, sqlx::Error> {
+    Ok(row.try_get::<Option<Vec<u8>>, _>("message_id")?.is_some() && !row.try_get::<bool, _>("taken")?)
+}
+
+fn item(bytes: Vec<u8>) -> Result<node::subscribe_response::Item, sqlx::Error> {
+    let response: node::SubscribeResponse = sql::message(bytes, "mailbox.item")?;
+    response.item.ok_or_else(|| sqlx::Error::ColumnNotFound("mailbox.item".to_owned()))
 }
 
 fn delivered(row: &SqliteRow) -> Result<Delivered, sqlx::Error> {

@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection};
 
 /// What [`Kept`] is read from.
-const KEPT: &str = "state, kind, message_id, part, recipients, sender, sender_node, wants_events";
+const KEPT: &str = "peer, state, kind, message_id, part, recipients, sender, sender_node, wants_events";
 
 /// Puts parcels behind all that wait.
 pub(super) async fn push(connection: &mut SqliteConnection, parcels: &[Outgoing]) -> Result<(), sqlx::Error> {
@@ -32,7 +32,7 @@ pub(super) async fn push(connection: &mut SqliteConnection, parcels: &[Outgoing]
     .await
 }
 
-/// Parcels for a peer behind `after` that wait and have not expired, oldest first.
+/// Parcels for a peer behind `after` that wait, oldest first.
 pub(crate) async fn next(
     store: &NodeStore,
     peer: &NodeId,
@@ -41,17 +41,21 @@ pub(crate) async fn next(
 ) -> Result<Vec<Waiting>, sqlx::Error> {
     // SQLite prepares a statement with a bound LIMIT anew each time.
     let rows = sqlx::query(AssertSqlSafe(format!(
-        "SELECT id, parcel FROM outbox
-         WHERE peer = $1 AND state = 0 AND id > $2 AND expires_at > $3 ORDER BY id LIMIT {most}"
+        "SELECT id, parcel, expires_at FROM outbox
+         WHERE peer = $1 AND state = 0 AND id > $2 ORDER BY id LIMIT {most}"
     )))
     .bind(peer.as_str())
     .bind(after)
-    .bind(store.now().millis())
     .fetch_all(store.readers())
     .await?;
-    rows.into_iter()
-        .map(|row| Ok(Waiting { id: row.try_get(0)?, parcel: row.try_get::<Vec<u8>, _>(1)?.into() }))
-        .collect()
+    let waiting = |row: &SqliteRow| {
+        Ok(Waiting {
+            id: row.try_get(0)?,
+            parcel: row.try_get::<Vec<u8>, _>(1)?.into(),
+            expires_at: Timestamp::from_millis(row.try_get(2)?),
+        })
+    };
+    rows.iter().map(waiting).collect()
 }
 
 /// A peer has these parcels: forgets those that nothing will be heard of, keeps the
@@ -74,7 +78,7 @@ pub(super) async fn dead(
     reason: &str,
 ) -> Result<Option<Ended>, sqlx::Error> {
     let text = format!(
-        "UPDATE outbox SET state = 2, reason = $2 WHERE id = $1 AND state = 0 RETURNING parcel, {KEPT}"
+        "UPDATE outbox SET state = 2, reason = $2 WHERE id = $1 AND state = 0 RETURNING id, parcel, {KEPT}"
     );
     let statement = sqlx::query(AssertSqlSafe(text)).bind(id).bind(reason);
     statement.fetch_optional(connection).await?.as_ref().map(ended).transpose()
@@ -128,22 +132,43 @@ pub(super) async fn drop_submission(
         .map(drop)
 }
 
-/// Deletes parcels that waited beyond their expiry, and those that a peer has and
-/// that expired before `kept_until`.
-pub(super) async fn expire(
+/// Parcels that waited beyond their expiry, and those that a peer has and that expired
+/// before `kept_until`.
+pub(super) async fn expired(
     connection: &mut SqliteConnection,
     now: Timestamp,
     kept_until: Timestamp,
     most: usize,
 ) -> Result<Vec<Ended>, sqlx::Error> {
     let text = format!(
-        "DELETE FROM outbox WHERE id IN (
-           SELECT id FROM outbox WHERE expires_at <= $1 AND (state = 0 OR expires_at <= $2)
-           ORDER BY expires_at LIMIT {most})
-         RETURNING parcel, {KEPT}"
+        "SELECT id, parcel, {KEPT} FROM outbox WHERE expires_at <= $1 AND (state = 0 OR expires_at <= $2)
+         ORDER BY expires_at LIMIT {most}"
     );
     let statement = sqlx::query(AssertSqlSafe(text)).bind(now.millis()).bind(kept_until.millis());
     statement.fetch_all(connection).await?.iter().map(ended).collect()
+}
+
+/// Another parcel waits in the place of one; it is not kept once it is acknowledged.
+pub(super) async fn replace(
+    connection: &mut SqliteConnection,
+    id: i64,
+    kind: Kind,
+    parcel: &wire::Parcel,
+    expires_at: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE outbox SET kind = $2, parcel = $3, expires_at = $4, recipients = x'' WHERE id = $1")
+        .bind(id)
+        .bind(kind as i64)
+        .bind(parcel.encode_to_vec())
+        .bind(expires_at.millis())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Deletes parcels.
+pub(super) async fn remove(connection: &mut SqliteConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    sql::select_in(connection, "DELETE FROM outbox WHERE id", "", ids.iter().copied()).await.map(drop)
 }
 
 /// Notes a peer's incarnation; the one before.
@@ -181,7 +206,12 @@ pub(super) async fn replay(connection: &mut SqliteConnection, peer: &NodeId) -> 
 
 fn ended(row: &SqliteRow) -> Result<Ended, sqlx::Error> {
     let parcel: wire::Parcel = sql::message(row.try_get("parcel")?, "outbox.parcel")?;
-    Ok(Ended { kept: kept(row)?, acknowledged: row.try_get::<i64, _>("state")? != 0, parcel })
+    Ok(Ended {
+        id: row.try_get("id")?,
+        kept: kept(row)?,
+        acknowledged: row.try_get::<i64, _>("state")? != 0,
+        parcel,
+    })
 }
 
 fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
@@ -190,7 +220,8 @@ fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
         1 => Kind::Delivery,
         2 => Kind::Outcome,
         3 => Kind::Report,
-        _ => Kind::Moved,
+        4 => Kind::Moved,
+        _ => Kind::Expired,
     };
     let recipients: Vec<u8> = row.try_get("recipients")?;
     Ok(Kept {

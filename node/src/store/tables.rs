@@ -3,9 +3,10 @@
 use super::{Sql, group, mailbox, moves, outbox, submission};
 use chancery_node_core::hub::Group;
 use chancery_node_core::mailbox::Item;
-use chancery_node_core::outbox::{Ended, Kept, Outgoing};
-use chancery_node_core::tables::{Gone, Known, Note, Seen, Tables, Untaken};
+use chancery_node_core::outbox::{Ended, Kept, Kind, Outgoing};
+use chancery_node_core::tables::{Expired, Gone, Known, Note, Seen, Tables, Untaken};
 use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, GroupId, Incarnation, MessageId, NodeId, Timestamp};
 use sqlx::Error;
 use std::collections::{HashMap, HashSet};
@@ -105,12 +106,25 @@ impl Tables for Sql<'_> {
         mailbox::raise_cursors(self.connection, cursors).await
     }
 
-    async fn forget(&mut self, aliases: &HashSet<Alias>) -> Result<Gone, Error> {
+    async fn forget(&mut self, aliases: &HashSet<Alias>) -> Result<Vec<Gone>, Error> {
         mailbox::forget(self.connection, aliases).await
     }
 
-    async fn expire_mailboxes(&mut self, now: Timestamp, most: usize) -> Result<Gone, Error> {
-        mailbox::expire(self.connection, now, most).await
+    async fn expired_items(&mut self, now: Timestamp, most: usize) -> Result<Vec<Expired>, Error> {
+        mailbox::expired(self.connection, now, most).await
+    }
+
+    async fn replace_item(
+        &mut self,
+        position: u64,
+        item: &node::subscribe_response::Item,
+        expires_at: Timestamp,
+    ) -> Result<(), Error> {
+        mailbox::replace(self.connection, position, item, expires_at).await
+    }
+
+    async fn remove_items(&mut self, positions: &[u64]) -> Result<(), Error> {
+        mailbox::remove(self.connection, positions).await
     }
 
     async fn push(&mut self, parcels: &[Outgoing]) -> Result<(), Error> {
@@ -142,13 +156,27 @@ impl Tables for Sql<'_> {
         outbox::drop_submission(self.connection, peer, message_id).await
     }
 
-    async fn expire_parcels(
+    async fn expired_parcels(
         &mut self,
         now: Timestamp,
         kept_until: Timestamp,
         most: usize,
     ) -> Result<Vec<Ended>, Error> {
-        outbox::expire(self.connection, now, kept_until, most).await
+        outbox::expired(self.connection, now, kept_until, most).await
+    }
+
+    async fn replace_parcel(
+        &mut self,
+        id: i64,
+        kind: Kind,
+        parcel: &wire::Parcel,
+        expires_at: Timestamp,
+    ) -> Result<(), Error> {
+        outbox::replace(self.connection, id, kind, parcel, expires_at).await
+    }
+
+    async fn remove_parcels(&mut self, ids: &[i64]) -> Result<(), Error> {
+        outbox::remove(self.connection, ids).await
     }
 
     async fn expire_notes(&mut self, now: Timestamp, most: usize) -> Result<u64, Error> {

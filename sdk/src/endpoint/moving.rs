@@ -10,7 +10,7 @@ use crate::keepsake;
 use crate::node_client::NodeClient;
 use crate::own_record::RecordChange;
 use crate::store::Tx;
-use crate::thread::receive;
+use chancery_sdk_core::receive;
 use chancery_types::{NodeId, Reason, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -128,7 +128,7 @@ impl Inner {
     pub(super) async fn follow_up(&self, from: &AtHome) -> Result<(), Refusal> {
         let id = from.id;
         if self.call(move |tx| home::give_up(tx, id)).await? {
-            self.call(receive::unpark_all).await?;
+            self.call(|tx| receive::unpark_all(tx)).await?;
             self.acknowledge();
         }
         // It can only tell of the home that came right after it, which tells of the next.

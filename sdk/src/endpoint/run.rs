@@ -16,6 +16,7 @@ use chancery_proto::federation::v1::Submission;
 use chancery_proto::node::v1::{
     PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
 };
+use chancery_sdk_core::acknowledge::acknowledgement;
 use chancery_types::{Entropy, NodeId, Reason, Refusal, Retry};
 use futures::StreamExt as _;
 use futures::future::join_all;
@@ -342,7 +343,7 @@ async fn acknowledge(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     let mut more = true;
     while more {
         let (id, acknowledged) = (at.id, at.acknowledged.load(Ordering::Relaxed));
-        let ready = inner.call(move |tx| inbox::acknowledgement(tx, id, acknowledged)).await?;
+        let ready = inner.call(move |tx| acknowledgement(tx, id, acknowledged)).await?;
         let Some(ready) = ready else { break };
         more = ready.more;
         at.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;

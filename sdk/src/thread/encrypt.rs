@@ -1,10 +1,11 @@
 //! Encrypting an application message, with the hub's chain head as associated data.
 
-use super::{Thread, chain};
+use super::Thread;
 use crate::error::EndpointError;
 use crate::identity;
 use crate::store::Tx;
 use chancery_proto::content::v1::AuthenticatedData;
+use chancery_sdk_core::Queues as _;
 use chancery_types::{MessageId, Timestamp};
 use prost::Message as _;
 
@@ -18,7 +19,7 @@ pub(crate) fn encrypt(
 ) -> Result<Vec<u8>, EndpointError> {
     let head_chain = match thread.head_sequence {
         0 => None,
-        sequence => chain::at(tx, &thread.id, sequence)?,
+        sequence => tx.chain(&thread.id, sequence)?,
     };
     let data = AuthenticatedData {
         message_id: message_id.to_wire(),

@@ -1,7 +1,6 @@
 //! Joining by a Welcome: only when every device in the group verifies and
 //! belongs to this account or to one other alias.
 
-use super::chain::{self, Link};
 use super::{Thread, add_member, insert};
 use crate::credential::VerifiedDevice;
 use crate::error::EndpointError;
@@ -10,6 +9,7 @@ use crate::mls::Suite;
 use crate::mls::suite::join_config;
 use crate::peer;
 use crate::store::Tx;
+use chancery_sdk_core::chain::{self, Link};
 use chancery_types::{Alias, Reason, Refusal};
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn};
 use openmls::group::{StagedWelcome, WelcomeError};

@@ -4,7 +4,6 @@
 //! [`crate::inbox`].
 
 pub(crate) mod admit;
-pub(crate) mod chain;
 pub(crate) mod commit;
 pub(crate) mod encrypt;
 #[cfg(test)]
@@ -15,35 +14,43 @@ pub(crate) mod receive;
 #[cfg(test)]
 mod tests;
 
+pub use chancery_sdk_core::receive::{Processed, receive};
 pub use open::open;
-pub use receive::{Processed, receive};
 
 use crate::credential::VerifiedDevice;
 use crate::error::EndpointError;
 use crate::mls::Suite;
 use crate::store::{StoreError, Tx};
+use chancery_sdk_core::Progress;
 use chancery_types::{Alias, DeviceId, GroupId, MessageId};
 use rusqlite::{OptionalExtension as _, Row, params};
+use std::ops::{Deref, DerefMut};
 
 /// A thread.
 #[derive(Clone)]
 pub struct Thread {
-    /// Its MLS group.
-    pub id: GroupId,
+    /// How far it has come.
+    pub progress: Progress,
     /// The other side.
     pub peer: Alias,
     /// Its cipher suite.
     pub suite: Suite,
-    /// Whether something may be sent and read: not after a rule was broken.
-    pub open: bool,
-    /// Epoch of the group as merged here.
-    pub epoch: u64,
-    /// Our commit that the hub has not decided.
-    pub pending_commit: Option<MessageId>,
     /// `request_id` of the latest letter sent to it by identifier.
     pub request_id: Option<[u8; 16]>,
-    pub(crate) head_sequence: u64,
-    pub(crate) delivered_sequence: u64,
+}
+
+impl Deref for Thread {
+    type Target = Progress;
+
+    fn deref(&self) -> &Progress {
+        &self.progress
+    }
+}
+
+impl DerefMut for Thread {
+    fn deref_mut(&mut self) -> &mut Progress {
+        &mut self.progress
+    }
 }
 
 const COLUMNS: &str =
@@ -52,16 +59,18 @@ const COLUMNS: &str =
 fn from_row(row: &Row<'_>) -> rusqlite::Result<(Thread, u16)> {
     let suite: u16 = row.get(2)?;
     let thread = Thread {
-        id: GroupId::from_bytes(row.get(0)?),
+        progress: Progress {
+            id: GroupId::from_bytes(row.get(0)?),
+            open: row.get::<_, u8>(3)? == 0,
+            epoch: row.get(4)?,
+            pending_commit: row.get::<_, Option<[u8; 16]>>(5)?.map(MessageId::from_bytes),
+            head_sequence: row.get(7)?,
+            delivered_sequence: row.get(8)?,
+        },
         peer: Alias::from_bytes(row.get(1)?),
         // Checked by `checked` below; the row is not used otherwise.
         suite: Suite::from_code(suite).unwrap_or(Suite::Classical),
-        open: row.get::<_, u8>(3)? == 0,
-        epoch: row.get(4)?,
-        pending_commit: row.get::<_, Option<[u8; 16]>>(5)?.map(MessageId::from_bytes),
         request_id: row.get(6)?,
-        head_sequence: row.get(7)?,
-        delivered_sequence: row.get(8)?,
     };
     Ok((thread, suite))
 }
@@ -121,17 +130,9 @@ fn insert(tx: &Tx<'_>, id: GroupId, peer: Alias, suite: Suite, epoch: u64) -> Re
              opened_at_ms) VALUES (?1, ?2, ?3, 0, ?4, 0, 0, ?5)",
         )?
         .execute(params![id.as_bytes(), peer.as_bytes(), suite.code(), epoch, tx.now().millis()])?;
-    Ok(Thread {
-        id,
-        peer,
-        suite,
-        open: true,
-        epoch,
-        pending_commit: None,
-        request_id: None,
-        head_sequence: 0,
-        delivered_sequence: 0,
-    })
+    let progress =
+        Progress { id, open: true, epoch, pending_commit: None, head_sequence: 0, delivered_sequence: 0 };
+    Ok(Thread { progress, peer, suite, request_id: None })
 }
 
 fn set_epoch(tx: &Tx<'_>, id: &GroupId, epoch: u64, pending: Option<MessageId>) -> Result<(), EndpointError> {

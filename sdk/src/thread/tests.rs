@@ -8,6 +8,7 @@ use crate::peer::Peer;
 use crate::thread::{self, Processed};
 use crate::{identity, inbox, link, request};
 use chancery_proto::federation::v1::delivery;
+use chancery_sdk_core::acknowledge::acknowledgement;
 use chancery_types::{Alias, GroupId};
 use prost::bytes::Bytes;
 use std::time::Duration;
@@ -397,7 +398,7 @@ async fn forged_receipts_do_not_count() {
     let mailbox = hub.mailboxes[&person_identity.alias].clone();
     let position = u64::try_from(mailbox.len()).unwrap();
     person.take(position, mailbox.last().unwrap().clone(), person_identity.device).await;
-    let receipt = person.run(|tx| inbox::acknowledgement(tx, 1, 0)).await.unwrap().receipts.remove(0);
+    let receipt = person.run(|tx| acknowledgement(tx, 1, 0)).await.unwrap().receipts.remove(0);
     let mut wrong = SignedDeliveryReceipt::decode(receipt.clone()).unwrap();
     wrong.signature = vec![1; 64].into();
     let first = agent.inbox().await.len();
@@ -482,9 +483,9 @@ async fn a_crash_anywhere_loses_nothing_and_sends_nothing_twice() {
     }
     person.acknowledge(&mut hub).await;
     person.reopen();
-    let again = person.run(|tx| inbox::acknowledgement(tx, 1, 0)).await.unwrap();
+    let again = person.run(|tx| acknowledgement(tx, 1, 0)).await.unwrap();
     assert_eq!((again.through, again.receipts.len()), (2, 0));
-    assert!(person.run(move |tx| inbox::acknowledgement(tx, 1, again.through)).await.is_none());
+    assert!(person.run(move |tx| acknowledgement(tx, 1, again.through)).await.is_none());
     assert_eq!(person.texts().await, ["one"]);
 
     for round in 0..3 {

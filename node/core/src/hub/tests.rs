@@ -149,6 +149,22 @@ fn the_message_must_be_what_its_envelope_says() {
     assert_eq!(group, opened());
 }
 
+/// Found by the simulation: the copy of somebody with one device, at home with the
+/// sender, was taken for one of the sender's own.
+#[test]
+fn the_senders_other_devices_get_a_copy_of_their_own() {
+    let mut group = None;
+    let here = node("a");
+    order(&mut group, &commit(1, 1, 0, &[(2, "a")], &[]), &here, &here, NOW).unwrap();
+    let echoed = Submission { echo: true, ..message(2, 1, 1) };
+    let deliveries = order(&mut group, &echoed, &here, &here, NOW).unwrap().deliveries;
+    let shape: Vec<_> = deliveries
+        .iter()
+        .map(|(_, delivery)| (delivery.recipients.clone(), delivery.except_device.is_empty()))
+        .collect();
+    assert_eq!(shape, [(vec![alias(2).to_wire()], true), (vec![alias(1).to_wire()], false)]);
+}
+
 proptest! {
     /// Whatever is thrown at a hub, sequences have no gap, the chain can be
     /// recomputed from what was accepted, and epochs move by one commit each.
