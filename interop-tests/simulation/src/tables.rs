@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use chancery_node_core::hub::Group;
-use chancery_node_core::mailbox::{Delivered, Item, shown};
+use chancery_node_core::mailbox::{Delivered, Item};
 use chancery_node_core::outbox::{Ended, Kept, Kind, Outgoing, Waiting};
 use chancery_node_core::tables::{Expired, Gone, Known, Note, Seen, Tables, Untaken};
 use chancery_proto::federation::v1 as wire;
@@ -120,7 +120,7 @@ impl Disk {
             .collect()
     }
 
-    /// What waits for a device behind a position, oldest first.
+    /// What waits for a device behind a position, oldest first, up to what has expired.
     pub(crate) fn read(
         &self,
         (alias, device): (Alias, DeviceId),
@@ -130,11 +130,9 @@ impl Disk {
     ) -> Vec<node::SubscribeResponse> {
         self.of(alias, after.max(self.cursor(alias, device)), u64::MAX)
             .filter(|(_, row)| is_for(&row.item, device))
+            .take_while(|(_, row)| row.item.expires_at > now)
             .take(most)
-            .filter_map(|(position, row)| {
-                let item = shown(row.item.item.clone(), row.item.expires_at, now)?;
-                Some(node::SubscribeResponse { position, item: Some(item) })
-            })
+            .map(|(position, row)| node::SubscribeResponse { position, item: Some(row.item.item.clone()) })
             .collect()
     }
 
@@ -429,7 +427,7 @@ impl Tables for &mut Disk {
             let passed: Vec<_> = self.of(*alias, 0, through).map(|(position, _)| position).collect();
             for row in passed.into_iter().filter_map(|position| self.remove(position)) {
                 if let Some(delivered) = row.untaken() {
-                    gone.push(Gone { recipient: *alias, delivered, expires_at: row.item.expires_at });
+                    gone.push(Gone { recipient: *alias, delivered });
                 }
             }
         }
@@ -553,7 +551,6 @@ impl Tables for &mut Disk {
         expires_at: Timestamp,
     ) -> Result<(), Infallible> {
         if let (Some(row), Some(parcel)) = (self.outbox.get_mut(&id), parcel.parcel.clone()) {
-            row.recipients.clear();
             row.out = Arc::new(Outgoing { kind, parcel, expires_at, ..(*row.out).clone() });
         }
         Ok(())

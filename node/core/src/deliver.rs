@@ -1,5 +1,6 @@
 //! Deliveries into local mailboxes: from this node as the hub, or from a peer.
 
+use crate::expire::GRACE;
 use crate::mailbox::{self, Delivered, Item, Origin};
 use crate::parcel::{Delivery, MAX_SKEW};
 use crate::report;
@@ -46,7 +47,7 @@ pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -
         let wants_receipt = matches!(delivery.message.body, Some(wire::delivery::Body::Application(_)));
         let (message_id, part) = (delivery.message_id, delivery.part);
         let delivered = Delivered { message_id, part, origin, wants_receipt };
-        let remains = matches!(delivery.message.body, Some(wire::delivery::Body::Expired(_)));
+        let remains = mailbox::is_rest(&delivery.message);
         for recipient in &delivery.recipients {
             let end = |outcome| report::Settled {
                 delivered: delivered.clone(),
@@ -55,14 +56,11 @@ pub(crate) async fn deliver<T: Tables>(tx: &mut Tx<T>, arrivals: Vec<Arrival>) -
                 outcome,
             };
             match devices.get(recipient) {
-                None if remains => {}
                 None => {
                     let reason = Reason::AliasUnknown.as_str().to_owned();
                     settled.push(end(wire::report::Outcome::Refused(reason)));
                 }
-                // Its report was made where it expired.
-                Some(_) if remains => items.extend(rest(&delivery, recipient, tx.now)),
-                Some(_) if delivery.expires_at <= tx.now => {
+                Some(_) if remains || delivery.expires_at <= tx.now => {
                     settled.push(end(wire::report::Outcome::Expired(true)));
                     items.extend(rest(&delivery, recipient, tx.now));
                 }
@@ -146,6 +144,7 @@ fn seen(delivery: &Delivery) -> Seen {
     Seen {
         key: delivery.message_id.to_wire(),
         part: delivery.part,
-        expires_at: delivery.expires_at.after(MAX_SKEW).after(MAX_SKEW),
+        // What remains of it may come until then.
+        expires_at: delivery.expires_at.after(GRACE).after(MAX_SKEW).after(MAX_SKEW),
     }
 }

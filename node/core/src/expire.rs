@@ -5,7 +5,7 @@ use crate::parcel::MAX_LIFE;
 use crate::tables::{Tables, Tx};
 use crate::{mailbox, report, submit};
 use chancery_proto::federation::v1 as wire;
-use chancery_types::Reason;
+use chancery_types::{Reason, Timestamp};
 use std::time::Duration;
 
 /// Rows of one kind that one transaction takes.
@@ -25,39 +25,59 @@ pub async fn expire<T: Tables>(tx: &mut Tx<T>) -> Result<bool, T::Error> {
     Ok(items.max(parcels).max(notes) >= SLICE as u64)
 }
 
-/// Parcels that no peer took or settled in time: failures before relay are our own.
+/// Parcels that no peer took or settled in time. Whether a peer has what it has not
+/// acknowledged nobody knows: so that it alone says what became of a message, it gets
+/// what remains of a delivery, and a submission as it stands, for a while beyond expiry.
 async fn waiting<T: Tables>(tx: &mut Tx<T>) -> Result<u64, T::Error> {
-    let (now, kept_until, until) = (tx.now, tx.now.before(GRACE), tx.now.after(MAX_LIFE));
+    let (now, kept_until) = (tx.now, tx.now.before(GRACE));
     let ended = tx.tables.expired_parcels(now, kept_until, SLICE).await?;
     let rows = ended.len() as u64;
     let mut gone = Vec::new();
-    for Ended { id, peer, kept, acknowledged, parcel } in ended {
+    for ended in ended {
         // What is behind it may go on.
-        tx.after.peers.insert(peer);
-        let remains = match parcel.parcel {
-            Some(wire::parcel::Parcel::Submission(submission)) => {
-                let reason = if acknowledged { Reason::PeerUnreachable } else { Reason::Expired };
-                submit::refused_on_the_way(tx, &submission, reason.as_str()).await?;
-                None
-            }
-            // What the peer has stays undetermined without its report.
-            Some(wire::parcel::Parcel::Delivery(delivery))
-                if !acknowledged && kept.kind == Kind::Delivery =>
-            {
-                report::settle_kept(tx, &kept, wire::report::Outcome::Expired(true)).await?;
-                mailbox::remains(delivery)
-            }
-            _ => None,
-        };
-        match remains {
-            Some(mut remains) => {
-                remains.expires_at_ms = until.millis();
-                let parcel = wire::Parcel { parcel: Some(wire::parcel::Parcel::Delivery(remains)) };
-                tx.tables.replace_parcel(id, Kind::Expired, &parcel, until).await?;
+        tx.after.peers.insert(ended.peer.clone());
+        let id = ended.id;
+        match end(tx, ended).await? {
+            Some(Rest { kind, delivery, expires_at }) => {
+                let parcel = wire::Parcel { parcel: Some(wire::parcel::Parcel::Delivery(delivery)) };
+                tx.tables.replace_parcel(id, kind, &parcel, expires_at).await?;
             }
             None => gone.push(id),
         }
     }
     tx.tables.remove_parcels(&gone).await?;
     Ok(rows)
+}
+
+/// What waits in the place of a delivery.
+struct Rest {
+    kind: Kind,
+    delivery: wire::Delivery,
+    expires_at: Timestamp,
+}
+
+async fn end<T: Tables>(tx: &mut Tx<T>, ended: Ended) -> Result<Option<Rest>, T::Error> {
+    let Ended { kept, acknowledged, parcel, .. } = ended;
+    let delivery = match parcel.parcel {
+        Some(wire::parcel::Parcel::Submission(submission)) => {
+            submit::refused_on_the_way(tx, &submission, Reason::PeerUnreachable.as_str()).await?;
+            return Ok(None);
+        }
+        // What the peer has stays undetermined without its report.
+        Some(wire::parcel::Parcel::Delivery(delivery)) if !acknowledged && kept.kind == Kind::Delivery => {
+            delivery
+        }
+        _ => return Ok(None),
+    };
+    let is_rest = mailbox::is_rest(&delivery);
+    let expires_at = Timestamp::from_millis(delivery.expires_at_ms).after(GRACE);
+    let rest = mailbox::remains(delivery);
+    if is_rest || rest.is_none() {
+        report::settle_kept(tx, &kept, wire::report::Outcome::Expired(true)).await?;
+    }
+    let until = tx.now.after(MAX_LIFE);
+    Ok(rest.map(|delivery| match is_rest {
+        false => Rest { kind: Kind::Delivery, delivery, expires_at },
+        true => Rest { kind: Kind::Expired, delivery, expires_at: until },
+    }))
 }

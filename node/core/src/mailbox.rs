@@ -161,32 +161,15 @@ pub async fn acknowledge<T: Tables>(
 /// The tables'.
 pub async fn forget<T: Tables>(tx: &mut Tx<T>, aliases: &HashSet<Alias>) -> Result<(), T::Error> {
     let at = tx.now;
-    let settle = |Gone { recipient, delivered, expires_at }| {
-        let outcome = if expires_at <= at {
-            wire::report::Outcome::Expired(true)
-        } else {
-            wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned())
-        };
-        report::Settled { delivered, recipient, at, outcome }
+    let outcome = wire::report::Outcome::Refused(Reason::InvalidMessage.as_str().to_owned());
+    let settle = |Gone { recipient, delivered }| report::Settled {
+        delivered,
+        recipient,
+        at,
+        outcome: outcome.clone(),
     };
     let settled = tx.tables.forget(aliases).await?.into_iter().map(settle).collect();
     report::settle(tx, settled).await
-}
-
-/// What is shown of an item at a time: of a delivery that has expired what remains.
-/// `None`: nothing.
-pub fn shown(
-    item: node::subscribe_response::Item,
-    expires_at: Timestamp,
-    now: Timestamp,
-) -> Option<node::subscribe_response::Item> {
-    match item {
-        item if expires_at > now => Some(item),
-        node::subscribe_response::Item::Delivery(delivery) => {
-            remains(delivery).map(node::subscribe_response::Item::Delivery)
-        }
-        _ => None,
-    }
 }
 
 /// What remains of a delivery that has expired: its place in the group, so that nobody
@@ -202,6 +185,11 @@ pub(crate) fn remains(delivery: wire::Delivery) -> Option<wire::Delivery> {
     Some(wire::Delivery { body: Some(Body::Expired(digest)), ..delivery })
 }
 
+/// Whether a delivery is what remains of one.
+pub(crate) const fn is_rest(delivery: &wire::Delivery) -> bool {
+    matches!(delivery.body, Some(wire::delivery::Body::Expired(_)))
+}
+
 /// Expired deliveries: reported unless a device has them; what remains stays for
 /// whoever reads the mailbox later. How many rows.
 pub(crate) async fn expire<T: Tables>(tx: &mut Tx<T>, most: usize) -> Result<u64, T::Error> {
@@ -210,10 +198,14 @@ pub(crate) async fn expire<T: Tables>(tx: &mut Tx<T>, most: usize) -> Result<u64
     let rows = expired.len() as u64;
     let (mut gone, mut settled) = (Vec::new(), Vec::new());
     for Expired { position, recipient, item, untaken } in expired {
-        let message = matches!(&item, node::subscribe_response::Item::Delivery(delivery)
-            if !matches!(delivery.body, Some(wire::delivery::Body::Expired(_))));
-        match shown(item, now, now).filter(|_| message) {
-            Some(item) => tx.tables.replace_item(position, &item, until).await?,
+        // What is behind it may go on.
+        tx.after.aliases.insert(recipient);
+        let rest = match item {
+            node::subscribe_response::Item::Delivery(delivery) if !is_rest(&delivery) => remains(delivery),
+            _ => None,
+        };
+        match rest.map(node::subscribe_response::Item::Delivery) {
+            Some(rest) => tx.tables.replace_item(position, &rest, until).await?,
             None => gone.push(position),
         }
         let outcome = wire::report::Outcome::Expired(true);

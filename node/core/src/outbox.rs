@@ -24,7 +24,7 @@ pub enum Kind {
     Report = 3,
     /// To hubs of groups of an alias that left.
     Moved = 4,
-    /// To the homes of a group's members, in the place of a delivery that expired.
+    /// To the homes of a group's members, in the place of a delivery that expired long ago.
     Expired = 5,
 }
 

@@ -83,8 +83,6 @@ pub struct Gone {
     pub recipient: Alias,
     /// What its report needs.
     pub delivered: Delivered,
-    /// When it expired, or would have.
-    pub expires_at: Timestamp,
 }
 
 /// A row of a mailbox that has expired.
@@ -296,7 +294,7 @@ pub trait Tables: Send {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
 
-    /// Another parcel waits in the place of one; it is not kept once it is acknowledged.
+    /// Another parcel waits in the place of one, about the same.
     fn replace_parcel(
         &mut self,
         id: i64,

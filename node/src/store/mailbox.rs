@@ -1,7 +1,7 @@
 //! Mailboxes: what waits for the devices of an alias, and how far each device has come.
 
 use super::{NodeStore, Tx, sql};
-use chancery_node_core::mailbox::{Delivered, Item, Origin, shown};
+use chancery_node_core::mailbox::{Delivered, Item, Origin};
 use chancery_node_core::tables::{Expired, Gone, Untaken};
 use chancery_proto::node::v1 as node;
 use chancery_types::{Alias, DeviceId, Timestamp};
@@ -15,7 +15,8 @@ use std::collections::{HashMap, HashSet};
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What waits for a device behind a position, oldest first, up to some bytes;
-/// and whether there may be more. Of what has expired only what remains.
+/// and whether there may be more. What has expired stops it: what remains of it comes
+/// before what is behind it.
 pub(crate) async fn read(
     store: &NodeStore,
     alias: Alias,
@@ -37,21 +38,22 @@ pub(crate) async fn read(
     .bind(device.as_bytes().as_slice())
     .fetch(store.readers());
     let now = store.now();
-    let (mut items, mut bytes, mut rows_read) = (Vec::new(), 0, 0);
+    let (mut items, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
         let content: Vec<u8> = row.try_get(1)?;
-        rows_read += 1;
         bytes += content.len();
         let expires_at = Timestamp::from_millis(row.try_get(2)?);
-        if let Some(item) = shown(item(content)?, expires_at, now) {
-            let position = sql::unsigned(row.try_get(0)?);
-            items.push(node::SubscribeResponse { position, item: Some(item) });
+        if expires_at <= now {
+            return Ok((items, false));
         }
+        let position = sql::unsigned(row.try_get(0)?);
+        items.push(node::SubscribeResponse { position, item: Some(item(content)?) });
         if bytes >= READ_BYTES {
             return Ok((items, true));
         }
     }
-    Ok((items, rows_read >= most))
+    let full = items.len() >= most;
+    Ok((items, full))
 }
 
 /// A device that is new to an alias reads what arrives from now on.
@@ -190,8 +192,7 @@ pub(super) async fn forget(
     let tail = ") DELETE FROM mailbox WHERE position IN (
                   SELECT m.position FROM done
                   JOIN mailbox m ON m.alias = done.alias AND m.position <= done.through)
-                RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt,
-                  taken, expires_at";
+                RETURNING alias, message_id, part, hub, sender, sender_node, wants_events, wants_receipt, taken";
     let rows = sql::insert_returning(connection, head, 2, tail, &through, |statement, (alias, through)| {
         statement.bind(alias.clone()).bind(*through)
     });
@@ -199,8 +200,7 @@ pub(super) async fn forget(
     for row in rows.await? {
         if is_untaken(&row)? {
             let recipient = sql::column(row.try_get::<Vec<u8>, _>("alias")?, "mailbox.alias")?;
-            let expires_at = Timestamp::from_millis(row.try_get("expires_at")?);
-            gone.push(Gone { recipient, delivered: delivered(&row)?, expires_at });
+            gone.push(Gone { recipient, delivered: delivered(&row)? });
         }
     }
     Ok(gone)

@@ -148,7 +148,7 @@ pub(super) async fn expired(
     statement.fetch_all(connection).await?.iter().map(ended).collect()
 }
 
-/// Another parcel waits in the place of one; it is not kept once it is acknowledged.
+/// Another parcel waits in the place of one, about the same.
 pub(super) async fn replace(
     connection: &mut SqliteConnection,
     id: i64,
@@ -156,7 +156,7 @@ pub(super) async fn replace(
     parcel: &wire::Parcel,
     expires_at: Timestamp,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE outbox SET kind = $2, parcel = $3, expires_at = $4, recipients = x'' WHERE id = $1")
+    sqlx::query("UPDATE outbox SET kind = $2, parcel = $3, expires_at = $4 WHERE id = $1")
         .bind(id)
         .bind(kind as i64)
         .bind(parcel.encode_to_vec())

@@ -95,7 +95,8 @@ impl Effects {
             sender: submission.sender,
             sender_node: here.clone(),
             wants_events: false,
-            expires_at: submission.expires_at,
+            // Only the hub knows whether it was in time.
+            expires_at: submission.expires_at.after(GRACE),
         });
     }
 
