@@ -23,6 +23,7 @@ mod world;
 
 pub use books::Violation;
 pub use plan::{Op, Person, Plan};
+pub use tables::Disk;
 pub use world::{Outcome, World};
 
 /// Runs a plan from its beginning to rest.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// What a node's disk holds.
 #[derive(Clone, Default)]
-pub(crate) struct Disk {
+pub struct Disk {
     groups: BTreeMap<GroupId, Group>,
     routes: BTreeMap<GroupId, BTreeMap<Alias, NodeId>>,
     devices: BTreeMap<Alias, BTreeSet<DeviceId>>,
@@ -101,14 +101,14 @@ impl Parcel {
 
 impl Disk {
     /// A device of an alias, which reads what arrives from now on.
-    pub(crate) fn add_device(&mut self, alias: Alias, device: DeviceId) {
+    pub fn add_device(&mut self, alias: Alias, device: DeviceId) {
         self.devices.entry(alias).or_default().insert(device);
         let last = self.positions.get(&alias).and_then(BTreeSet::last).copied().unwrap_or(0);
         self.cursors.insert((alias, device), last);
     }
 
     /// Parcels for a peer behind `after` that wait, oldest first.
-    pub(crate) fn waiting(&self, peer: &NodeId, after: i64, most: usize) -> Vec<Waiting> {
+    pub fn waiting(&self, peer: &NodeId, after: i64, most: usize) -> Vec<Waiting> {
         let Some(waiting) = self.waiting.get(peer) else { return Vec::new() };
         let parcels = waiting.range(after + 1..).filter_map(|id| Some((*id, self.outbox.get(id)?)));
         parcels
@@ -121,7 +121,7 @@ impl Disk {
     }
 
     /// What waits for a device behind a position, oldest first, up to what has expired.
-    pub(crate) fn read(
+    pub fn read(
         &self,
         (alias, device): (Alias, DeviceId),
         after: u64,
@@ -562,8 +562,10 @@ impl Tables for &mut Disk {
     }
 
     async fn expire_notes(&mut self, now: Timestamp, _: usize) -> Result<u64, Infallible> {
+        let before = (self.submissions.len(), self.received.len());
         self.submissions.retain(|_, row| row.expires_at > now);
         self.received.retain(|_, expires_at| *expires_at > now);
+        let gone = (before.0 - self.submissions.len()).max(before.1 - self.received.len());
         // Everything that expires is known by now.
         let mailboxes = self.mailbox.values().map(|row| row.item.expires_at);
         let parcels = self.outbox.values().map(|parcel| match parcel.state {
@@ -576,7 +578,7 @@ impl Tables for &mut Disk {
         if self.first_expiry.is_none() {
             self.first_expiry = Some(Timestamp::from_millis(i64::MAX));
         }
-        Ok(0)
+        Ok(gone as u64)
     }
 
     async fn greet(

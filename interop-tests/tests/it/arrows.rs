@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// What each crate may use of the others, beside what stands under it. A shell
 /// never uses another shell.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("chancery-proto", &[]),
     ("chancery-types", &["chancery-proto"]),
     ("chancery-pki-core", &["chancery-proto", "chancery-types"]),
@@ -17,6 +17,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
         "chancery-node-core",
         &["chancery-proto", "chancery-types", "chancery-pki-core", "chancery-directory-core"],
     ),
+    ("chancery-sdk-core", &["chancery-proto", "chancery-types"]),
     ("chancery-kit", &["chancery-proto", "chancery-types", "chancery-pki-core"]),
     ("chancery-directory-log", &INNER),
     ("chancery-pki", &SHELL),
@@ -25,28 +26,31 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("chancery-sdk", &SHELL),
     ("chancery", &ALL),
     ("chancery-interop-tests", &ALL),
+    ("chancery-simulation", &["chancery-proto", "chancery-types", "chancery-node-core", "chancery-sdk-core"]),
     ("chancery-test-postgres", &[]),
 ];
 /// Any core, and kit.
-const INNER: [&str; 6] = [
+const INNER: [&str; 7] = [
     "chancery-proto",
     "chancery-types",
     "chancery-pki-core",
     "chancery-directory-core",
     "chancery-node-core",
+    "chancery-sdk-core",
     "chancery-kit",
 ];
 /// The same and the log.
-const SHELL: [&str; 7] =
-    [INNER[0], INNER[1], INNER[2], INNER[3], INNER[4], INNER[5], "chancery-directory-log"];
+const SHELL: [&str; 8] =
+    [INNER[0], INNER[1], INNER[2], INNER[3], INNER[4], INNER[5], INNER[6], "chancery-directory-log"];
 /// The same and the shells.
-const ALL: [&str; 11] = [
+const ALL: [&str; 12] = [
     INNER[0],
     INNER[1],
     INNER[2],
     INNER[3],
     INNER[4],
     INNER[5],
+    INNER[6],
     "chancery-directory-log",
     "chancery-pki",
     "chancery-directory",
@@ -54,12 +58,17 @@ const ALL: [&str; 11] = [
     "chancery-sdk",
 ];
 
-/// A real PostgreSQL for tests: everybody's tests may start one.
-const HELPER: &str = "chancery-test-postgres";
+/// What tests of any crate may use: a real PostgreSQL, and the tables of the simulation.
+const HELPERS: [&str; 2] = ["chancery-test-postgres", "chancery-simulation"];
 
 /// Crates that decide and verify without I/O.
-const CORES: [&str; 4] =
-    ["chancery-types", "chancery-pki-core", "chancery-directory-core", "chancery-node-core"];
+const CORES: [&str; 5] = [
+    "chancery-types",
+    "chancery-pki-core",
+    "chancery-directory-core",
+    "chancery-node-core",
+    "chancery-sdk-core",
+];
 /// What does I/O.
 const IO: [&str; 9] =
     ["tokio", "tokio-stream", "tokio-util", "tonic", "sqlx", "rusqlite", "hyper", "hyper-util", "rustls"];
@@ -174,7 +183,7 @@ fn arrows_point_inwards() {
     let allowed = BTreeMap::from(ARROWS);
     for package in workspace.own() {
         let allowed = allowed.get(name(package)).unwrap_or_else(|| panic!("{} is new", name(package)));
-        let own = |name: &&str| name.starts_with("chancery") && *name != HELPER;
+        let own = |name: &&str| name.starts_with("chancery") && !HELPERS.contains(name);
         for dependency in dependencies(package).filter(own) {
             assert!(allowed.contains(&dependency), "{} uses {dependency}", name(package));
         }

@@ -15,7 +15,7 @@ use std::collections::{HashMap, HashSet};
 pub const TAKEN_AT_ONCE: usize = 1024;
 
 /// Something to put into a mailbox.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Item {
     /// Whose.
     pub alias: Alias,
@@ -32,7 +32,7 @@ pub struct Item {
 }
 
 /// Of a delivery: what its terminal report needs.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Delivered {
     /// The message.
     pub message_id: MessageId,
@@ -45,7 +45,7 @@ pub struct Delivered {
 }
 
 /// Who wants the terminal report of a delivery.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum Origin {
     /// Another node is the hub.
     Hub(NodeId),

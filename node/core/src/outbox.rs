@@ -61,7 +61,7 @@ pub struct Outgoing {
 }
 
 /// A waiting parcel, as its peer gets it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Waiting {
     /// Growing.
     pub id: i64,
@@ -72,7 +72,7 @@ pub struct Waiting {
 }
 
 /// What the outbox keeps about a parcel beside its bytes.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Kept {
     /// What kind.
     pub kind: Kind,
@@ -91,6 +91,7 @@ pub struct Kept {
 }
 
 /// A parcel that came to its end without being settled.
+#[derive(PartialEq)]
 pub struct Ended {
     /// Its id in the outbox.
     pub id: i64,

@@ -34,6 +34,7 @@ pub struct After {
 }
 
 /// A submission that is known already.
+#[derive(PartialEq)]
 pub struct Known {
     /// SHA-256 of what the endpoint chose.
     pub digest: [u8; 32],
@@ -70,6 +71,7 @@ pub struct Seen {
 }
 
 /// A delivery in a mailbox that no device has taken.
+#[derive(PartialEq)]
 pub struct Untaken {
     /// Where it stands.
     pub position: u64,
@@ -78,6 +80,7 @@ pub struct Untaken {
 }
 
 /// A delivery that was deleted from a mailbox before any device had taken it.
+#[derive(PartialEq)]
 pub struct Gone {
     /// Whose mailbox.
     pub recipient: Alias,
@@ -86,6 +89,7 @@ pub struct Gone {
 }
 
 /// A row of a mailbox that has expired.
+#[derive(PartialEq)]
 pub struct Expired {
     /// Where it stands.
     pub position: u64,

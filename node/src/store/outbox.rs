@@ -208,6 +208,7 @@ fn ended(row: &SqliteRow) -> Result<Ended, sqlx::Error> {
     let parcel: wire::Parcel = sql::message(row.try_get("parcel")?, "outbox.parcel")?;
     Ok(Ended {
         id: row.try_get("id")?,
+        peer: sql::column(row.try_get::<String, _>("peer")?, "outbox.peer")?,
         kept: kept(row)?,
         acknowledged: row.try_get::<i64, _>("state")? != 0,
         parcel,

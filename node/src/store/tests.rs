@@ -16,6 +16,7 @@ use prost::Message as _;
 use std::collections::HashMap;
 use std::time::Duration;
 
+mod beside;
 mod moves;
 
 const GROUP: GroupId = GroupId::from_bytes([7; 32]);
