@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// What each crate may use of the others, beside what stands under it. A shell
 /// never uses another shell.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("chancery-proto", &[]),
     ("chancery-types", &["chancery-proto"]),
     ("chancery-pki-core", &["chancery-proto", "chancery-types"]),
@@ -25,6 +25,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
     ("chancery-sdk", &SHELL),
     ("chancery", &ALL),
     ("chancery-interop-tests", &ALL),
+    ("chancery-fuzz", &EVERYTHING),
     ("chancery-test-postgres", &[]),
 ];
 /// Any core, and kit.
@@ -53,6 +54,9 @@ const ALL: [&str; 11] = [
     "chancery-node",
     "chancery-sdk",
 ];
+/// The same and what the program offers to others.
+const EVERYTHING: [&str; 12] =
+    [ALL[0], ALL[1], ALL[2], ALL[3], ALL[4], ALL[5], ALL[6], ALL[7], ALL[8], ALL[9], ALL[10], "chancery"];
 
 /// A real PostgreSQL for tests: everybody's tests may start one.
 const HELPER: &str = "chancery-test-postgres";

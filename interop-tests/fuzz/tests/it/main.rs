@@ -1,0 +1,75 @@
+//! What fuzzing found and grew, on every run of the tests: each file of each corpus, and
+//! some changes of them that are the same each time.
+
+use chancery_fuzz::{TARGETS, Target, mutate};
+use chancery_types::Entropy;
+use chancery_types::entropy::SeededEntropy;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Inputs made for each target, and how long it may take to try them.
+const MUTATED: usize = 3_000;
+const SHARE: Duration = Duration::from_millis(350);
+
+fn corpora() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
+}
+
+/// Seeds and corpus of a target, in order.
+fn inputs(target: &Target) -> Vec<Vec<u8>> {
+    let folder = std::fs::read_dir(corpora().join(target.name));
+    let mut paths: Vec<_> = folder.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let files = paths.iter().map(|path| std::fs::read(path).unwrap());
+    (target.seeds)().into_iter().chain(files).collect()
+}
+
+/// Names the input that does not hold.
+fn hold(target: &Target, input: &[u8]) {
+    let held = std::panic::catch_unwind(|| (target.run)(input));
+    assert!(held.is_ok(), "{}: {}", target.name, hex::encode(input));
+}
+
+#[test]
+fn every_input_holds() {
+    for target in TARGETS {
+        let inputs = inputs(target);
+        assert!(!inputs.is_empty(), "{} has no seeds", target.name);
+        inputs.iter().for_each(|input| hold(target, input));
+    }
+}
+
+#[test]
+fn changed_inputs_hold() {
+    for target in TARGETS {
+        let (inputs, entropy) = (inputs(target), SeededEntropy::new(1));
+        let entropy: &dyn Entropy = &entropy;
+        let began = Instant::now();
+        for _ in 0..MUTATED {
+            let [one, other] = [0; 2].map(|_| u32::from_be_bytes(entropy.array()) as usize % inputs.len());
+            hold(target, &mutate::mutated(&inputs[one], &inputs[other], entropy));
+            // Targets that sign and verify take longer; they are fuzzed elsewhere.
+            if began.elapsed() > SHARE {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn corpora_are_small_and_belong_to_targets() {
+    let names: BTreeSet<_> = TARGETS.iter().map(|target| target.name).collect();
+    assert_eq!(names.len(), TARGETS.len(), "two targets have one name");
+    let mut total = 0;
+    for folder in std::fs::read_dir(corpora()).unwrap() {
+        let folder = folder.unwrap();
+        assert!(names.contains(folder.file_name().to_str().unwrap()), "{:?}", folder.path());
+        let sizes =
+            std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+        let sizes: Vec<_> = sizes.collect();
+        assert!(sizes.len() <= 60 && sizes.iter().all(|size| *size <= 4096), "{:?}", folder.path());
+        total += sizes.iter().sum::<u64>();
+    }
+    assert!(total < 2_000_000, "{total} bytes");
+}
