@@ -1,6 +1,8 @@
 //! What fuzzing found and grew, on every run of the tests: each file of each corpus, and
 //! some changes of them that are the same each time.
 
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
+
 use chancery_fuzz::{TARGETS, Target, mutate};
 use chancery_types::Entropy;
 use chancery_types::entropy::SeededEntropy;
