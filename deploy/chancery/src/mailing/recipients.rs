@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Read;
 
-pub use super::records::{BadField, Unreadable};
+pub use super::records::{BadField, MAX_COLUMNS, MAX_FIELD, MAX_FILE, Unreadable};
 
 /// Columns that every list has. The others are fields for the letter.
 const REQUIRED: [&str; 4] = ["request_id", "scheme", "identifier", "language"];
@@ -196,7 +196,6 @@ fn is_language_tag(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::{MAX_COLUMNS, MAX_FIELD, MAX_FILE};
     use super::*;
 
     const HEADER: &str = "request_id,scheme,identifier,name,language";

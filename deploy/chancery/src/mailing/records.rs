@@ -6,13 +6,13 @@ use csv_core::ReadFieldResult;
 use std::io::{self, BufRead, BufReader, Read};
 
 /// Largest file in bytes.
-pub(super) const MAX_FILE: u64 = 256 * 1024 * 1024;
+pub const MAX_FILE: u64 = 256 * 1024 * 1024;
 
 /// Largest field in bytes, quotes taken off.
-pub(super) const MAX_FIELD: usize = 4 * 1024;
+pub const MAX_FIELD: usize = 4 * 1024;
 
 /// Most columns.
-pub(super) const MAX_COLUMNS: usize = 64;
+pub const MAX_COLUMNS: usize = 64;
 
 /// A record's fields, or why it cannot be used. The next one can.
 pub(super) struct Record {
