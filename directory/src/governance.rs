@@ -109,8 +109,15 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 /// # Errors
 /// The file cannot be read or does not say a decision.
 pub fn read_decision(path: &Path) -> Result<Decision, DirectoryError> {
-    let text = std::fs::read_to_string(path).map_err(DirectoryError::file(path))?;
-    let file: DecisionFile = toml::from_str(&text)
+    parse_decision(&std::fs::read_to_string(path).map_err(DirectoryError::file(path))?, path)
+}
+
+/// The decision that the text of the file at `path` says.
+///
+/// # Errors
+/// It does not say one.
+pub fn parse_decision(text: &str, path: &Path) -> Result<Decision, DirectoryError> {
+    let file: DecisionFile = toml::from_str(text)
         .map_err(|error| DirectoryError::Decision { path: path.to_owned(), error: Box::new(error) })?;
     Ok(file.try_into()?)
 }

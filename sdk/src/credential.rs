@@ -3,6 +3,7 @@
 //! key. Parsing gives a [`PresentedDevice`]; only its check gives a
 //! [`VerifiedDevice`]. Who the right signer is decides the caller.
 
+use chancery_pki_core::{Party, SpiffeId};
 use chancery_proto::content::v1::{DeviceCredential, SignedDeviceCredential};
 use chancery_types::{Alias, DeviceId, NodeId, Timestamp};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
@@ -62,12 +63,13 @@ pub struct AgentName {
 impl AgentName {
     /// From a SPIFFE id; `None` when it is not one of an agent.
     pub fn parse(spiffe_id: &str) -> Option<Self> {
-        let mut parts = spiffe_id.strip_prefix("spiffe://")?.split('/');
-        let federation = parts.next().filter(|name| !name.is_empty())?.to_owned();
-        (parts.next()? == "agent").then_some(())?;
-        let administration = parts.next()?.parse().ok()?;
-        let name = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Self { federation, administration, name })
+        let id: SpiffeId = spiffe_id.parse().ok()?;
+        match id.party() {
+            Ok(Party::Agent { administration, name }) => {
+                Some(Self { federation: id.federation().to_string(), administration, name })
+            }
+            _ => None,
+        }
     }
 
     /// The SPIFFE id.
@@ -269,6 +271,8 @@ mod tests {
             "spiffe:///agent/north/desk",
             "https://fed/agent/north/desk",
             "spiffe://fed/agent/North/desk",
+            "spiffe://FED/agent/north/desk",
+            "spiffe://fed user@/agent/north/desk",
         ] {
             assert!(AgentName::parse(wrong).is_none(), "{wrong}");
         }

@@ -45,16 +45,16 @@ pub(crate) enum Failure {
     Refused(#[from] Refusal),
     /// The list of recipients.
     #[error("list of recipients: {0}")]
-    List(#[from] crate::mailing::recipients::RowError),
+    List(#[from] chancery::mailing::recipients::RowError),
     /// The letter template.
     #[error("letter template: {0}")]
-    Template(#[from] crate::mailing::template::TemplateError),
+    Template(#[from] chancery::mailing::template::TemplateError),
     /// The sample attachments.
     #[error(transparent)]
-    Asset(#[from] crate::mailing::assets::AssetError),
+    Asset(#[from] chancery::mailing::assets::AssetError),
     /// Synthetic recipients.
     #[error(transparent)]
-    Synthetic(#[from] crate::mailing::synthetic::SyntheticError),
+    Synthetic(#[from] chancery::mailing::synthetic::SyntheticError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] chancery_kit::tls::TlsError),

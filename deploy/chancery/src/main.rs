@@ -6,10 +6,10 @@ mod enrol;
 mod failure;
 mod letters;
 mod local;
-mod mailing;
 
 pub(crate) use failure::Failure;
 
+use chancery::mailing::{self, RecipientsCommand};
 use chancery_directory::{DirectoryArgs, EvaluatorArgs, run_directory, run_evaluator};
 use chancery_kit::telemetry::{self, TelemetryConfig};
 use chancery_node::NodeArgs;
@@ -17,7 +17,6 @@ use chancery_pki::PkiArgs;
 use chancery_sdk::agent::AgentArgs;
 use chancery_types::{Clock, Entropy, SystemClock, SystemEntropy};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use mailing::RecipientsCommand;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

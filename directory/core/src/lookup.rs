@@ -12,9 +12,10 @@ use crate::prefix::MAX_BITS;
 use crate::record::SignedRecord;
 use crate::statement::array;
 use crate::{Address, Error, FederationState, Prefix, RecordKey, Trust};
+use bytes::{Buf as _, Bytes};
 use chancery_proto::directory::v1 as wire;
 use chancery_types::{Handle, Timestamp};
-use prost::Message as _;
+use prost::{Message as _, encoding};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub const MAX_PLACE: usize = 4_096;
 pub const MAX_PLACE_BYTES: usize = 3 * 1024 * 1024;
 /// Most prefixes, and so places and roots, of one lookup.
 pub const MAX_PREFIXES: usize = 256;
+/// The items of a place are none.
+const MALFORMED: Error = Error::Proof("the items of a place do not parse");
 /// Age of a root from which somebody ought to look at it.
 pub const ALARMING_AGE: Duration = Duration::from_hours(1);
 /// Age of a root from which it is not believed.
@@ -122,12 +125,10 @@ impl VerifiedLookup {
         if place.items.len() > MAX_PLACE_BYTES || place.siblings.len() > MAX_BITS as usize {
             return Err(LARGE);
         }
-        let listed = wire::MapItems::decode(place.items)
-            .map_err(|_| Error::Proof("the items of a place do not parse"))?
-            .items;
-        if listed.len() > MAX_PLACE {
+        if fields(place.items.clone(), MAX_PLACE)? > MAX_PLACE {
             return Err(LARGE);
         }
+        let listed = wire::MapItems::decode(place.items).map_err(|_| MALFORMED)?.items;
         let root = usize::try_from(place.root).ok().and_then(|root| self.roots.get(root));
         let root = root.ok_or(Error::Proof("a place of the map names no root"))?;
         let (mut items, mut found) = (Vec::with_capacity(listed.len()), Vec::new());
@@ -283,6 +284,19 @@ fn words(record: &SignedRecord) -> impl Iterator<Item = &SignedAttestation> {
 /// When an authority gave its word, as far as the log can tell.
 fn given_at(word: &SignedAttestation, item: &Item) -> Timestamp {
     word.claim().issued_at.after(CLOCK_SKEW).min(item.sequenced_at())
+}
+
+/// How many fields a message has, counted up to one more than `most`: an item of two bytes is
+/// one of more than a hundred once it is decoded, so they are counted before.
+fn fields(mut message: Bytes, most: usize) -> Result<usize, Error> {
+    let mut count = 0;
+    while message.has_remaining() && count <= most {
+        let (tag, kind) = encoding::decode_key(&mut message).map_err(|_| MALFORMED)?;
+        let context = encoding::DecodeContext::default();
+        encoding::skip_field(kind, tag, &mut message, context).map_err(|_| MALFORMED)?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error> {

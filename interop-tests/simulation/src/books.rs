@@ -108,11 +108,6 @@ impl Books {
         self.letters.len()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.letters.is_empty()
-    }
-
     /// How many letters arrived at some device.
     pub(crate) fn arrivals(&self) -> usize {
         self.letters.iter().filter(|letter| !letter.arrived.is_empty()).count()

@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// What each crate may use of the others, beside what stands under it. A shell
 /// never uses another shell.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("chancery-proto", &[]),
     ("chancery-types", &["chancery-proto"]),
     ("chancery-pki-core", &["chancery-proto", "chancery-types"]),
@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("chancery", &ALL),
     ("chancery-interop-tests", &ALL),
     ("chancery-simulation", &["chancery-proto", "chancery-types", "chancery-node-core", "chancery-sdk-core"]),
+    ("chancery-fuzz", &EVERYTHING),
     ("chancery-test-postgres", &[]),
 ];
 /// Any core, and kit.
@@ -56,6 +57,10 @@ const ALL: [&str; 12] = [
     "chancery-directory",
     "chancery-node",
     "chancery-sdk",
+];
+/// The same and what the program offers to others.
+const EVERYTHING: [&str; 13] = [
+    ALL[0], ALL[1], ALL[2], ALL[3], ALL[4], ALL[5], ALL[6], ALL[7], ALL[8], ALL[9], ALL[10], ALL[11], "chancery",
 ];
 
 /// What tests of any crate may use: a real PostgreSQL, and the tables of the simulation.

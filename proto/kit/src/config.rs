@@ -2,7 +2,7 @@
 //! Nothing else in the mesh reads the environment.
 
 use figment::Figment;
-use figment::providers::{Env, Format as _, Toml};
+use figment::providers::{Data, Env, Format as _, Toml};
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,19 @@ pub fn load<T: DeserializeOwned>(path: &Path, prefix: &str) -> Result<T, ConfigE
     if !path.is_file() {
         return Err(ConfigError::Missing(path.to_owned()));
     }
-    Figment::from(Toml::file_exact(path))
+    extract(Toml::file_exact(path), prefix)
+}
+
+/// The same of a text.
+///
+/// # Errors
+/// A value does not fit `T`.
+pub fn parse<T: DeserializeOwned>(text: &str, prefix: &str) -> Result<T, ConfigError> {
+    extract(Toml::string(text), prefix)
+}
+
+fn extract<T: DeserializeOwned>(file: Data<Toml>, prefix: &str) -> Result<T, ConfigError> {
+    Figment::from(file)
         .merge(Env::prefixed(prefix).split("__"))
         .extract()
         .map_err(|e| ConfigError::Invalid(Box::new(e)))
@@ -51,5 +63,6 @@ mod tests {
         std::fs::write(&path, "nmae = 'x'").unwrap();
         let error = load::<Sample>(&path, "CHANCERY_TEST_A_").unwrap_err().to_string();
         assert!(error.contains("nmae"), "{error}");
+        assert_eq!(parse::<Sample>("name = 'x'", "CHANCERY_TEST_A_").unwrap().name, "x");
     }
 }

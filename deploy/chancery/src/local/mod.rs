@@ -9,10 +9,10 @@ pub(crate) mod residents;
 pub(crate) mod visibility;
 
 use crate::Failure;
-use crate::mailing::recipients::{self, Recipient};
-use crate::mailing::template::Template;
-use crate::mailing::{assets, synthetic};
 use authority::Registry;
+use chancery::mailing::recipients::{self, Recipient};
+use chancery::mailing::template::Template;
+use chancery::mailing::{assets, synthetic};
 use chancery_directory_core::AgentKey;
 use chancery_proto::agent::v1 as agent;
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};

@@ -5,7 +5,7 @@ use super::authority::Registry;
 use super::federation::{LocalFederation, name};
 use super::layout::ADMINISTRATIONS;
 use crate::Failure;
-use crate::mailing::recipients::Recipient;
+use chancery::mailing::recipients::Recipient;
 use chancery_kit::tls::Credentials;
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};

@@ -7,7 +7,7 @@ use qrcode::{Color, QrCode};
 /// first one large. Lines are not wrapped: up to some 85 characters fit the
 /// width; beyond 50 lines the type becomes smaller. Characters that
 /// WinAnsiEncoding lacks become question marks.
-pub(crate) fn notice_pdf(lines: &[&str]) -> Vec<u8> {
+pub fn notice_pdf(lines: &[&str]) -> Vec<u8> {
     /// Height of the text in points: 842 for A4, less margins.
     const HEIGHT: f64 = 742.0;
     let leading = (HEIGHT / (lines.len() as f64 + 1.0)).min(14.5);
@@ -77,7 +77,7 @@ fn win_ansi(c: char) -> u8 {
 
 /// A picture cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AssetError {
+pub enum AssetError {
     /// The text does not fit a QR code (2,331 bytes at most).
     #[error("the text does not fit a QR code: {0}")]
     Qr(#[from] qrcode::types::QrError),
@@ -91,7 +91,7 @@ const QUIET: usize = 4;
 
 /// A PNG, black and white, with `text` as QR code of error correction level
 /// M; a module is 8 by 8 pixels.
-pub(crate) fn qr_png(text: &str) -> Result<Vec<u8>, AssetError> {
+pub fn qr_png(text: &str) -> Result<Vec<u8>, AssetError> {
     let code = QrCode::new(text)?;
     let side = code.width() + 2 * QUIET;
     // One bit a pixel, so that one byte is a module's share of a line.

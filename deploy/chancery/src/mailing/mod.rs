@@ -1,15 +1,15 @@
 //! Mailings: a list of recipients, a letter with merge fields, what is
 //! attached, and invented lists to try them with. Sending is not done here.
 
-pub(crate) mod assets;
-pub(crate) mod recipients;
+pub mod assets;
+pub mod recipients;
 mod records;
-pub(crate) mod synthetic;
-pub(crate) mod template;
+pub mod synthetic;
+pub mod template;
 
 /// Lists of recipients.
 #[derive(clap::Subcommand)]
-pub(crate) enum RecipientsCommand {
+pub enum RecipientsCommand {
     /// Make a list of invented recipients with valid identifiers.
     Make(synthetic::MakeArgs),
 }

@@ -3,28 +3,30 @@
 //! repeats what a record holds.
 
 use super::is_field_name;
-use super::records::{BadField, Records, Unreadable};
+use super::records::Records;
 use chancery_types::{Identifier, IdentifierError, MessageId, Reason, Refusal};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io::Read;
 
+pub use super::records::{BadField, MAX_COLUMNS, MAX_FIELD, MAX_FILE, Unreadable};
+
 /// Columns that every list has. The others are fields for the letter.
 const REQUIRED: [&str; 4] = ["request_id", "scheme", "identifier", "language"];
 
 /// Who gets a letter. `Debug` shows the line alone.
-pub(crate) struct Recipient {
+pub struct Recipient {
     /// Where the record begins; the header is line 1.
-    pub(crate) line: u64,
+    pub line: u64,
     /// UUID in its usual text form: what makes sending the list again harmless.
-    pub(crate) request_id: String,
+    pub request_id: String,
     /// Whom to write to.
-    pub(crate) identifier: Identifier,
+    pub identifier: Identifier,
     /// BCP 47 language tag of the recipient.
-    pub(crate) language: String,
+    pub language: String,
     /// All columns that are not required ones, by name.
-    pub(crate) fields: BTreeMap<String, String>,
+    pub fields: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Recipient {
@@ -36,16 +38,16 @@ impl fmt::Debug for Recipient {
 /// A list, or one of its records, cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}: {problem}")]
-pub(crate) struct RowError {
+pub struct RowError {
     /// Where the record begins.
-    pub(crate) line: u64,
+    pub line: u64,
     /// What is wrong with it.
-    pub(crate) problem: Problem,
+    pub problem: Problem,
 }
 
 /// What is wrong with a list or a record.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Problem {
+pub enum Problem {
     /// Nothing more can be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -100,7 +102,7 @@ impl From<RowError> for Refusal {
 }
 
 /// A list being read: an iterator over its records.
-pub(crate) struct Mailing<R> {
+pub struct Mailing<R> {
     records: Records<R>,
     columns: Vec<String>,
     /// The line in which a request id was met first.
@@ -109,7 +111,7 @@ pub(crate) struct Mailing<R> {
 }
 
 /// Reads the header of a list; the records follow as the iterator is asked for them.
-pub(crate) fn read<R: Read>(input: R) -> Result<Mailing<R>, RowError> {
+pub fn read<R: Read>(input: R) -> Result<Mailing<R>, RowError> {
     let mut records = Records::new(input);
     let columns = header(&mut records).map_err(|problem| RowError { line: 1, problem })?;
     Ok(Mailing { records, columns, seen: HashMap::new(), ended: false })
@@ -194,7 +196,6 @@ fn is_language_tag(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::records::{MAX_COLUMNS, MAX_FIELD, MAX_FILE};
     use super::*;
 
     const HEADER: &str = "request_id,scheme,identifier,name,language";

@@ -6,13 +6,13 @@ use csv_core::ReadFieldResult;
 use std::io::{self, BufRead, BufReader, Read};
 
 /// Largest file in bytes.
-pub(crate) const MAX_FILE: u64 = 256 * 1024 * 1024;
+pub const MAX_FILE: u64 = 256 * 1024 * 1024;
 
 /// Largest field in bytes, quotes taken off.
-pub(crate) const MAX_FIELD: usize = 4 * 1024;
+pub const MAX_FIELD: usize = 4 * 1024;
 
 /// Most columns.
-pub(crate) const MAX_COLUMNS: usize = 64;
+pub const MAX_COLUMNS: usize = 64;
 
 /// A record's fields, or why it cannot be used. The next one can.
 pub(super) struct Record {
@@ -24,7 +24,7 @@ pub(super) struct Record {
 
 /// What is wrong with the form of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadField {
+pub enum BadField {
     /// A field is longer than [`MAX_FIELD`].
     #[error("field {0} is longer than {MAX_FIELD} bytes; is a quote not closed?")]
     TooLong(usize),
@@ -38,7 +38,7 @@ pub(crate) enum BadField {
 
 /// Nothing more can be read from the file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub enum Unreadable {
     /// The file is longer than [`MAX_FILE`].
     #[error("the file is longer than {} MiB", MAX_FILE >> 20)]
     TooLarge,

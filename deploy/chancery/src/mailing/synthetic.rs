@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Options of `chancery recipients make`.
 #[derive(clap::Args)]
-pub(crate) struct MakeArgs {
+pub struct MakeArgs {
     /// How many recipients.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     count: u64,
@@ -24,7 +24,7 @@ pub(crate) struct MakeArgs {
 
 /// A list cannot be made.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SyntheticError {
+pub enum SyntheticError {
     /// The range of invented numbers is used up.
     #[error("there are only {capacity} invented numbers of scheme {scheme}")]
     Exhausted {
@@ -45,7 +45,7 @@ pub(crate) enum SyntheticError {
 }
 
 /// Runs `chancery recipients make`.
-pub(crate) fn run(args: &MakeArgs) -> Result<(), SyntheticError> {
+pub fn run(args: &MakeArgs) -> Result<(), SyntheticError> {
     match &args.output {
         Some(path) => write_csv(std::fs::File::create(path)?, args.count, args.seed),
         None => write_csv(io::stdout().lock(), args.count, args.seed),
@@ -54,7 +54,7 @@ pub(crate) fn run(args: &MakeArgs) -> Result<(), SyntheticError> {
 
 /// Writes a list of `count` recipients with Belgian, German and Norwegian
 /// identifiers in turn.
-pub(crate) fn write_csv(writer: impl Write, count: u64, seed: u64) -> Result<(), SyntheticError> {
+pub fn write_csv(writer: impl Write, count: u64, seed: u64) -> Result<(), SyntheticError> {
     let mut csv = csv::Writer::from_writer(writer);
     csv.write_record([
         "request_id",
@@ -96,7 +96,7 @@ pub(crate) fn write_csv(writer: impl Write, count: u64, seed: u64) -> Result<(),
 }
 
 /// The invented number `index` of a scheme; two of one seed are never the same.
-pub(crate) fn identifier(scheme: Scheme, seed: u64, index: u64) -> Result<Identifier, SyntheticError> {
+pub fn identifier(scheme: Scheme, seed: u64, index: u64) -> Result<Identifier, SyntheticError> {
     /// Prime and no factor of any capacity: steps of it meet every slot once.
     const STEP: u64 = 1_000_003;
     let capacity = capacity(scheme);

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Largest letter in bytes, before and after merging.
-pub(crate) const MAX_LETTER: usize = 64 * 1024;
+pub const MAX_LETTER: usize = 64 * 1024;
 
 /// A letter that can be merged with fields.
-pub(crate) struct Template {
+pub struct Template {
     parts: Vec<Part>,
 }
 
@@ -23,7 +23,7 @@ enum Part {
 
 /// A letter is not one, or lacks a field.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum TemplateError {
+pub enum TemplateError {
     /// The letter is longer than [`MAX_LETTER`].
     #[error("the letter is longer than {} KiB", MAX_LETTER >> 10)]
     TooLong,
@@ -34,7 +34,9 @@ pub(crate) enum TemplateError {
         line: usize,
     },
     /// A field where text cannot be kept text.
-    #[error("letter, line {line}: a field can stand in text only, not in code, HTML or a link's address")]
+    #[error(
+        "letter, line {line}: a field can stand in text only, not in code, HTML, a link's address or a list's number"
+    )]
     NotInText {
         /// Line of the letter.
         line: usize,
@@ -58,7 +60,7 @@ impl From<TemplateError> for Refusal {
 
 impl Template {
     /// From the letter's text.
-    pub(crate) fn parse(text: &str) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
         if text.len() > MAX_LETTER {
             return Err(TemplateError::TooLong);
         }
@@ -89,7 +91,7 @@ impl Template {
     }
 
     /// The letter with `fields` in their places.
-    pub(crate) fn render(&self, fields: &BTreeMap<String, String>) -> Result<String, TemplateError> {
+    pub fn render(&self, fields: &BTreeMap<String, String>) -> Result<String, TemplateError> {
         let mut letter = String::new();
         for part in &self.parts {
             match part {
@@ -107,16 +109,21 @@ impl Template {
         Ok(letter)
     }
 
-    /// Whether each field, replaced by a word, is part of the text that is
-    /// read, where a backslash makes punctuation harmless (CommonMark §2.4).
+    /// Whether each field, replaced by a word or by a number, is part of the text that
+    /// is read, where a backslash makes punctuation harmless (CommonMark §2.4).
     fn check_places(&self) -> Result<(), TemplateError> {
+        // A number may begin a list.
+        ['x', '1'].into_iter().try_for_each(|value| self.check_places_of(value))
+    }
+
+    fn check_places_of(&self, value: char) -> Result<(), TemplateError> {
         let (mut sample, mut places) = (String::new(), Vec::new());
         for part in &self.parts {
             match part {
                 Part::Text(text) => sample.push_str(text),
                 Part::Field { line, .. } => {
                     places.push((sample.len(), *line));
-                    sample.push('x');
+                    sample.push(value);
                 }
             }
         }
@@ -156,12 +163,18 @@ fn escape(value: &str, letter: &mut String) {
         let plain = match c {
             '-' => around(at, |c| c.is_alphanumeric()),
             '.' => around(at, char::is_ascii_digit),
-            ',' | ';' | '\'' | '"' | '/' | '%' | '?' => true,
+            // A link's title that the letter left open ends with a quote before a space or bracket.
+            '\'' | '"' => around(at, |c| c.is_alphanumeric()),
+            ',' | ';' | '/' | '%' | '?' => true,
             c => !c.is_ascii_punctuation(),
         };
         match c {
             // Tables take a backslash before `|` for themselves, even one that is escaped.
             '\\' => letter.push_str("&#92;"),
+            // Code and HTML that the letter left open end with these, escaped or not.
+            '`' => letter.push_str("&#96;"),
+            '<' => letter.push_str("&lt;"),
+            '>' => letter.push_str("&gt;"),
             c if plain => letter.push(*c),
             c => letter.extend(['\\', *c]),
         }
@@ -221,10 +234,26 @@ mod tests {
             "\n[pay](https://example.org \"{{ a }}\")",
             "\n<https://example.org/{{ a }}>",
             "\n[pay]: {{ a }}",
+            "\n{{ a }}. first",
+            "\n> {{ a }}) first",
         ] {
             assert_eq!(parse_error(elsewhere), TemplateError::NotInText { line: 2 }, "{elsewhere}");
         }
         assert_eq!(merge("[pay {{ a }}](https://example.org)", "now"), "[pay now](https://example.org)");
+    }
+
+    #[test]
+    fn what_the_letter_left_open_no_value_ends() {
+        for (letter, value) in [
+            ("a ` b {{ a }}", "c`"),
+            ("a <!X {{ a }}", "c>"),
+            ("a <b c={{ a }}", "d>"),
+            ("[a](/b \"{{ a }} )", "c\""),
+        ] {
+            let text = merge(letter, value);
+            let read = letter.replace("{{ a }}", value);
+            assert_eq!(visible(&text, &[]), Some(read), "{text}");
+        }
     }
 
     #[test]
@@ -239,7 +268,10 @@ mod tests {
     fn what_is_plain_stays_readable() {
         let value = "Ånund O'Neill, Rue de l'Été 3/b; 2027-01-31, 1234.50 EUR";
         assert_eq!(merge("{{ a }}", value), value);
-        assert_eq!(merge("{{ a }}", " 1. <b>\n\n# www.example.org"), "1\\. \\<b\\> \\# www\\.example\\.org");
+        assert_eq!(
+            merge("{{ a }}", " 1. <b>\n\n# www.example.org"),
+            "1\\. &lt;b&gt; \\# www\\.example\\.org"
+        );
     }
 
     #[test]

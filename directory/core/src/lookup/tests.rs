@@ -199,6 +199,15 @@ fn tampering_is_caught() {
 }
 
 #[test]
+fn items_are_counted_before_they_take_memory() {
+    let setting = Setting::new();
+    // What follows the items is no message: nobody gets there.
+    let many = Bytes::from([[0x0a, 0].repeat(MAX_PLACE + 1), vec![0xff]].concat());
+    let error = setting.lie(|answer| answer.places[0].items = many.clone());
+    assert_eq!(error, Error::Proof("a place of the map is larger than it may be"));
+}
+
+#[test]
 fn a_root_is_in_the_log_and_not_too_old() {
     let setting = Setting::new();
     fn entry(answer: &mut wire::LookupResponse) -> &mut wire::LoggedEntry {
