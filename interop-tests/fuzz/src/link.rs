@@ -6,6 +6,7 @@ use crate::world::NOW;
 use bytes::Bytes;
 use chancery_node_core::backoff::Backoff;
 use chancery_node_core::link::{CREDIT, MAX_BATCH, Receiving, Sending, VERSIONS, negotiate};
+use chancery_node_core::outbox::Waiting;
 use chancery_node_core::parcel::{
     Body, Commit, Delivery, Join, MAX_ALIASES, MAX_APPLICATION, MAX_COMMIT, MAX_DEVICES, MAX_FAN_OUT,
     MAX_LIFE, MAX_RECEIPT, MAX_SKEW, MAX_WELCOME, Moved, Outcome, Report, Submission,
@@ -47,8 +48,9 @@ fn frame(bytes: &[u8]) {
     }
     if let Some(wire::LinkResponse { frame: Some(wire::link_response::Frame::Ack(ack)) }) = message(bytes) {
         let mut sending = Sending::new(CREDIT);
-        sending.sent([(1, 10), (2, 10)]);
-        assert!(sending.acked(ack.sequence).is_ok() == (ack.sequence <= 2), "an ack of what was not sent");
+        send(&mut sending, &[(1, 10), (2, 10)]);
+        let covers = ack.sequence <= 2;
+        assert!(sending.acked(ack).is_ok() == covers, "an ack of what was not sent");
     }
 }
 
@@ -113,38 +115,50 @@ fn delivery(message: wire::Delivery) {
             assert!(delivery.welcome);
             bytes.len()
         }
+        Some(wire::delivery::Body::Expired(digest)) => digest.len(),
         None => unreachable!("a delivery of nothing"),
     };
     assert!(size * delivery.recipients.len() <= MAX_FAN_OUT, "a fan-out beyond its limit");
+}
+
+/// Sends parcels of these ids and sizes; their first sequence.
+fn send(sending: &mut Sending, parcels: &[(i64, usize)]) -> Option<u64> {
+    let waiting = parcels.iter().map(|&(id, bytes)| {
+        let report = wire::Report { message_id: vec![0; bytes].into(), ..Default::default() };
+        let parcel = wire::Parcel { parcel: Some(wire::parcel::Parcel::Report(report)) };
+        Waiting { id, parcel: parcel.encode_to_vec().into(), expires_at: NOW.after(MAX_LIFE) }
+    });
+    let batch = sending.batch(waiting.collect(), NOW).expect("parcels that decode");
+    batch.map(|batch| batch.first_sequence)
 }
 
 fn state(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let credit = steps.number();
     let (mut sending, mut receiving) = (Sending::new(credit), Receiving::default());
-    let (mut sent, mut acked, mut received) = (Vec::<(u64, u64)>::new(), 0, 0);
+    let (mut sent, mut acked, mut received) = (Vec::<(i64, usize)>::new(), 0, 0);
     let mut taken = 0;
     while steps.more(taken, 100) {
         taken += 1;
         match steps.below(3) {
             0 => {
-                // Sizes as the sender measures them: encoded parcels, not what a peer claims.
-                let parcels: Vec<_> = (0..steps.below(4))
-                    .map(|n| (sent.len() as u64 + 1 + u64::from(n), u64::from(steps.below(1 << 22))))
+                let parcels: Vec<_> = (1..=i64::from(steps.below(4)))
+                    .map(|n| (sent.len() as i64 + n, steps.below(1 << 16) as usize))
                     .collect();
-                assert!(
-                    sending.sent(parcels.iter().copied()) == sent.len() as u64 + 1,
-                    "a gap in what is sent"
-                );
+                let first = send(&mut sending, &parcels);
+                assert!(first.is_none_or(|first| first == sent.len() as u64 + 1), "a gap in what is sent");
                 sent.extend(parcels);
             }
             1 => {
                 let sequence = if steps.flip() { steps.number() } else { u64::from(steps.below(64)) };
-                match sending.acked(sequence) {
+                match sending.acked(wire::Ack { sequence, refusals: Vec::new() }) {
                     Ok(covered) => {
                         assert!(sequence <= sent.len() as u64, "an ack of what was not sent");
-                        let expected: Vec<_> = (acked + 1..=sequence).map(|n| (n, n)).collect();
-                        assert!(covered == expected, "an ack covers something twice or not at all");
+                        let expected: Vec<_> = (acked as i64 + 1..=sequence as i64).collect();
+                        assert!(
+                            covered.taken == expected && covered.refused.is_empty(),
+                            "an ack covers something twice or not at all"
+                        );
                         acked = acked.max(sequence);
                     }
                     Err(_) => assert!(sequence > sent.len() as u64),
@@ -163,8 +177,12 @@ fn state(bytes: &[u8]) {
                 }
             }
         }
-        let on_the_way: u64 = sent.iter().filter(|(n, _)| *n > acked).map(|(_, bytes)| bytes).sum();
-        assert!(sending.may_send() == (on_the_way < credit), "credit is miscounted");
+        // Some bytes around each.
+        let unacked = sent.iter().filter(|(n, _)| *n > acked as i64);
+        let (least, most) = unacked
+            .fold((0, 0), |(least, most), (_, bytes)| (least + *bytes as u64, most + *bytes as u64 + 16));
+        assert!(sending.may_send() || most >= credit, "credit is not given back");
+        assert!(!sending.may_send() || least < credit, "more is on the way than the peer allows");
         assert!(sending.is_idle() == (acked == sent.len() as u64));
     }
 }

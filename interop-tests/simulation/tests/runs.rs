@@ -1,5 +1,7 @@
 //! Drawn plans in numbers, and the plans that found something.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
+
 use chancery_simulation::{Op, Person, Plan, run};
 
 /// Operations in a run.
@@ -15,7 +17,9 @@ fn thousand(first: u64) {
     for seed in first..first + 1000 {
         let outcome = run(&Plan::draw(seed, OPS));
         if let Some((violation, about)) = outcome.violation {
-            panic!("seed {seed}: {violation}\n{about}\ncargo run --release -p chancery-simulation -- --first {seed} --seeds 1 --ops {OPS}");
+            panic!(
+                "seed {seed}: {violation}\n{about}\ncargo run --release -p chancery-simulation -- --first {seed} --seeds 1 --ops {OPS}"
+            );
         }
         steps += outcome.steps;
         letters += outcome.letters;

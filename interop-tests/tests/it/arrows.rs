@@ -60,7 +60,8 @@ const ALL: [&str; 12] = [
 ];
 /// The same and what the program offers to others.
 const EVERYTHING: [&str; 13] = [
-    ALL[0], ALL[1], ALL[2], ALL[3], ALL[4], ALL[5], ALL[6], ALL[7], ALL[8], ALL[9], ALL[10], ALL[11], "chancery",
+    ALL[0], ALL[1], ALL[2], ALL[3], ALL[4], ALL[5], ALL[6], ALL[7], ALL[8], ALL[9], ALL[10], ALL[11],
+    "chancery",
 ];
 
 /// What tests of any crate may use: a real PostgreSQL, and the tables of the simulation.

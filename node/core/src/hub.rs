@@ -157,8 +157,12 @@ impl FanOut<'_> {
             return Ok(());
         }
         let welcome = Welcome::parse(&commit.welcome)?;
+        let mut bytes = 0;
         for join in &commit.joins {
-            let body = wire::delivery::Body::Welcome(welcome.cut(&join.key_packages)?);
+            let cut = welcome.cut(&join.key_packages)?;
+            bytes += cut.len();
+            limit("the Welcome as its joiners get it", bytes, MAX_FAN_OUT)?;
+            let body = wire::delivery::Body::Welcome(cut);
             self.push(&join.node, vec![join.alias.to_wire()], Bytes::new(), body);
         }
         Ok(())

@@ -239,15 +239,12 @@ impl TryFrom<wire::Join> for Join {
         if message.key_package_refs.is_empty() {
             return Err(Refusal::field("key_package_refs is empty"));
         }
-        Ok(Self {
-            alias: (&message.alias).try_into()?,
-            node: message.node.parse::<NodeId>()?,
-            key_packages: message
-                .key_package_refs
-                .iter()
-                .map(KeyPackageRef::try_from)
-                .collect::<Result<_, _>>()?,
-        })
+        let key_packages: Vec<_> =
+            message.key_package_refs.iter().map(KeyPackageRef::try_from).collect::<Result<_, _>>()?;
+        if key_packages.iter().collect::<HashSet<_>>().len() != key_packages.len() {
+            return Err(Refusal::field("a KeyPackageRef stands twice"));
+        }
+        Ok(Self { alias: (&message.alias).try_into()?, node: message.node.parse::<NodeId>()?, key_packages })
     }
 }
 
@@ -504,6 +501,18 @@ mod tests {
             leaves: vec![],
         };
         assert!(Commit::try_from(commit).is_err());
+    }
+
+    #[test]
+    fn a_key_package_is_named_once() {
+        let reference = Bytes::from_static(&[9; 32]);
+        let join = |refs| wire::Join {
+            alias: Bytes::from_static(&[3; 16]),
+            node: "a".into(),
+            key_package_refs: refs,
+        };
+        assert!(Join::try_from(join(vec![reference.clone()])).is_ok());
+        assert!(Join::try_from(join(vec![reference.clone(), reference])).is_err());
     }
 
     #[test]

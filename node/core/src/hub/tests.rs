@@ -149,6 +149,28 @@ fn the_message_must_be_what_its_envelope_says() {
     assert_eq!(group, opened());
 }
 
+/// Each joiner's copy has the whole group info: a nation of them would not fit in memory.
+#[test]
+fn a_welcome_times_its_joiners_has_a_limit() {
+    let info = vec![0; 1_000_000];
+    let parts: Vec<u8> = (0..40).flat_map(|n: u8| [&[32][..], &[n; 32], &[0, 0]].concat()).collect();
+    let vector = |bytes: &[u8]| [&(bytes.len() as u32 | 0x8000_0000).to_be_bytes()[..], bytes].concat();
+    let joins = |count: u8| {
+        let key_packages = |n| vec![KeyPackageRef::from_bytes([n; 32])];
+        (0..count)
+            .map(|n| Join { alias: alias(n + 9), node: node("b"), key_packages: key_packages(n) })
+            .collect()
+    };
+    let mut opening = commit(1, 1, 0, &[], &[]);
+    let parts = [&[0x40 | (parts.len() >> 8) as u8, parts.len() as u8][..], &parts].concat();
+    let whole: Bytes = [&[0, 1, 0, 3, 0, 1][..], &parts, &vector(&info)].concat().into();
+    for (count, fits) in [(33, true), (34, false)] {
+        let Body::Commit(commit) = &mut opening.body else { unreachable!() };
+        (commit.welcome, commit.joins) = (whole.clone(), joins(count));
+        assert_eq!(order(&mut None, &opening, &node("a"), &node("a"), NOW).is_ok(), fits);
+    }
+}
+
 /// Found by the simulation: the copy of somebody with one device, at home with the
 /// sender, was taken for one of the sender's own.
 #[test]

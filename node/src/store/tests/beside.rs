@@ -33,7 +33,7 @@ fn alike<T: PartialEq>(one: &T, other: &T) -> bool {
     one == other
 }
 
-fn as_many<T: PartialEq>(one: &Vec<T>, other: &Vec<T>) -> bool {
+fn as_many<T: PartialEq>(one: &[T], other: &[T]) -> bool {
     one.len() == other.len() && one.iter().all(|item| other.contains(item))
 }
 
