@@ -10,6 +10,8 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// A node's last line.
+pub(crate) const NODE: &str = "chancery node serve --config config/node.toml";
 const README: &str = include_str!("../../../README.md");
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config");
 /// Longest wait for a line of a process.
@@ -101,6 +103,8 @@ pub(crate) struct Hosts {
     root: TempDir,
     addresses: BTreeMap<&'static str, SocketAddr>,
     servers: BTreeMap<(&'static str, String), Process>,
+    /// A host in a network namespace of its own: that of a process.
+    far: Option<(&'static str, u32)>,
 }
 
 impl Hosts {
@@ -109,7 +113,27 @@ impl Hosts {
         // Held together, so that the system gives no port twice.
         let held = LISTENERS.map(|name| (name, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
         let addresses = held.iter().map(|(name, listener)| (*name, listener.local_addr().unwrap())).collect();
-        let hosts = Self { root: tempfile::tempdir().unwrap(), addresses, servers: BTreeMap::default() };
+        Self::at(addresses, None)
+    }
+
+    /// The same with one host in the network namespace of a process. It is reached at one
+    /// address, all others at another; ports are nobody else's there.
+    pub(crate) fn with_far(far: &'static str, process: u32, address: Ipv4Addr, others: Ipv4Addr) -> Self {
+        let place = |(port, name): (u16, &'static str)| {
+            let address = match name {
+                // They serve their own hosts.
+                "agent on federal" | "agent on regional" => Ipv4Addr::LOCALHOST,
+                name if name.contains(&format!(".{far}.")) => address,
+                _ => others,
+            };
+            (name, SocketAddr::from((address, port)))
+        };
+        Self::at((7400..).zip(LISTENERS).map(place).collect(), Some((far, process)))
+    }
+
+    fn at(addresses: BTreeMap<&'static str, SocketAddr>, far: Option<(&'static str, u32)>) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let hosts = Self { root, addresses, servers: BTreeMap::default(), far };
         let bin = hosts.path("bin", "");
         std::fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_chancery"), bin.join("chancery")).unwrap();
@@ -120,6 +144,14 @@ impl Hosts {
             std::os::unix::fs::symlink(CONFIG, hosts.path(host, "config")).unwrap();
         }
         hosts
+    }
+
+    /// Founds the federation: all blocks but the letter. Gives the resident's code.
+    pub(crate) fn found(&mut self) -> String {
+        let readme = blocks();
+        let (_letter, founding) = readme.split_last().unwrap();
+        let printed = founding.iter().map(|block| self.run(block)).last();
+        printed.unwrap().trim().to_owned()
     }
 
     /// A file or folder of a host.
@@ -148,7 +180,7 @@ impl Hosts {
         // In the shell's place, so that signals reach the server.
         let server = Process::spawn(self.command(host, &format!("exec {line}")));
         let listens = server.line();
-        assert!(listens.starts_with("listening on 127.0.0.1:"), "{listens}");
+        assert!(listens.starts_with("listening on "), "{listens}");
         self.servers.insert((host, line.to_owned()), server);
     }
 
@@ -188,7 +220,14 @@ impl Hosts {
             script = script.replace(&format!("--name {name}"), "--name 127.0.0.1");
         }
         let path = format!("{}:{}", self.path("bin", "").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("sh");
+        let mut command = match self.far {
+            Some((far, process)) if far == host => {
+                let mut command = Command::new("nsenter");
+                command.args(["--net", "--target", &process.to_string(), "sh"]);
+                command
+            }
+            _ => Command::new("sh"),
+        };
         command.args(["-euc", &script]).current_dir(self.path(host, "")).env("PATH", path);
         command.env("HOSTS", self.root.path());
         command.env("MEDIUM_A", self.path("media", "")).env("MEDIUM_B", self.path("media", ""));
