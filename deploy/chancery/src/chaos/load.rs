@@ -11,6 +11,7 @@ use chancery_kit::status::from_status;
 use chancery_proto::agent::v1 as agent;
 use chancery_proto::agent::v1::agent_service_client::AgentServiceClient;
 use chancery_types::{Identifier, Reason, Retry};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_stream::StreamExt as _;
@@ -97,6 +98,17 @@ impl Ledger {
         }
     }
 
+    /// How many letters were refused, by reason.
+    pub(super) fn refused(&self) -> BTreeMap<String, u64> {
+        let mut reasons = BTreeMap::new();
+        for letter in self.letters().iter() {
+            if let Fate::Refused(reason) = &letter.fate {
+                *reasons.entry(reason.clone()).or_default() += 1;
+            }
+        }
+        reasons
+    }
+
     /// How many letters were accepted.
     pub(super) fn accepted(&self) -> u64 {
         let letters = self.letters();
@@ -111,7 +123,6 @@ pub(super) struct Conversation {
     identifier: Identifier,
     client: AgentServiceClient<Channel>,
     ledger: Ledger,
-    dice: Dice,
     /// Mean of the pauses between rounds.
     pause: Duration,
     thread: Option<String>,
@@ -132,37 +143,42 @@ impl Conversation {
         (from, agent): (usize, &str),
         (to, identifier): (Recipient, Identifier),
         ledger: Ledger,
-        (dice, pause): (Dice, Duration),
+        pause: Duration,
     ) -> Result<Self, Failure> {
         let client = mailing_run::client(agent)?;
-        Ok(Self { from, to, identifier, client, ledger, dice, pause, thread: None })
+        Ok(Self { from, to, identifier, client, ledger, pause, thread: None })
     }
 
-    /// Writes until `stop`; ends when each request has an answer, or at `end`.
-    pub(super) async fn hold(mut self, stop: CancellationToken, end: CancellationToken) {
+    /// Writes what the first dice draw until `stop`, and asks again after pauses that the
+    /// second ones draw. Ends when each request has an answer, or at `end`.
+    pub(super) async fn hold(
+        mut self,
+        (mut dice, mut again): (Dice, Dice),
+        stop: CancellationToken,
+        end: CancellationToken,
+    ) {
         let mut round = 0;
         loop {
-            let pause = self.dice.pause(self.pause);
+            let pause = dice.pause(self.pause);
             if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
                 return;
             }
-            let count = 1 + self.dice.below(ROUND) * self.dice.below(2);
-            let mut open: Vec<Asked> = (0..count).map(|_| self.write(round)).collect();
+            let count = 1 + dice.below(ROUND) * dice.below(2);
+            let mut open: Vec<Asked> = (0..count).map(|_| self.write(round, &mut dice)).collect();
             round += 1;
             while !open.is_empty() {
                 let asked = end.clone().run_until_cancelled_owned(Box::pin(self.ask(open))).await;
                 let Some(unanswered) = asked else { return };
                 open = unanswered;
                 if !open.is_empty() {
-                    tokio::time::sleep(self.dice.between(AGAIN.0, AGAIN.1)).await;
+                    tokio::time::sleep(again.between(AGAIN.0, AGAIN.1)).await;
                 }
             }
         }
     }
 
     /// Writes a letter down.
-    fn write(&mut self, round: u64) -> Asked {
-        let dice = &mut self.dice;
+    fn write(&self, round: u64, dice: &mut Dice) -> Asked {
         let asks = matches!(self.to, Recipient::Resident(_)) && dice.chance(ASKING);
         let attachments: Vec<Vec<u8>> = if dice.chance(ATTACHED) {
             let length = 1 + dice.below(ATTACHMENT) as usize;

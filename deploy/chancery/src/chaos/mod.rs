@@ -21,9 +21,8 @@ use clap::{Args, Subcommand};
 use faults::{Done, Faults};
 use found::{Founded, found};
 use indicatif::ProgressBar;
-use load::{Conversation, Fate, Ledger, Recipient, agent_name};
+use load::{Conversation, Ledger, Recipient, agent_name};
 use report::Report;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +41,10 @@ const SETTLE: Duration = Duration::from_mins(15);
 const STANDSTILL: Duration = Duration::from_mins(2);
 /// Pause between looks at the books.
 const LOOK: Duration = Duration::from_secs(2);
-/// Rows of the dice that conversations have.
-const CONVERSATIONS: u64 = 1 << 32;
+/// Rows of the dice that conversations have: what is written does not hang on how often it
+/// is asked for.
+const LETTERS: u64 = 4 << 40;
+const REPETITIONS: u64 = 5 << 40;
 
 /// Kill, stop and cut off the parties of a federation, and do the books.
 ///
@@ -176,17 +177,11 @@ async fn chaos(
         let books = settle(&founded, &ledger, args.json).await?;
         tended.cancel();
         let settled_seconds = healed.elapsed().as_secs_f64();
-        Ok((Report { seconds, settled_seconds, ..Report::new(seed, books, faults.done()) }, ledger))
+        Ok(Report { seconds, settled_seconds, ..Report::new(seed, books, faults.done()) })
     };
-    let ((report, ledger), ended_badly) = tokio::try_join!(working, tending)?;
-    let mut refused = BTreeMap::new();
-    for letter in ledger.letters().iter() {
-        if let Fate::Refused(reason) = &letter.fate {
-            *refused.entry(reason.clone()).or_default() += 1;
-        }
-    }
-    let (letters, ended_by_themselves) = (ledger.accepted(), founded.parties.ended());
-    Ok(Report { letters, refused, ended_by_themselves, ended_badly, ..report })
+    let (report, ended_badly) = tokio::try_join!(working, tending)?;
+    let (letters, refused) = (ledger.accepted(), ledger.refused());
+    Ok(Report { letters, refused, ended_by_themselves: founded.parties.ended(), ended_badly, ..report })
 }
 
 /// Both agents write to every resident and to each other.
@@ -206,10 +201,10 @@ fn converse(
             if *to == Recipient::Agent(from) {
                 continue;
             }
-            let dice = Dice::new(seed, CONVERSATIONS + ((from as u64) << 16) + row);
-            let parties = ((from, &*agent), (*to, (*who).clone()));
-            let talk = Conversation::new(parties.0, parties.1, ledger.clone(), (dice, PAUSE))?;
-            talking.spawn(talk.hold(stop.clone(), end.clone()));
+            let dice = |rows| Dice::new(seed, rows + ((from as u64) << 16) + row);
+            let (sender, recipient) = ((from, &*agent), (*to, (*who).clone()));
+            let talk = Conversation::new(sender, recipient, ledger.clone(), PAUSE)?;
+            talking.spawn(talk.hold((dice(LETTERS), dice(REPETITIONS)), stop.clone(), end.clone()));
         }
     }
     Ok(talking)
