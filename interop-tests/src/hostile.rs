@@ -1,9 +1,10 @@
 //! A member's node that keeps to no rules when others hand parcels to it: it never
 //! acknowledges, acknowledges what was never sent, or sends noise.
 
-use crate::mesh::Place;
+use crate::mesh::{Place, id};
 use chancery_kit::serve::serve;
-use chancery_kit::tls::{Credentials, Limits, incoming};
+use chancery_kit::tls::{ConnectionInfo, Credentials, Limits, incoming};
+use chancery_pki_core::Party;
 use chancery_proto::federation::v1::federation_service_server::{FederationService, FederationServiceServer};
 use chancery_proto::federation::v1::{self as wire, link_request, link_response};
 use chancery_types::{Entropy, Incarnation};
@@ -48,14 +49,16 @@ pub struct HostileNode {
 }
 
 impl HostileNode {
-    /// Serves links, each in the next manner; the last one goes on.
-    pub fn start(place: Place, credentials: Arc<Credentials>, manners: &[Manner]) -> Self {
+    /// Serves links of the node of `victim`, each in the next manner; the last one goes on.
+    /// To everybody else it is honest, and does not tell.
+    pub fn start(place: Place, credentials: Arc<Credentials>, victim: &str, manners: &[Manner]) -> Self {
         let (seen, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let connections = incoming(place.into_listener(), credentials, Limits::default()).unwrap();
         let mut routes = RoutesBuilder::default();
         let manners = Mutex::new(manners.iter().copied().collect());
-        routes.add_service(FederationServiceServer::new(Links { manners, seen }));
+        let victim = Party::Node(id(victim));
+        routes.add_service(FederationServiceServer::new(Links { victim, manners, seen }));
         let stopped = stop.clone();
         tokio::spawn(async move { serve(connections, routes, stopped).await });
         Self { seen: events, _stop: stop.drop_guard() }
@@ -92,6 +95,7 @@ pub fn noise(place: Place, credentials: Arc<Credentials>, entropy: Arc<dyn Entro
 }
 
 struct Links {
+    victim: Party,
     manners: Mutex<VecDeque<Manner>>,
     seen: mpsc::UnboundedSender<Seen>,
 }
@@ -106,14 +110,18 @@ impl FederationService for Links {
         &self,
         request: Request<Streaming<wire::LinkRequest>>,
     ) -> Result<Response<Self::LinkStream>, Status> {
-        let manner = {
-            let mut manners = self.manners.lock().unwrap();
-            if manners.len() > 1 { manners.pop_front() } else { manners.front().copied() }
-        };
+        let connection = request.extensions().get::<ConnectionInfo>().unwrap();
+        let is_victim = connection.peer.as_ref().is_some_and(|peer| *peer.party() == self.victim);
         let (answers, stream) = mpsc::channel(16);
-        let seen = self.seen.clone();
+        let (manner, seen) = if is_victim {
+            let mut manners = self.manners.lock().unwrap();
+            let manner = if manners.len() > 1 { manners.pop_front() } else { manners.front().copied() };
+            (manner.unwrap(), self.seen.clone())
+        } else {
+            (Manner::Honest, mpsc::unbounded_channel().0)
+        };
         let _ = seen.send(Seen::Link);
-        tokio::spawn(answer(manner.unwrap(), request.into_inner(), answers, seen));
+        tokio::spawn(answer(manner, request.into_inner(), answers, seen));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -69,7 +69,7 @@ impl Neighbours {
 async fn a_peer_that_never_acknowledges_loses_its_link_and_slows_nobody() {
     let (neighbours, place) = Neighbours::new().await;
     let manners = [Manner::Silent, Manner::Honest];
-    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), &manners);
+    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), "federal", &manners);
     neighbours.owe().await;
     assert_eq!(timeout(PATIENCE, island.sees()).await.unwrap(), Seen::Link);
     assert_eq!(timeout(PATIENCE, island.sees()).await.unwrap(), Seen::Parcels(1));
@@ -91,7 +91,7 @@ async fn a_peer_that_never_acknowledges_loses_its_link_and_slows_nobody() {
 async fn a_peer_that_breaks_the_protocol_gets_its_parcels_when_it_keeps_to_it() {
     let (neighbours, place) = Neighbours::new().await;
     let manners = [Manner::TooMuch, Manner::SecondHello, Manner::Empty, Manner::Honest];
-    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), &manners);
+    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), "federal", &manners);
     neighbours.owe().await;
     for manner in manners {
         assert_eq!(timeout(PATIENCE, island.sees()).await.unwrap(), Seen::Link, "{manner:?}");
@@ -121,7 +121,7 @@ async fn noise_instead_of_frames_slows_nobody() {
 
     drop(callers);
     let place = free_again(&neighbours.address).await;
-    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), &[Manner::Honest]);
+    let mut island = HostileNode::start(place, Arc::clone(&neighbours.island), "federal", &[Manner::Honest]);
     assert_eq!(timeout(PATIENCE, island.sees()).await.unwrap(), Seen::Link);
     assert_eq!(timeout(PATIENCE, island.sees()).await.unwrap(), Seen::Parcels(1));
     neighbours.letter_arrives(2).await;

@@ -11,3 +11,4 @@ mod inside;
 mod kills;
 mod network;
 mod resident;
+mod restored;

@@ -12,6 +12,7 @@ use chancery_sdk::request::{self, Order};
 use chancery_types::{Identifier, Scheme, SystemClock, SystemEntropy};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The resident's identifier.
@@ -51,7 +52,7 @@ pub(crate) async fn device(hosts: &Hosts, name: &str) -> Endpoint {
 /// A resident of the regional administration, with a device in this process.
 pub(crate) struct Resident {
     pub(crate) endpoint: Endpoint,
-    running: tokio::task::JoinHandle<()>,
+    running: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -68,10 +69,19 @@ impl Resident {
             endpoint: hosts.address("registry.chancery.example:7405").to_string(),
         };
         endpoint.enrol(&authority, &identifier, code).await.unwrap();
-        let stop = CancellationToken::new();
-        let (device, stopped) = (endpoint.clone(), stop.clone());
-        let running = tokio::spawn(async move { device.run(stopped).await });
+        let (running, stop) = run(&endpoint);
         Self { endpoint, running, stop }
+    }
+
+    /// Receives nothing until [`Resident::resume`].
+    pub(crate) async fn pause(&mut self) {
+        self.stop.cancel();
+        (&mut self.running).await.unwrap();
+    }
+
+    /// Receives again.
+    pub(crate) fn resume(&mut self) {
+        (self.running, self.stop) = run(&self.endpoint);
     }
 
     /// All letters, once there are `count`; there must be no more.
@@ -115,8 +125,13 @@ impl Resident {
     }
 
     /// Stops the device.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.running.await.unwrap();
+    pub(crate) async fn stop(mut self) {
+        self.pause().await;
     }
+}
+
+fn run(endpoint: &Endpoint) -> (JoinHandle<()>, CancellationToken) {
+    let (device, stop) = (endpoint.clone(), CancellationToken::new());
+    let stopped = stop.clone();
+    (tokio::spawn(async move { device.run(stopped).await }), stop)
 }
