@@ -72,7 +72,13 @@ impl Party {
 
     fn spawn(&self) -> Result<Process, Failure> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        // What the operator's own parties are told is not for these.
+        let told = std::env::vars_os().map(|(name, _)| name);
+        told.filter(|name| name.to_string_lossy().starts_with("CHANCERY_")).for_each(|name| {
+            command.env_remove(name);
+        });
+        let mut child = command
             .args(&self.arguments)
             .env("CHANCERY_LOG", LOG)
             .env("NO_COLOR", "1")

@@ -16,7 +16,17 @@ const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 struct Line {
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    carrier: Child,
     namespace: Child,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        for child in [&mut self.carrier, &mut self.namespace] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 impl Line {
@@ -26,7 +36,7 @@ impl Line {
         let mut command = Command::new(python);
         let mut carrier = command.arg(LINE).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (input, output) = (carrier.stdin.take().unwrap(), carrier.stdout.take().unwrap());
-        let mut line = Self { input, output: BufReader::new(output), namespace };
+        let mut line = Self { input, output: BufReader::new(output), carrier, namespace };
         line.says("ready");
         let far = line.namespace.id();
         system("ip link set lo up");
