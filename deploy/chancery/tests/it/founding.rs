@@ -1,9 +1,10 @@
 //! Hosts as folders, and `deploy/README.md` run on them as it stands: each
 //! block in its host's folder, each server as a process of its own.
 
+use chancery_types::{Entropy, SystemEntropy};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 pub(crate) const NODE: &str = "chancery node serve --config config/node.toml";
 const README: &str = include_str!("../../../README.md");
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config");
+/// Port of the first listener; the others follow.
+const FIRST_PORT: u16 = 7400;
 /// Longest wait for a line of a process.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Stands for `scp`: hosts are folders. The last argument is where to.
@@ -110,14 +113,16 @@ pub(crate) struct Hosts {
 impl Hosts {
     /// Hosts with nothing but the program and the sample configuration.
     pub(crate) fn new() -> Self {
-        // Held together, so that the system gives no port twice.
-        let held = LISTENERS.map(|name| (name, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
-        let addresses = held.iter().map(|(name, listener)| (*name, listener.local_addr().unwrap())).collect();
-        Self::at(addresses, None)
+        // An address of this test alone, so that no caller is given a port of its own that a server
+        // of ours is about to take: all of 127.0.0.0/8 is this machine.
+        let [a, b, c] = (&SystemEntropy as &dyn Entropy).array();
+        let own = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
+        let place = |(port, name)| (name, SocketAddr::from((own, port)));
+        Self::at((FIRST_PORT..).zip(LISTENERS).map(place).collect(), None)
     }
 
     /// The same with one host in the network namespace of a process. It is reached at one
-    /// address, all others at another; ports are nobody else's there.
+    /// address, all others at another.
     pub(crate) fn with_far(far: &'static str, process: u32, address: Ipv4Addr, others: Ipv4Addr) -> Self {
         let place = |(port, name): (u16, &'static str)| {
             let address = match name {
@@ -128,7 +133,7 @@ impl Hosts {
             };
             (name, SocketAddr::from((address, port)))
         };
-        Self::at((7400..).zip(LISTENERS).map(place).collect(), Some((far, process)))
+        Self::at((FIRST_PORT..).zip(LISTENERS).map(place).collect(), Some((far, process)))
     }
 
     fn at(addresses: BTreeMap<&'static str, SocketAddr>, far: Option<(&'static str, u32)>) -> Self {
