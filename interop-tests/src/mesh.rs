@@ -91,7 +91,11 @@ pub struct Place {
 impl Place {
     /// Takes a free port on loopback.
     pub async fn free() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::of(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// That of a listener.
+    pub fn of(listener: TcpListener) -> Self {
         let address = listener.local_addr().unwrap().to_string();
         Self { listener, address }
     }

@@ -336,5 +336,8 @@ async fn remove(path: &Path) -> Result<(), Refusal> {
 
 fn disk(error: &io::Error) -> Refusal {
     tracing::error!(kind = ?error.kind(), "blob folder");
-    Refusal::new(Reason::Internal, "the node's disk failed")
+    match error.kind() {
+        io::ErrorKind::StorageFull => Refusal::new(Reason::Overloaded, "the node's disk is full"),
+        _ => Refusal::new(Reason::Internal, "the node's disk failed"),
+    }
 }

@@ -1,10 +1,12 @@
 //! `chancery node …`: an administration's node as a process of its own.
 
 use crate::config::NodeFile;
+use crate::restored::restored;
 use crate::{NodeError, NodeParts, serve};
 use chancery_directory_core::client::Trust;
 use chancery_kit::config::{self, ConfigError};
 use chancery_kit::party::{self, PartyError};
+use chancery_kit::store::StoreError;
 use chancery_types::{Clock, Entropy};
 use clap::{Args, Subcommand};
 use std::io::Write as _;
@@ -33,6 +35,17 @@ enum NodeCommand {
         #[arg(long, value_name = "DIR")]
         identity: PathBuf,
     },
+    /// Prepare a node whose folder was restored from a copy.
+    ///
+    /// Run it before the node starts again. Peers then send again what the node has
+    /// not reported on, and devices read what comes. What its own devices and
+    /// agents submitted after the copy is made once more when they start again;
+    /// threads that its own agents opened may have moved on: open new ones.
+    Restored {
+        /// Configuration file; CHANCERY_NODE_… variables override it.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
     /// Run the node.
     Serve {
         /// Configuration file; CHANCERY_NODE_… variables override it.
@@ -56,6 +69,9 @@ pub enum CommandError {
     /// The node.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// Its store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Standard output is closed.
     #[error("cannot print: {0}")]
     Print(std::io::Error),
@@ -75,6 +91,10 @@ pub async fn run(
         NodeCommand::Pin { identity } => {
             let pin = hex::encode(party::key_pin(&identity)?);
             writeln!(std::io::stdout().lock(), "{pin}").map_err(CommandError::Print)
+        }
+        NodeCommand::Restored { config } => {
+            let file: NodeFile = config::load(&config, "CHANCERY_NODE_")?;
+            Ok(restored(&file.folder.join("node.db")).await?)
         }
         NodeCommand::Serve { config } => {
             let file: NodeFile = config::load(&config, "CHANCERY_NODE_")?;

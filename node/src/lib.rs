@@ -14,6 +14,7 @@ mod link;
 mod mesh;
 mod places;
 mod quota;
+mod restored;
 mod rpc;
 mod store;
 mod wake;

@@ -37,6 +37,9 @@ pub(crate) enum Failure {
     /// Not every letter arrived intact and once.
     #[error("not every letter arrived intact and once")]
     NotAllArrived,
+    /// The books of a run of chaos do not balance.
+    #[error("the books do not balance, or a party ended by itself; what is left of the run is in {0}")]
+    Chaos(std::path::PathBuf),
     /// A letter cannot be sent.
     #[error("{0}")]
     Letter(String),

@@ -2,6 +2,8 @@
 
 mod authority;
 mod bench;
+mod chaos;
+mod dice;
 mod enrol;
 mod failure;
 mod letters;
@@ -61,6 +63,7 @@ enum Command {
     Recipients(RecipientsCommand),
     /// Measure speed on this machine.
     Bench(bench::BenchArgs),
+    Chaos(chaos::ChaosArgs),
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -115,6 +118,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Authority(args) => authority::run(args, clock, entropy, shutdown).await,
         Command::Recipients(RecipientsCommand::Make(args)) => Ok(mailing::synthetic::run(&args)?),
         Command::Bench(args) => bench::run(args, shutdown).await,
+        Command::Chaos(args) => chaos::run(args, clock, entropy, shutdown).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "chancery", &mut std::io::stdout());
             Ok(())

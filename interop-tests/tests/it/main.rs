@@ -7,6 +7,7 @@ mod devices;
 mod enrolment;
 mod foreign;
 mod garbage;
+mod hostile;
 mod moves;
 mod records;
 mod refused;

@@ -12,7 +12,7 @@ use chancery_types::{Reason, Refusal};
 use futures::future::BoxFuture;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Connection, Database, Pool, Sqlite, Transaction};
+use sqlx::{Connection, Database, Pool, Sqlite};
 use std::ops::DerefMut;
 use std::path::Path;
 use std::sync::Arc;
@@ -55,6 +55,18 @@ pub enum StoreError {
     Closed,
 }
 
+/// Codes by which databases say that there is no room: SQLITE_FULL, PostgreSQL's `disk_full`.
+const FULL: [&str; 2] = ["13", "53100"];
+
+impl StoreError {
+    /// Whether there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        code.is_some_and(|code| FULL.contains(&&*code))
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(Arc::new(error))
@@ -73,6 +85,9 @@ impl From<StoreError> for Refusal {
         tracing::error!(%error, "store");
         match error {
             StoreError::Closed => Self::new(Reason::ShuttingDown, "the server is stopping; try again"),
+            error if error.is_full() => {
+                Self::new(Reason::Overloaded, "the disk is full; nothing was changed")
+            }
             _ => Self::new(Reason::Internal, "the store failed; nothing was changed"),
         }
     }
@@ -210,12 +225,28 @@ async fn write_in_groups<DB: Database>(pool: Pool<DB>, mut queue: mpsc::Receiver
 }
 
 async fn commit<DB: Database>(pool: &Pool<DB>, group: &mut [Queued<DB>]) -> Result<(), StoreError> {
-    let mut transaction: Transaction<'static, DB> = pool.begin().await?;
+    let mut connection = pool.acquire().await?;
+    let committed = commit_on::<DB>(&mut connection, group).await;
+    if committed.is_err() {
+        // SQLite ends some transactions by itself when the disk is full or fails. sqlx does not
+        // hear of it: its next transaction on this connection could be a savepoint inside
+        // one that nobody commits.
+        if let Err(error) = connection.close().await {
+            tracing::warn!(%error, "the writer's connection was not closed well");
+        }
+    }
+    Ok(committed?)
+}
+
+async fn commit_on<DB: Database>(
+    connection: &mut DB::Connection,
+    group: &mut [Queued<DB>],
+) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
     for job in group {
         (job.work)(transaction.deref_mut()).await?;
     }
-    transaction.commit().await?;
-    Ok(())
+    transaction.commit().await
 }
 
 /// Checks that a connection works: for health and start-up checks.

@@ -4,7 +4,7 @@
 use super::{cpu_seconds_of, resolve, round};
 use crate::Failure;
 use crate::local::federation::{FEDERATION, LocalFederation, name};
-use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, Layout};
+use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, AUTHORITY_KEY, Layout};
 use chancery_directory::DirectoryKeyFiles;
 use chancery_directory::authority;
 use chancery_directory_core::client::read_publication;
@@ -268,7 +268,7 @@ type Operation = (wire::PublishRequest, ResultKey);
 async fn prepare(founded: &Founded, count: usize) -> Result<(Vec<Operation>, Vec<Known>), Failure> {
     let cores = super::cores();
     let parts = (0..cores).map(|part| {
-        let file = founded.layout.path("authority.key");
+        let file = founded.layout.path(AUTHORITY_KEY);
         let authority = name(AUTHORITY).map(|id| authority::open(id, &file, &SystemEntropy));
         let (hpke, count) = (founded.hpke, count / cores + usize::from(part < count % cores));
         tokio::task::spawn_blocking(move || {

@@ -2,7 +2,7 @@
 //! administration. Residents get their codes here; in earnest, by letter.
 
 use super::federation::{LocalFederation, name};
-use super::layout::{ADMINISTRATIONS, AUTHORITY};
+use super::layout::{ADMINISTRATIONS, AUTHORITY, AUTHORITY_KEY};
 use crate::Failure;
 use chancery_directory::authority;
 use chancery_pki_core::Party;
@@ -49,7 +49,7 @@ impl Registry {
         };
         let endpoint = Endpoint::open(config).await?;
         endpoint.register().await?;
-        let signer = authority::open(name(AUTHORITY)?, &federation.layout.path("authority.key"), &*entropy)?;
+        let signer = authority::open(name(AUTHORITY)?, &federation.layout.path(AUTHORITY_KEY), &*entropy)?;
         let codes = Arc::new(Codes::open(&folder.join("codes.db"))?);
         let listener = federation.listen("authority").await?;
         let (running, stop) = (endpoint.clone(), shutdown.clone());

@@ -2,7 +2,7 @@
 //! certificate and its own port: what runs apart in earnest talks over the same
 //! mutual TLS here.
 
-use super::layout::{ADMINISTRATIONS, AGENT, AUTHORITY, EVALUATORS, Layout};
+use super::layout::{ADMINISTRATIONS, AGENT, AUTHORITY, AUTHORITY_KEY, EVALUATORS, Layout};
 use crate::Failure;
 use chancery_directory::{DirectoryConfig, DirectoryKeyFiles, EvaluatorConfig};
 use chancery_directory::{authority, ceremony, evaluator, governance};
@@ -164,7 +164,11 @@ impl LocalFederation {
     /// Logs what governs the directory and the authority, unless it stands
     /// there already.
     async fn govern(&self, hpke_public_key: [u8; 32]) -> Result<(), Failure> {
-        let signer = authority::open(name(AUTHORITY)?, &self.layout.path("authority.key"), &*self.entropy)?;
+        let key = self.layout.path(AUTHORITY_KEY);
+        if let Some(folder) = key.parent() {
+            make_folder(folder)?;
+        }
+        let signer = authority::open(name(AUTHORITY)?, &key, &*self.entropy)?;
         let authority = AuthorityEntry {
             authority: signer.authority().clone(),
             key: signer.key(),
@@ -199,7 +203,7 @@ impl LocalFederation {
         let member = Member {
             administration: name(administration)?,
             display_names: BTreeMap::from([("en".to_owned(), display_name(administration).to_owned())]),
-            endpoints: vec![self.layout.address(&party).to_string()],
+            endpoints: vec![self.layout.reached(&party).to_string()],
             node_key_pin: *own.key_pin(),
             agents: BTreeMap::from([(name(AGENT)?, agent_key)]),
         };

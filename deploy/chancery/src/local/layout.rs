@@ -2,6 +2,7 @@
 //! Ports are written down on the first run: the log names them.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ pub(crate) const ADMINISTRATIONS: [&str; 2] = ["federal", "regional"];
 pub(crate) const AGENT: &str = "letters";
 /// Id of the enrolment authority, in the log and as an agent.
 pub(crate) const AUTHORITY: &str = "residents";
+/// Its key, in the folder that `chancery authority` would keep it in.
+pub(crate) const AUTHORITY_KEY: &str = "authority/authority.key";
 /// The evaluators.
 pub(crate) const EVALUATORS: [&str; 3] = ["evaluator-1", "evaluator-2", "evaluator-3"];
 /// Parties that listen, in the order of their ports.
@@ -33,6 +36,8 @@ const LISTENERS: [&str; 10] = [
 pub(crate) struct Layout {
     root: PathBuf,
     ports: Ports,
+    /// Where others reach a party, when that is not where it listens.
+    fronts: BTreeMap<&'static str, SocketAddr>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -62,7 +67,7 @@ impl Layout {
             }
             Err(error) => return Err(error),
         };
-        Ok(Self { root, ports })
+        Ok(Self { root, ports, fronts: BTreeMap::new() })
     }
 
     /// A file or folder.
@@ -75,6 +80,17 @@ impl Layout {
         let index = LISTENERS.iter().position(|name| *name == party);
         let port = index.and_then(|index| self.ports.ports.get(index)).copied().unwrap_or(0);
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+    }
+
+    /// The same layout with something in front of a party: others get that address.
+    pub(crate) fn behind(mut self, party: &'static str, front: SocketAddr) -> Self {
+        self.fronts.insert(party, front);
+        self
+    }
+
+    /// Where others reach a party.
+    pub(crate) fn reached(&self, party: &str) -> SocketAddr {
+        self.fronts.get(party).copied().unwrap_or_else(|| self.address(party))
     }
 
     /// The folder itself.

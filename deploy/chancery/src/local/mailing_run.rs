@@ -22,13 +22,27 @@ const MAX_MESSAGE: usize = 20 * 1024 * 1024;
 /// # Errors
 /// Nothing listens there.
 pub(crate) async fn connect(endpoint: &str) -> Result<AgentServiceClient<Channel>, Failure> {
-    let channel = tonic::transport::Endpoint::from_shared(endpoint.to_owned())?
-        .connect_timeout(Duration::from_secs(5))
-        .connect()
-        .await?;
-    Ok(AgentServiceClient::new(channel)
+    Ok(calling(transport(endpoint)?.connect().await?))
+}
+
+/// The same, which connects with the first call, and again with the next one after
+/// the agent went away.
+///
+/// # Errors
+/// `endpoint` is no address.
+pub(crate) fn client(endpoint: &str) -> Result<AgentServiceClient<Channel>, Failure> {
+    Ok(calling(transport(endpoint)?.connect_lazy()))
+}
+
+fn transport(endpoint: &str) -> Result<tonic::transport::Endpoint, Failure> {
+    let endpoint = tonic::transport::Endpoint::from_shared(endpoint.to_owned())?;
+    Ok(endpoint.connect_timeout(Duration::from_secs(5)))
+}
+
+fn calling(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE))
+        .max_encoding_message_size(MAX_MESSAGE)
 }
 
 /// What a mailing's letters have come to so far.

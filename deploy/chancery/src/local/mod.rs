@@ -1,6 +1,6 @@
 //! `chancery up`: a whole federation on this machine, and a mailing through it.
 
-mod authority;
+pub(crate) mod authority;
 pub(crate) mod federation;
 pub(crate) mod layout;
 pub(crate) mod mailing_run;
@@ -283,14 +283,17 @@ impl Running {
     }
 }
 
-/// Starts an administration's node and agent.
-async fn start_administration(
+/// Starts an administration's node and agent; gives the agent's endpoint.
+///
+/// # Errors
+/// A port is taken, or somebody refuses.
+pub(crate) async fn start_administration(
     federation: &mut LocalFederation,
     administration: &str,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
     shutdown: &CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<Endpoint, Failure> {
     let folder = federation.layout.path(&format!("agent-{administration}"));
     let config = EndpointConfig {
         store: folder.join("endpoint.db"),
@@ -312,11 +315,11 @@ async fn start_administration(
         running.run(stopped).await;
         Ok(())
     });
-    let (entropy, stopped) = (Arc::clone(entropy), shutdown.clone());
+    let (entropy, stopped, serving) = (Arc::clone(entropy), shutdown.clone(), endpoint.clone());
     federation.spawn(async move {
-        Ok(chancery_sdk::agent::serve(endpoint, &folder, listener, entropy, stopped).await?)
+        Ok(chancery_sdk::agent::serve(serving, &folder, listener, entropy, stopped).await?)
     });
-    Ok(())
+    Ok(endpoint)
 }
 
 async fn enrol(
@@ -377,7 +380,8 @@ fn secrets(mailing: &Mailing, residents: &[Resident]) -> Vec<(Secret, Vec<u8>)> 
     secrets
 }
 
-fn bar(length: usize, what: &'static str, quiet: bool) -> ProgressBar {
+/// A bar for `length` of something; nothing when `quiet`.
+pub(crate) fn bar(length: usize, what: &'static str, quiet: bool) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }

@@ -3,7 +3,7 @@
 
 use super::authority::Registry;
 use super::federation::{LocalFederation, name};
-use super::layout::ADMINISTRATIONS;
+use super::layout::{ADMINISTRATIONS, Layout};
 use crate::Failure;
 use chancery::mailing::recipients::Recipient;
 use chancery_kit::tls::Credentials;
@@ -12,7 +12,7 @@ use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
-use chancery_types::{Clock, Entropy, Handle, Refusal};
+use chancery_types::{Clock, Entropy, Handle, Identifier, Refusal};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// KeyPackages that a device keeps in stock, of each suite.
-const STOCK: usize = 4;
+pub(crate) const STOCK: usize = 4;
 /// Bytes of attachments that one device keeps on their way.
-const SPOOL: u64 = 256 * 1024 * 1024;
+pub(crate) const SPOOL: u64 = 256 * 1024 * 1024;
 /// Letters read at once.
 const READ: usize = 64;
 /// Every so manieth resident answers.
@@ -40,6 +40,9 @@ pub(crate) struct Expected {
     /// The attachments, in order.
     pub(crate) attachments: Arc<Vec<Vec<u8>>>,
 }
+
+/// What devices have in common: credentials, time, randomness.
+pub(crate) type Parts = (Arc<Credentials>, Arc<dyn Clock>, Arc<dyn Entropy>);
 
 /// A resident's device.
 pub(crate) struct Resident {
@@ -75,26 +78,13 @@ impl Resident {
         recipient: &Recipient,
         expected: Expected,
         tally: Arc<Tally>,
-        parts: (Arc<Credentials>, Arc<dyn Clock>, Arc<dyn Entropy>),
+        parts: Parts,
     ) -> Result<Self, Failure> {
-        let (credentials, clock, entropy) = parts;
-        let home = ADMINISTRATIONS.get(number % ADMINISTRATIONS.len()).ok_or(Failure::Name)?;
-        let folder = federation.layout.path(&format!("residents/{number:06}"));
-        std::fs::create_dir_all(&folder)?;
-        let config = EndpointConfig {
-            store: folder.join("endpoint.db"),
-            node: name(home)?,
-            node_endpoint: federation.layout.address(&format!("node-{home}")).to_string(),
-            federation: federation.bundle.clone(),
-            credentials,
-            stock: STOCK,
-            clock,
-            entropy: Arc::clone(&entropy),
-        };
-        let endpoint = Endpoint::open(config).await?;
-        endpoint.register().await?;
+        let entropy = Arc::clone(&parts.2);
+        let folder = folder(&federation.layout, number);
+        let endpoint = device(federation, number, parts).await?;
         let handle = endpoint.handle(&recipient.identifier).await?;
-        enrol(registry, &endpoint, recipient, folder.join("enrolled")).await?;
+        enrol(registry, &endpoint, &recipient.identifier, folder.join("enrolled")).await?;
         let spool = Arc::new(Spool::open(folder.join("spool"), SPOOL)?);
         Ok(Self { number, endpoint, handle, spool, entropy, expected, tally })
     }
@@ -213,18 +203,57 @@ impl Resident {
     }
 }
 
+/// Where resident `number` (from 0) keeps its things.
+pub(crate) fn folder(layout: &Layout, number: usize) -> PathBuf {
+    layout.path(&format!("residents/{number:06}"))
+}
+
+/// The administration on whose node resident `number` lives.
+pub(crate) const fn home(number: usize) -> &'static str {
+    ADMINISTRATIONS[number % ADMINISTRATIONS.len()]
+}
+
+/// Opens the device of resident `number` and its account.
+///
+/// # Errors
+/// The node refuses.
+pub(crate) async fn device(
+    federation: &LocalFederation,
+    number: usize,
+    (credentials, clock, entropy): Parts,
+) -> Result<Endpoint, Failure> {
+    let folder = folder(&federation.layout, number);
+    std::fs::create_dir_all(&folder)?;
+    let config = EndpointConfig {
+        store: folder.join("endpoint.db"),
+        node: name(home(number))?,
+        node_endpoint: federation.layout.address(&format!("node-{}", home(number))).to_string(),
+        federation: federation.bundle.clone(),
+        credentials,
+        stock: STOCK,
+        clock,
+        entropy,
+    };
+    let endpoint = Endpoint::open(config).await?;
+    endpoint.register().await?;
+    Ok(endpoint)
+}
+
 /// Enrols unless that was done before.
-async fn enrol(
+///
+/// # Errors
+/// The authority or the directory refuses.
+pub(crate) async fn enrol(
     registry: &Registry,
     endpoint: &Endpoint,
-    recipient: &Recipient,
+    identifier: &Identifier,
     done: PathBuf,
 ) -> Result<(), Failure> {
     if done.exists() {
         return Ok(());
     }
-    let code = registry.invite(&recipient.identifier).await?;
-    endpoint.enrol(&registry.address, &recipient.identifier, &code).await?;
+    let code = registry.invite(identifier).await?;
+    endpoint.enrol(&registry.address, identifier, &code).await?;
     chancery_kit::tls::files::replace(&done, b"")?;
     Ok(())
 }

@@ -3,8 +3,8 @@
 //! seed gives the same list on every machine; a longer list begins with the
 //! shorter one.
 
-use chancery_types::entropy::SeededEntropy;
-use chancery_types::{Entropy, Identifier, IdentifierError, Scheme};
+use crate::dice::Dice;
+use chancery_types::{Identifier, IdentifierError, Scheme};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -77,7 +77,7 @@ pub fn write_csv(writer: impl Write, count: u64, seed: u64) -> Result<(), Synthe
         let identifier = identifier(scheme, seed, row / 3)?;
         let mut dice = Dice::new(seed, row);
         let words = dice.pick(languages);
-        let request_id = uuid::Builder::from_random_bytes(dice.0.array()).into_uuid();
+        let request_id = dice.uuid();
         csv.write_record([
             request_id.hyphenated().to_string().as_str(),
             scheme.as_str(),
@@ -195,25 +195,6 @@ fn mixed<const N: usize>(mut number: u64, bases: [u64; N]) -> [u64; N] {
         number /= base;
         digit
     })
-}
-
-/// Chance, the same for the same seed and row.
-struct Dice(Box<dyn Entropy>);
-
-impl Dice {
-    fn new(seed: u64, row: u64) -> Self {
-        // An odd factor: rows of one seed never share a generator.
-        Self(Box::new(SeededEntropy::new(seed.rotate_left(32) ^ row.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
-    }
-
-    /// A number below `end`, as good as evenly.
-    fn below(&mut self, end: u64) -> u64 {
-        u64::from_le_bytes(self.0.array()) % end
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
-        list[self.below(list.len() as u64) as usize]
-    }
 }
 
 /// What names and addresses are made of. None of these places exists.

@@ -1,17 +1,22 @@
 //! Hosts as folders, and `deploy/README.md` run on them as it stands: each
 //! block in its host's folder, each server as a process of its own.
 
+use chancery_types::{Entropy, SystemEntropy};
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// A node's last line.
+pub(crate) const NODE: &str = "chancery node serve --config config/node.toml";
 const README: &str = include_str!("../../../README.md");
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config");
+/// Port of the first listener; the others follow.
+const FIRST_PORT: u16 = 7400;
 /// Longest wait for a line of a process.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Stands for `scp`: hosts are folders. The last argument is where to.
@@ -101,15 +106,39 @@ pub(crate) struct Hosts {
     root: TempDir,
     addresses: BTreeMap<&'static str, SocketAddr>,
     servers: BTreeMap<(&'static str, String), Process>,
+    /// A host in a network namespace of its own: that of a process.
+    far: Option<(&'static str, u32)>,
 }
 
 impl Hosts {
     /// Hosts with nothing but the program and the sample configuration.
     pub(crate) fn new() -> Self {
-        // Held together, so that the system gives no port twice.
-        let held = LISTENERS.map(|name| (name, TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()));
-        let addresses = held.iter().map(|(name, listener)| (*name, listener.local_addr().unwrap())).collect();
-        let hosts = Self { root: tempfile::tempdir().unwrap(), addresses, servers: BTreeMap::default() };
+        // An address of this test alone, so that no caller is given a port of its own that a server
+        // of ours is about to take: all of 127.0.0.0/8 is this machine.
+        let [a, b, c] = (&SystemEntropy as &dyn Entropy).array();
+        let own = Ipv4Addr::new(127, a.max(1), b, c.clamp(1, 254));
+        let place = |(port, name)| (name, SocketAddr::from((own, port)));
+        Self::at((FIRST_PORT..).zip(LISTENERS).map(place).collect(), None)
+    }
+
+    /// The same with one host in the network namespace of a process. It is reached at one
+    /// address, all others at another.
+    pub(crate) fn with_far(far: &'static str, process: u32, address: Ipv4Addr, others: Ipv4Addr) -> Self {
+        let place = |(port, name): (u16, &'static str)| {
+            let address = match name {
+                // They serve their own hosts.
+                "agent on federal" | "agent on regional" => Ipv4Addr::LOCALHOST,
+                name if name.contains(&format!(".{far}.")) => address,
+                _ => others,
+            };
+            (name, SocketAddr::from((address, port)))
+        };
+        Self::at((FIRST_PORT..).zip(LISTENERS).map(place).collect(), Some((far, process)))
+    }
+
+    fn at(addresses: BTreeMap<&'static str, SocketAddr>, far: Option<(&'static str, u32)>) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let hosts = Self { root, addresses, servers: BTreeMap::default(), far };
         let bin = hosts.path("bin", "");
         std::fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_chancery"), bin.join("chancery")).unwrap();
@@ -120,6 +149,14 @@ impl Hosts {
             std::os::unix::fs::symlink(CONFIG, hosts.path(host, "config")).unwrap();
         }
         hosts
+    }
+
+    /// Founds the federation: all blocks but the letter. Gives the resident's code.
+    pub(crate) fn found(&mut self) -> String {
+        let readme = blocks();
+        let (_letter, founding) = readme.split_last().unwrap();
+        let printed = founding.iter().map(|block| self.run(block)).last();
+        printed.unwrap().trim().to_owned()
     }
 
     /// A file or folder of a host.
@@ -148,7 +185,7 @@ impl Hosts {
         // In the shell's place, so that signals reach the server.
         let server = Process::spawn(self.command(host, &format!("exec {line}")));
         let listens = server.line();
-        assert!(listens.starts_with("listening on 127.0.0.1:"), "{listens}");
+        assert!(listens.starts_with("listening on "), "{listens}");
         self.servers.insert((host, line.to_owned()), server);
     }
 
@@ -188,7 +225,14 @@ impl Hosts {
             script = script.replace(&format!("--name {name}"), "--name 127.0.0.1");
         }
         let path = format!("{}:{}", self.path("bin", "").display(), std::env::var("PATH").unwrap());
-        let mut command = Command::new("sh");
+        let mut command = match self.far {
+            Some((far, process)) if far == host => {
+                let mut command = Command::new("nsenter");
+                command.args(["--net", "--target", &process.to_string(), "sh"]);
+                command
+            }
+            _ => Command::new("sh"),
+        };
         command.args(["-euc", &script]).current_dir(self.path(host, "")).env("PATH", path);
         command.env("HOSTS", self.root.path());
         command.env("MEDIUM_A", self.path("media", "")).env("MEDIUM_B", self.path("media", ""));

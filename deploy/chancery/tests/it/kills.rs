@@ -2,7 +2,7 @@
 //! enrol and the evaluators deal their shares anew: what was acknowledged stands, the
 //! log never forks, and no handle comes out in two ways.
 
-use crate::founding::{Hosts, blocks};
+use crate::founding::Hosts;
 use chancery_directory_core::{Trust, VerifiedCheckpoint};
 use chancery_kit::party::read_bundle;
 use chancery_kit::tls::{Credentials, connect};
@@ -165,12 +165,7 @@ fn deal_anew(hosts: &Hosts, generation: u32) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_they_lose_and_fork_nothing() {
     let mut hosts = Hosts::new();
-    let readme = blocks();
-    let (_, before) = readme.split_last().unwrap();
-    let (_, founding) = before.split_last().unwrap();
-    for block in founding {
-        hosts.run(block);
-    }
+    hosts.found();
     let federation = Federation::of(&hosts);
     let handle = federation.device("first").await;
     handle.register().await.unwrap();

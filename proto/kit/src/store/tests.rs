@@ -69,3 +69,45 @@ async fn a_newer_schema_refuses_to_start() {
 fn values_are_numbered() {
     assert_eq!(values(2, 3), "($1,$2,$3),($4,$5,$6)");
 }
+
+#[tokio::test]
+async fn a_full_disk_has_its_own_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("a.db"), &MIGRATIONS).await.unwrap();
+    let full = store
+        .write("fill", |c| {
+            Box::pin(async move {
+                // Not below what the file has already.
+                sqlx::query("PRAGMA max_page_count = 1").execute(&mut *c).await?;
+                let many = "WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 100000) \
+                            INSERT INTO thing (id) SELECT id FROM n";
+                sqlx::query(many).execute(c).await
+            })
+        })
+        .await
+        .map(drop)
+        .unwrap_err();
+    assert!(full.is_full(), "{full}");
+    assert_eq!(Refusal::from(full).reason, Reason::Overloaded);
+    assert_eq!(count(&store).await, 0);
+    insert(&store, 1).await.unwrap();
+    assert!(!insert(&store, 1).await.unwrap_err().is_full());
+}
+
+/// As SQLite does when a flush fails: the transaction ends, and nobody is told.
+#[tokio::test]
+async fn what_follows_a_transaction_that_ended_by_itself_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("a.db"), &MIGRATIONS).await.unwrap();
+    let ended = store.write("end", |c| {
+        Box::pin(async move {
+            sqlx::query("ROLLBACK").execute(c).await?;
+            Err::<(), _>(sqlx::Error::RowNotFound)
+        })
+    });
+    ended.await.unwrap_err();
+    insert(&store, 1).await.unwrap();
+    insert(&store, 1).await.unwrap_err();
+    insert(&store, 2).await.unwrap();
+    assert_eq!(count(&store).await, 2);
+}
