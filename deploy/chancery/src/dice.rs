@@ -5,50 +5,50 @@ use chancery_types::entropy::SeededEntropy;
 use std::time::Duration;
 
 /// Chance, the same for the same seed and row.
-pub(crate) struct Dice(Box<dyn Entropy>);
+pub struct Dice(Box<dyn Entropy>);
 
 impl Dice {
     /// The row's own chance.
-    pub(crate) fn new(seed: u64, row: u64) -> Self {
+    pub fn new(seed: u64, row: u64) -> Self {
         // An odd factor: rows of one seed never share a generator.
         Self(Box::new(SeededEntropy::new(seed.rotate_left(32) ^ row.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
     }
 
     /// A number below `end`, as good as evenly.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         u64::from_le_bytes(self.0.array()) % end
     }
 
     /// One of a list that is not empty.
-    pub(crate) fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
+    pub fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
         list[self.below(list.len() as u64) as usize]
     }
 
     /// Whether something happens that does so `percent` times in a hundred.
-    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+    pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     /// A duration from the shorter up to the longer.
-    pub(crate) fn between(&mut self, shorter: Duration, longer: Duration) -> Duration {
+    pub fn between(&mut self, shorter: Duration, longer: Duration) -> Duration {
         let span = u64::try_from(longer.saturating_sub(shorter).as_millis()).unwrap_or(u64::MAX);
         shorter + Duration::from_millis(self.below(span.saturating_add(1)))
     }
 
     /// A pause before what comes that often on average and at any moment.
-    pub(crate) fn pause(&mut self, mean: Duration) -> Duration {
+    pub fn pause(&mut self, mean: Duration) -> Duration {
         // Never 0, of which there is no logarithm.
         let share = (self.below(1 << 53) + 1) as f64 / (1_u64 << 53) as f64;
         mean.mul_f64(-share.ln())
     }
 
     /// An id.
-    pub(crate) fn uuid(&mut self) -> uuid::Uuid {
+    pub fn uuid(&mut self) -> uuid::Uuid {
         uuid::Builder::from_random_bytes(self.0.array()).into_uuid()
     }
 
     /// Bytes.
-    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.0.fill(&mut bytes);
         bytes

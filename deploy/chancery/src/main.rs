@@ -3,7 +3,6 @@
 mod authority;
 mod bench;
 mod chaos;
-mod dice;
 mod enrol;
 mod failure;
 mod letters;

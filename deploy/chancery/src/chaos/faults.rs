@@ -4,7 +4,7 @@
 use super::found::Founded;
 use super::link::Weather;
 use crate::Failure;
-use crate::dice::Dice;
+use chancery::dice::Dice;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -2,7 +2,7 @@
 //! slow, or with bytes that arrive other than they were sent. It reads nothing of
 //! what it carries; what goes wrong on it is drawn elsewhere.
 
-use crate::dice::Dice;
+use chancery::dice::Dice;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

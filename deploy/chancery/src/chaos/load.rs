@@ -4,9 +4,9 @@
 
 use super::account::{PLEASE, digest};
 use crate::Failure;
-use crate::dice::Dice;
 use crate::local::layout::ADMINISTRATIONS;
 use crate::local::mailing_run;
+use chancery::dice::Dice;
 use chancery_kit::status::from_status;
 use chancery_proto::agent::v1 as agent;
 use chancery_proto::agent::v1::agent_service_client::AgentServiceClient;

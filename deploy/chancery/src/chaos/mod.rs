@@ -13,9 +13,9 @@ mod report;
 mod stores;
 
 use crate::Failure;
-use crate::dice::Dice;
 use crate::local::{bar, print};
 use books::Books;
+use chancery::dice::Dice;
 use chancery_types::{Clock, Entropy};
 use clap::{Args, Subcommand};
 use faults::{Done, Faults};
