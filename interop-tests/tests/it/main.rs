@@ -13,4 +13,5 @@ mod records;
 mod refused;
 mod secrets;
 mod sessions;
+mod threats;
 mod up;

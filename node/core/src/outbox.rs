@@ -154,8 +154,12 @@ async fn dead<T: Tables>(tx: &mut Tx<T>, id: i64, reason: &str) -> Result<(), T:
         Some(wire::parcel::Parcel::Submission(submission)) => {
             submit::refused_on_the_way(tx, submission, reason).await
         }
-        Some(wire::parcel::Parcel::Delivery(_)) => {
-            let outcome = wire::report::Outcome::Refused(reason.to_owned());
+        Some(wire::parcel::Parcel::Delivery(delivery)) => {
+            let outcome = if mailbox::is_rest(delivery) {
+                wire::report::Outcome::Expired(true)
+            } else {
+                wire::report::Outcome::Refused(reason.to_owned())
+            };
             report::settle_kept(tx, &ended.kept, outcome).await
         }
         _ => Ok(()),

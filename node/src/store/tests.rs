@@ -479,11 +479,42 @@ async fn what_expires_is_not_served_and_its_sender_hears_of_it() {
 }
 
 #[tokio::test]
-async fn what_no_peer_took_in_time_expires_here() {
-    let (a, _b) = thread().await;
-    a.clock.advance(Duration::from_secs(2000));
-    a.store.change("expire", |tx| Box::pin(expire(tx))).await.unwrap();
+async fn what_no_peer_took_in_time_is_told_of_by_the_peer_or_days_later() {
+    let past = Duration::from_secs(2000);
+    let expired = async |side: &Side| {
+        side.store.change("expire", |tx| Box::pin(expire(tx))).await.unwrap();
+    };
+    // The peer comes back: what remains of the letter has its place, and a report.
+    let (a, b) = thread().await;
+    a.hand_over(&b, false).await;
+    b.acknowledge(BERT, 20).await;
+    b.hand_over(&a, false).await;
+    a.submit("a", vec![letter(5, ANNA, 10)]).await;
+    a.clock.advance(past);
+    b.clock.advance(past);
+    expired(&a).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered"], "it may have been taken");
+    a.hand_over(&b, true).await;
+    let remains = b.read(BERT, 20).await;
+    let Some(node::subscribe_response::Item::Delivery(delivery)) = &remains[0].item else {
+        panic!("no delivery")
+    };
+    assert!(matches!(delivery.body, Some(wire::delivery::Body::Expired(_))) && remains.len() == 1);
+    b.hand_over(&a, false).await;
+    assert_eq!(a.events(ANNA, 10).await, ["relayed", "delivered", "relayed", "expired"]);
+    assert_eq!((a.count("outbox").await, b.count("outbox").await), (0, 0));
+
+    // It does not: after three days the node says so itself, once.
+    let (a, _) = thread().await;
+    a.clock.advance(past);
+    expired(&a).await;
+    a.clock.advance(chancery_node_core::expire::GRACE);
+    expired(&a).await;
+    expired(&a).await;
     assert_eq!(a.events(ANNA, 10).await, ["expired"]);
+    assert_eq!(a.count("outbox").await, 1, "its place in the group is still to be told");
+    a.clock.advance(chancery_node_core::parcel::MAX_LIFE);
+    expired(&a).await;
     assert_eq!(a.count("outbox").await, 0);
 }
 
