@@ -1,7 +1,8 @@
 //! What must hold whatever happens, counted while it happens.
 
 use crate::mls::Member;
-use chancery_proto::node::v1::{Event, event};
+use chancery_proto::federation::v1::delivery;
+use chancery_proto::node::v1::{Event, event, subscribe_response};
 use chancery_sdk_core::{Alarm, Conclusion};
 use chancery_types::{Alias, DeviceId, GroupId, MessageId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,8 +33,6 @@ pub enum Violation {
     ExpiredServed,
     /// Something waits for ever.
     Leftover(String),
-    /// More waits than there is anything to wait for.
-    Unbounded(usize),
 }
 
 impl fmt::Display for Violation {
@@ -164,6 +163,15 @@ impl Books {
         let Some(letter) = number.and_then(|number| self.letter(number)) else { return };
         if letter.sender == device && event.recipient == letter.recipient.as_bytes().as_slice() {
             letter.terminal.push(kind);
+        }
+    }
+
+    /// A node gives a device something at `now`, by its clock.
+    pub(crate) fn served(&mut self, item: &subscribe_response::Item, now: Timestamp) {
+        let subscribe_response::Item::Delivery(delivery) = item else { return };
+        let is_message = !matches!(delivery.body, Some(delivery::Body::Expired(_)));
+        if is_message && delivery.expires_at_ms <= now.millis() {
+            self.violations.push(Violation::ExpiredServed);
         }
     }
 

@@ -361,6 +361,7 @@ impl World {
         let now = self.nodes[node].clock(self.now);
         let items = self.nodes[node].disk.read((own.alias, own.device), after, usize::MAX, now);
         let Some(last) = items.last().map(|item| item.position) else { return };
+        items.iter().filter_map(|item| item.item.as_ref()).for_each(|item| self.books.served(item, now));
         let Some(at) = self.arrival(conn, Party::Node(node)) else { return };
         self.devices[device].served = Some((conn, last));
         let boot = self.devices[device].boot;
