@@ -1,19 +1,18 @@
 //! A process with the devices of some residents: they receive, answer who asks for it,
 //! and say what their stores hold when a line on standard input asks.
 
-use super::account::{Account, End, PLEASE, Received, Sent, Store, answer, digest};
+use super::account::{self, Account, End, PLEASE, Received, Sent, Store, digest};
 use crate::Failure;
 use crate::local::federation::name;
-use crate::local::residents::{SPOOL, STOCK};
+use crate::local::residents::{SPOOL, STOCK, answer};
 use chancery_kit::tls::{Credentials, enrol};
 use chancery_kit::{config, party};
 use chancery_pki_core::{Crls, armour};
 use chancery_sdk::attachment::{ExternalFile, Resume, Spool, download, open};
 use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
-use chancery_sdk::endpoint::{Endpoint, EndpointConfig, SendOrder, To};
+use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
 use chancery_sdk::event::EventKind;
 use chancery_sdk::inbox::InboxItem;
-use chancery_sdk::request::{self, Order};
 use chancery_types::{Clock, Entropy, MessageId, Refusal};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -191,30 +190,13 @@ impl Device {
     async fn receive(&self, item: &InboxItem) -> Result<(), Refusal> {
         let Some(letter) = self.letter(item) else { return Ok(()) };
         if letter.markdown.ends_with(PLEASE) {
-            self.answer(item).await?;
+            let text = account::answer(&item.message_id.to_text());
+            answer(&self.endpoint, item, text, ANSWER_LIFE).await?;
         }
         self.endpoint.mark_read(vec![item.message_id], true).await?;
         // What cannot be fetched now is fetched when the account is asked for.
         self.files(item.message_id, &letter.attachments).await;
         Ok(())
-    }
-
-    /// Answers once: the request's id is that of the letter.
-    async fn answer(&self, item: &InboxItem) -> Result<(), Refusal> {
-        let letter = Letter {
-            markdown: answer(&item.message_id.to_text()),
-            in_reply_to: item.content_id,
-            ..Letter::default()
-        };
-        let order = Order {
-            request_id: *item.message_id.as_bytes(),
-            digest: [0; 32],
-            compose: request::letter(letter),
-            expires: self.endpoint.now().after(ANSWER_LIFE),
-            wants_events: true,
-        };
-        let queued = self.endpoint.queue_many(vec![SendOrder { to: To::Thread(item.thread), order }]).await;
-        queued.into_iter().try_for_each(|result| result.map(drop))
     }
 
     fn letter(&self, item: &InboxItem) -> Option<Letter> {

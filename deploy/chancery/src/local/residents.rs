@@ -139,7 +139,8 @@ impl Resident {
         if letter.markdown == self.expected.markdown {
             let first = self.count(&letter, again || !seen.insert([0; 16])).await;
             if first && item.read_at.is_none() && self.number.is_multiple_of(ANSWERS) {
-                self.answer(item).await?;
+                let text = format!("{ANSWER}, and will pay in time.");
+                answer(&self.endpoint, item, text, ANSWER_LIFE).await?;
             }
         }
         self.endpoint.mark_read(vec![item.message_id], true).await?;
@@ -183,24 +184,25 @@ impl Resident {
         download(&blobs, &self.spool, file, &Resume::new(&*self.entropy), &|_, _| {}).await?;
         Ok(open(file, self.spool.read(&file.blob.id)?)?)
     }
+}
 
-    /// Answers once: the request id follows from the letter's.
-    async fn answer(&self, item: &InboxItem) -> Result<(), Failure> {
-        let letter = Letter {
-            markdown: format!("{ANSWER}, and will pay in time."),
-            in_reply_to: item.content_id,
-            ..Letter::default()
-        };
-        let order = Order {
-            request_id: *item.message_id.as_bytes(),
-            digest: [0; 32],
-            compose: request::letter(letter),
-            expires: self.endpoint.now().after(ANSWER_LIFE),
-            wants_events: true,
-        };
-        let queued = self.endpoint.queue_many(vec![SendOrder { to: To::Thread(item.thread), order }]).await;
-        queued.into_iter().try_for_each(|result| result.map(drop)).map_err(Failure::from)
-    }
+/// Answers a letter once: the request id is that of the letter.
+pub(crate) async fn answer(
+    endpoint: &Endpoint,
+    item: &InboxItem,
+    markdown: String,
+    life: Duration,
+) -> Result<(), Refusal> {
+    let letter = Letter { markdown, in_reply_to: item.content_id, ..Letter::default() };
+    let order = Order {
+        request_id: *item.message_id.as_bytes(),
+        digest: [0; 32],
+        compose: request::letter(letter),
+        expires: endpoint.now().after(life),
+        wants_events: true,
+    };
+    let queued = endpoint.queue_many(vec![SendOrder { to: To::Thread(item.thread), order }]).await;
+    queued.into_iter().try_for_each(|result| result.map(drop))
 }
 
 /// Where resident `number` (from 0) keeps its things.
