@@ -1,7 +1,7 @@
 //! `chancery node …`: an administration's node as a process of its own.
 
 use crate::config::NodeFile;
-use crate::restored::restored;
+use crate::store::restored::restored;
 use crate::{NodeError, NodeParts, serve};
 use chancery_directory_core::client::Trust;
 use chancery_kit::config::{self, ConfigError};

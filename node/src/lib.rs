@@ -14,7 +14,6 @@ mod link;
 mod mesh;
 mod places;
 mod quota;
-mod restored;
 mod rpc;
 mod store;
 mod wake;

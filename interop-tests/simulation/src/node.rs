@@ -220,7 +220,7 @@ impl World {
                 }
             }
             Job::Submit { conn, device, submissions } => {
-                let calls = [submissions];
+                let calls = [&*submissions];
                 let results = self.change(node, async |tx| submit_calls(tx, &calls).await);
                 let results = results.into_iter().flatten().map(|result| match result {
                     Submitted::Decided(outcome) => Some(outcome),

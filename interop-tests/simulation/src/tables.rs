@@ -33,6 +33,7 @@ pub struct Disk {
     /// Parcels that are kept for what will be heard of them.
     about: BTreeMap<(MessageId, u32), Vec<i64>>,
     peers: BTreeMap<NodeId, Incarnation>,
+    silent: BTreeMap<NodeId, Timestamp>,
     last_position: u64,
     last_parcel: i64,
     /// When the first of anything expires; `None`: not known.

@@ -13,6 +13,9 @@ const SLICE: usize = 512;
 /// How long a parcel that the peer has but never settled is kept beyond its
 /// expiry: the report or outcome may still be on its way.
 pub const GRACE: Duration = Duration::from_hours(72);
+/// How long a hub may be silent before what was submitted to it comes back: whoever
+/// sent it may then let another group take the place of the hub's.
+pub const PATIENCE: Duration = Duration::from_hours(24);
 
 /// Forgets a slice of what has expired; whether there may be more.
 ///
@@ -20,7 +23,7 @@ pub const GRACE: Duration = Duration::from_hours(72);
 /// The tables'.
 pub async fn expire<T: Tables>(tx: &mut Tx<T>) -> Result<bool, T::Error> {
     let items = mailbox::expire(tx, SLICE).await?;
-    let parcels = waiting(tx).await?;
+    let parcels = waiting(tx).await?.max(silent(tx).await?);
     let notes = tx.tables.expire_notes(tx.now, SLICE).await?;
     Ok(items.max(parcels).max(notes) >= SLICE as u64)
 }
@@ -47,6 +50,18 @@ async fn waiting<T: Tables>(tx: &mut Tx<T>) -> Result<u64, T::Error> {
     }
     tx.tables.remove_parcels(&gone).await?;
     Ok(rows)
+}
+
+/// Submissions whose hub may be gone for good. It may have some of them all the same.
+async fn silent<T: Tables>(tx: &mut Tx<T>) -> Result<u64, T::Error> {
+    let given_up = tx.tables.silent_submissions(tx.now.before(PATIENCE), SLICE).await?;
+    let mut gone = Vec::with_capacity(given_up.len());
+    for ended in given_up {
+        gone.push(ended.id);
+        end(tx, ended).await?;
+    }
+    tx.tables.remove_parcels(&gone).await?;
+    Ok(gone.len() as u64)
 }
 
 /// What waits in the place of a delivery.

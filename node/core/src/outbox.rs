@@ -166,6 +166,14 @@ async fn dead<T: Tables>(tx: &mut Tx<T>, id: i64, reason: &str) -> Result<(), T:
     }
 }
 
+/// A peer does not answer.
+///
+/// # Errors
+/// The tables'.
+pub async fn silent<T: Tables>(tx: &mut Tx<T>, peer: &NodeId) -> Result<(), T::Error> {
+    tx.tables.silent_from(peer, tx.now).await
+}
+
 /// A peer says who it is. Another store than before has lost what it had
 /// acknowledged and not settled: it goes out again. Whether it does.
 ///

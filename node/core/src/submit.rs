@@ -58,7 +58,7 @@ pub async fn submit<T: Tables>(
 /// The tables'.
 pub async fn submit_calls<T: Tables>(
     tx: &mut Tx<T>,
-    calls: &[Vec<Submission>],
+    calls: &[&[Submission]],
 ) -> Result<Vec<Vec<Submitted>>, T::Error> {
     let from = tx.here.clone();
     let all = calls.concat();

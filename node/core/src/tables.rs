@@ -298,6 +298,13 @@ pub trait Tables: Send {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
 
+    /// Submissions to hubs that have been silent since then or longer; at most `most`.
+    fn silent_submissions(
+        &mut self,
+        since: Timestamp,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
+
     /// Another parcel waits in the place of one, about the same.
     fn replace_parcel(
         &mut self,
@@ -318,12 +325,19 @@ pub trait Tables: Send {
         most: usize,
     ) -> impl Future<Output = Result<u64, Self::Error>> + Send;
 
-    /// Notes a peer's incarnation; the one before.
+    /// Notes that a peer answers, and its incarnation; the one before.
     fn greet(
         &mut self,
         peer: &NodeId,
         incarnation: Incarnation,
     ) -> impl Future<Output = Result<Option<Incarnation>, Self::Error>> + Send;
+
+    /// A peer does not answer, from now on unless that is known.
+    fn silent_from(
+        &mut self,
+        peer: &NodeId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// What a peer had acknowledged waits again.
     fn replay(&mut self, peer: &NodeId) -> impl Future<Output = Result<(), Self::Error>> + Send;

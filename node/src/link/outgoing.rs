@@ -59,14 +59,20 @@ pub(crate) async fn keep_links(rooms: Arc<Rooms>) {
 async fn keep_link(rooms: Arc<Rooms>, peer: NodeId) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let waiting = rooms.store.wake().peer(peer.clone());
+    let mut silent = false;
     loop {
         let result = Link::open(&rooms, &peer).await;
         let result = match result {
             Ok(mut link) => {
                 backoff.reset();
+                silent = false;
                 link.run(&rooms, &waiting).await
             }
-            Err(refusal) => Err(refusal),
+            Err(refusal) => {
+                // Opening a link notes that the peer answers again.
+                silent = silent || silent_from_now(&rooms, &peer).await.is_ok();
+                Err(refusal)
+            }
         };
         let reason = result.err().map_or("the peer closed it", |refusal| refusal.reason.as_str());
         let delay = backoff.next(rooms.store.entropy());
@@ -76,6 +82,17 @@ async fn keep_link(rooms: Arc<Rooms>, peer: NodeId) {
             () = rooms.shutdown.cancelled() => return,
         }
     }
+}
+
+async fn silent_from_now(rooms: &Rooms, peer: &NodeId) -> Result<(), Refusal> {
+    let peer = peer.clone();
+    rooms
+        .store
+        .change("node.peer.silent", move |tx| {
+            let peer = peer.clone();
+            Box::pin(async move { outbox::silent(tx, &peer).await })
+        })
+        .await
 }
 
 struct Link {

@@ -3,7 +3,7 @@
 use super::Rooms;
 use super::session::{self, Session};
 use crate::store::account::{self, NewDevice};
-use crate::store::moves;
+use crate::store::{mailbox, moves};
 use bytes::Bytes;
 use chancery_kit::serve::unary;
 use chancery_node_core::parcel::limit;
@@ -193,9 +193,13 @@ impl Accounts {
             return Err(Refusal::new(Reason::WrongIdentity, "the account belongs to another certificate"));
         }
         let aliases = self.session(&connection, device, row.account_id).await?;
+        let acknowledged = mailbox::acknowledged(&self.0.store, device, &aliases).await.map_err(internal)?;
         Ok(wire::AuthenticateResponse {
             node: self.0.mesh.here().to_string(),
             aliases: aliases.iter().map(Alias::to_wire).collect(),
+            incarnation: self.0.store.incarnation().to_wire(),
+            store_count: row.store_count,
+            acknowledged,
         })
     }
 

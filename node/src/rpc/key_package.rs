@@ -2,7 +2,8 @@
 
 use super::{Rooms, session};
 use crate::mesh::peer_call;
-use crate::store::key_package::{self, Package};
+use crate::store::account;
+use crate::store::key_package::{self, Package, Published};
 use chancery_kit::serve::unary;
 use chancery_node_core::key_package::cipher_suite;
 use chancery_node_core::parcel::limit;
@@ -34,13 +35,17 @@ impl KeyPackageService for KeyPackages {
             session.own(&alias)?;
             let one_time = packages("one_time", message.one_time, MAX_PUBLISHED)?;
             let last_resort = packages("last_resort", message.last_resort, MAX_SUITES)?;
-            let (device, input) = (session.device, Arc::new((one_time, last_resort)));
+            let (device, store_count) = (session.device, message.store_count);
+            let published = Arc::new(Published { one_time, last_resort, replace: message.replace });
             let stock = self
                 .0
                 .store
                 .change("node.key_package.publish", move |tx| {
-                    let input = Arc::clone(&input);
-                    Box::pin(async move { key_package::publish(tx, alias, device, &input.0, &input.1).await })
+                    let published = Arc::clone(&published);
+                    Box::pin(async move {
+                        account::raise_counts(tx, &[(device, store_count)]).await?;
+                        key_package::publish(tx, alias, device, &published).await
+                    })
                 })
                 .await??;
             Ok(wire::PublishKeyPackagesResponse { stock })

@@ -4,7 +4,7 @@ use super::Rooms;
 use super::account::internal;
 use super::session::{self, Session};
 use crate::lane::Lane;
-use crate::store::{NodeStore, mailbox};
+use crate::store::{NodeStore, account, mailbox};
 use chancery_kit::serve::{refused, unary};
 use chancery_node_core::mailbox::{Acknowledgement, acknowledge};
 use chancery_node_core::parcel::{MAX_RECEIPT, Submission, limit};
@@ -95,9 +95,16 @@ fn receipts(receipts: Vec<bytes::Bytes>) -> Result<HashMap<MessageId, bytes::Byt
     Ok(by_message)
 }
 
+/// Submissions of a device, and how often it has used or made secret keys.
+struct Call {
+    device: DeviceId,
+    store_count: u64,
+    submissions: Vec<Submission>,
+}
+
 /// Calls of devices that are worked on together.
 pub(crate) struct Lanes {
-    submit: Lane<Vec<Submission>, Vec<submit::Submitted>>,
+    submit: Lane<Call, Vec<submit::Submitted>>,
     acknowledge: Lane<Acknowledgement, u64>,
 }
 
@@ -105,7 +112,12 @@ impl Lanes {
     pub(crate) fn start(store: &NodeStore) -> Self {
         Self {
             submit: Lane::start(store.clone(), "node.submission.submit", |tx, calls| {
-                Box::pin(async move { submit::submit_calls(tx, &calls).await })
+                Box::pin(async move {
+                    let counts: Vec<_> = calls.iter().map(|call| (call.device, call.store_count)).collect();
+                    account::raise_counts(tx, &counts).await?;
+                    let submissions: Vec<_> = calls.iter().map(|call| &*call.submissions).collect();
+                    submit::submit_calls(tx, &submissions).await
+                })
             }),
             acknowledge: Lane::start(store.clone(), "node.mailbox.acknowledge", |tx, calls| {
                 Box::pin(async move { acknowledge(tx, &calls).await })
@@ -120,7 +132,7 @@ impl Mailboxes {
         request: Request<wire::SubmitRequest>,
     ) -> Result<wire::SubmitResponse, Refusal> {
         let session = session::device(&request)?;
-        let messages = request.into_inner().submissions;
+        let wire::SubmitRequest { submissions: messages, store_count } = request.into_inner();
         limit("submissions", messages.len(), MAX_SUBMISSIONS)?;
         if messages.is_empty() {
             return Err(Refusal::field("submissions is empty"));
@@ -130,7 +142,8 @@ impl Mailboxes {
             .into_iter()
             .map(|message| permitted(&session, Submission::from_wire(message, now)?))
             .collect::<Result<Vec<_>, Refusal>>()?;
-        let results = self.0.lanes.submit.call(submissions).await?;
+        let call = Call { device: session.device, store_count, submissions };
+        let results = self.0.lanes.submit.call(call).await?;
         let result = |result| wire::SubmitResult {
             result: Some(match result {
                 submit::Submitted::Decided(outcome) => wire::submit_result::Result::Outcome(outcome),

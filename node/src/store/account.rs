@@ -18,12 +18,14 @@ pub(crate) struct DeviceRow {
     pub(crate) auth_key: [u8; 32],
     /// SPIFFE id whose certificate the account needs.
     pub(crate) agent: Option<String>,
+    /// How often it used or made secret keys, as it last said.
+    pub(crate) store_count: u64,
 }
 
 /// The device, if this node knows it.
 pub(crate) async fn device(store: &NodeStore, device: DeviceId) -> Result<Option<DeviceRow>, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT d.account_id, d.auth_key, a.agent FROM device d
+        "SELECT d.account_id, d.auth_key, a.agent, d.store_count FROM device d
          JOIN account a ON a.account_id = d.account_id WHERE d.device_id = $1",
     )
     .bind(device.as_bytes().as_slice())
@@ -34,6 +36,7 @@ pub(crate) async fn device(store: &NodeStore, device: DeviceId) -> Result<Option
             account_id: sql::column(row.try_get::<Vec<u8>, _>(0)?, "device.account_id")?,
             auth_key: sql::array(&row.try_get::<Vec<u8>, _>(1)?, "device.auth_key")?,
             agent: row.try_get(2)?,
+            store_count: sql::unsigned(row.try_get(3)?),
         })
     })
     .transpose()
@@ -48,6 +51,18 @@ pub(crate) async fn aliases(store: &NodeStore, account: AccountId) -> Result<Vec
         .into_iter()
         .map(|alias| sql::column(alias, "alias.alias"))
         .collect()
+}
+
+/// Devices say how often they have used or made secret keys.
+pub(crate) async fn raise_counts(tx: &mut Tx<'_>, counts: &[(DeviceId, u64)]) -> Result<(), sqlx::Error> {
+    for (device, count) in counts {
+        sqlx::query("UPDATE device SET store_count = $2 WHERE device_id = $1 AND store_count < $2")
+            .bind(device.as_bytes().as_slice())
+            .bind(sql::signed(*count))
+            .execute(&mut *tx.tables.connection)
+            .await?;
+    }
+    Ok(())
 }
 
 /// A device that is to be added.

@@ -15,16 +15,30 @@ const MAX_STOCK: i64 = 1024;
 /// A KeyPackage with its cipher suite.
 pub(crate) type Package = (u16, Bytes);
 
+/// What a device publishes.
+pub(crate) struct Published {
+    pub(crate) one_time: Vec<Package>,
+    pub(crate) last_resort: Vec<Package>,
+    /// Forget the device's one-time KeyPackages first.
+    pub(crate) replace: bool,
+}
+
 /// Adds one-time KeyPackages and replaces last-resort ones of the same suite.
 pub(crate) async fn publish(
     tx: &mut Tx<'_>,
     alias: Alias,
     device: DeviceId,
-    one_time: &[Package],
-    last_resort: &[Package],
+    Published { one_time, last_resort, replace }: &Published,
 ) -> Result<Result<Vec<node::KeyPackageStock>, Refusal>, sqlx::Error> {
     if moves::homes(tx.tables.connection, &HashSet::from([alias])).await?.contains_key(&alias) {
         return Ok(Err(Refusal::new(Reason::AliasMoved, "the alias has another home now")));
+    }
+    if *replace {
+        sqlx::query("DELETE FROM key_package WHERE alias = $1 AND device_id = $2 AND NOT last_resort")
+            .bind(alias.as_bytes().as_slice())
+            .bind(device.as_bytes().as_slice())
+            .execute(&mut *tx.tables.connection)
+            .await?;
     }
     let mut adding: BTreeMap<u16, i64> = BTreeMap::new();
     one_time.iter().for_each(|(suite, _)| *adding.entry(*suite).or_default() += 1);

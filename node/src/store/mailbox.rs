@@ -70,6 +70,24 @@ pub(crate) async fn start(tx: &mut Tx<'_>, alias: Alias, device: DeviceId) -> Re
     .map(drop)
 }
 
+/// Position up to which a device has acknowledged, for each alias.
+pub(crate) async fn acknowledged(
+    store: &NodeStore,
+    device: DeviceId,
+    aliases: &[Alias],
+) -> Result<Vec<u64>, sqlx::Error> {
+    let rows = sqlx::query("SELECT alias, through FROM mailbox_cursor WHERE device_id = $1")
+        .bind(device.as_bytes().as_slice())
+        .fetch_all(store.readers())
+        .await?;
+    let through = |row: &SqliteRow| {
+        let alias: Alias = sql::column(row.try_get::<Vec<u8>, _>(0)?, "mailbox_cursor.alias")?;
+        Ok::<_, sqlx::Error>((alias, sql::unsigned(row.try_get(1)?)))
+    };
+    let through = rows.iter().map(through).collect::<Result<HashMap<_, _>, _>>()?;
+    Ok(aliases.iter().map(|alias| through.get(alias).copied().unwrap_or(0)).collect())
+}
+
 /// How many devices each alias has; an alias that is not here is left out.
 pub(super) async fn devices(
     connection: &mut SqliteConnection,

@@ -8,6 +8,7 @@ pub(crate) mod key_package;
 pub(crate) mod mailbox;
 pub(crate) mod moves;
 pub(crate) mod outbox;
+pub(crate) mod restored;
 mod sql;
 mod submission;
 mod tables;

@@ -148,6 +148,20 @@ pub(super) async fn expired(
     statement.fetch_all(connection).await?.iter().map(ended).collect()
 }
 
+/// Submissions to hubs that have been silent since then or longer.
+pub(super) async fn silent(
+    connection: &mut SqliteConnection,
+    since: Timestamp,
+    most: usize,
+) -> Result<Vec<Ended>, sqlx::Error> {
+    let text = format!(
+        "SELECT id, parcel, {KEPT} FROM outbox WHERE kind = 0 AND state < 2
+           AND peer IN (SELECT node FROM peer WHERE silent_since <= $1) LIMIT {most}"
+    );
+    let statement = sqlx::query(AssertSqlSafe(text)).bind(since.millis());
+    statement.fetch_all(connection).await?.iter().map(ended).collect()
+}
+
 /// Another parcel waits in the place of one, about the same.
 pub(super) async fn replace(
     connection: &mut SqliteConnection,
@@ -177,15 +191,19 @@ pub(super) async fn greet(
     peer: &NodeId,
     incarnation: Incarnation,
 ) -> Result<Option<Incarnation>, sqlx::Error> {
-    let before: Option<Vec<u8>> = sqlx::query_scalar("SELECT incarnation FROM peer WHERE node = $1")
+    let row = sqlx::query("SELECT incarnation, silent_since FROM peer WHERE node = $1")
         .bind(peer.as_str())
         .fetch_optional(&mut *connection)
         .await?;
-    let before = before.map(|bytes| sql::column(bytes, "peer.incarnation")).transpose()?;
-    if before != Some(incarnation) {
+    let (mut before, mut silent_since) = (None, None::<i64>);
+    if let Some(row) = row {
+        before = Some(sql::column(row.try_get::<Vec<u8>, _>(0)?, "peer.incarnation")?);
+        silent_since = row.try_get(1)?;
+    }
+    if before != Some(incarnation) || silent_since.is_some() {
         sqlx::query(
             "INSERT INTO peer (node, incarnation) VALUES ($1, $2)
-             ON CONFLICT (node) DO UPDATE SET incarnation = excluded.incarnation",
+             ON CONFLICT (node) DO UPDATE SET incarnation = excluded.incarnation, silent_since = NULL",
         )
         .bind(peer.as_str())
         .bind(incarnation.as_bytes().as_slice())
@@ -193,6 +211,20 @@ pub(super) async fn greet(
         .await?;
     }
     Ok(before)
+}
+
+/// A peer does not answer, from now on unless that is known.
+pub(super) async fn silent_from(
+    connection: &mut SqliteConnection,
+    peer: &NodeId,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE peer SET silent_since = $2 WHERE node = $1 AND silent_since IS NULL")
+        .bind(peer.as_str())
+        .bind(now.millis())
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// What a peer had acknowledged waits again.

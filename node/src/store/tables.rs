@@ -165,6 +165,10 @@ impl Tables for Sql<'_> {
         outbox::expired(self.connection, now, kept_until, most).await
     }
 
+    async fn silent_submissions(&mut self, since: Timestamp, most: usize) -> Result<Vec<Ended>, Error> {
+        outbox::silent(self.connection, since, most).await
+    }
+
     async fn replace_parcel(
         &mut self,
         id: i64,
@@ -185,6 +189,10 @@ impl Tables for Sql<'_> {
 
     async fn greet(&mut self, peer: &NodeId, incarnation: Incarnation) -> Result<Option<Incarnation>, Error> {
         outbox::greet(self.connection, peer, incarnation).await
+    }
+
+    async fn silent_from(&mut self, peer: &NodeId, now: Timestamp) -> Result<(), Error> {
+        outbox::silent_from(self.connection, peer, now).await
     }
 
     async fn replay(&mut self, peer: &NodeId) -> Result<(), Error> {

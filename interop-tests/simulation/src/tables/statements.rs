@@ -321,6 +321,15 @@ impl Tables for &mut Disk {
         Ok(over.map(|(id, parcel)| parcel.ended(*id)).take(most).collect())
     }
 
+    async fn silent_submissions(&mut self, since: Timestamp, most: usize) -> Result<Vec<Ended>, Infallible> {
+        let given_up = self.outbox.iter().filter(|(_, parcel)| {
+            parcel.out.kind == Kind::Submission
+                && parcel.state != State::Dead
+                && self.silent.get(&parcel.out.peer).is_some_and(|silent| *silent <= since)
+        });
+        Ok(given_up.map(|(id, parcel)| parcel.ended(*id)).take(most).collect())
+    }
+
     async fn replace_parcel(
         &mut self,
         id: i64,
@@ -364,7 +373,15 @@ impl Tables for &mut Disk {
         peer: &NodeId,
         incarnation: Incarnation,
     ) -> Result<Option<Incarnation>, Infallible> {
+        self.silent.remove(peer);
         Ok(self.peers.insert(peer.clone(), incarnation))
+    }
+
+    async fn silent_from(&mut self, peer: &NodeId, now: Timestamp) -> Result<(), Infallible> {
+        if self.peers.contains_key(peer) {
+            self.silent.entry(peer.clone()).or_insert(now);
+        }
+        Ok(())
     }
 
     async fn replay(&mut self, peer: &NodeId) -> Result<(), Infallible> {
