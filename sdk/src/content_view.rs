@@ -2,6 +2,7 @@
 //! it answers, and whether it is a read receipt. All else is the reader's.
 
 use crate::content::{Body, MimiId, ReadReceipt, room_uri, sender_uri};
+use chancery_sdk_core::Succession;
 use chancery_types::{Alias, GroupId};
 
 /// What the endpoint saw. Nothing in it: the body is not MIMI content of this thread.
@@ -13,6 +14,8 @@ pub(crate) struct Seen {
     pub(crate) in_reply_to: Option<MimiId>,
     /// It is a read receipt.
     pub(crate) read: Option<ReadReceipt>,
+    /// Its group takes another one's place.
+    pub(crate) succession: Option<Succession>,
 }
 
 pub(crate) fn look(federation: &str, sender: &Alias, group: &GroupId, body: &[u8]) -> Seen {
@@ -23,6 +26,7 @@ pub(crate) fn look(federation: &str, sender: &Alias, group: &GroupId, body: &[u8
     match opened.body {
         Body::Letter { letter, .. } => seen.in_reply_to = letter.in_reply_to,
         Body::ReadReceipt(receipt) => seen.read = Some(receipt),
+        Body::Succession(said) => seen.succession = Some(said),
         Body::Unknown { .. } => {}
     }
     seen

@@ -10,13 +10,17 @@ use crate::store::{StoreError, Tx};
 use crate::thread::{self, Thread};
 use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
 use chancery_proto::node::v1::{Event as WireEvent, event};
-use chancery_types::{Alias, GroupId, MessageId, Timestamp};
+use chancery_sdk_core::{Stand, succession};
+use chancery_types::{Alias, GroupId, MessageId, Reason, Timestamp};
 use ed25519_dalek::{Signature, VerifyingKey};
 use prost::Message as _;
 use rusqlite::{OptionalExtension as _, params};
 
 /// Longest serialised SignedDeliveryReceipt.
 const RECEIPT_LIMIT: usize = 512;
+/// Refusals that say that no device of the recipient reads the group any more: they have
+/// lost its state, or their home has forgotten it.
+const UNREADABLE: [Reason; 2] = [Reason::InvalidMessage, Reason::WrongHub];
 
 /// What happened to a letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,52 +145,60 @@ fn has_ended(tx: &Tx<'_>, message_id: &MessageId) -> Result<bool, EndpointError>
         .query_row([message_id.as_bytes()], |row| row.get(0))?)
 }
 
+/// Groups of a thread.
+const GROUPS: &str = "(SELECT group_id FROM threads WHERE root = ?2)";
+
 /// Whether a letter with events was sent from here in a thread.
-pub(crate) fn sent_in(tx: &Tx<'_>, message_id: &MessageId, group: &GroupId) -> Result<bool, EndpointError> {
-    Ok(tx
-        .sql()
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM outbox WHERE message_id = ?1 AND group_id = ?2 \
-             AND commits = 0 AND wants_events = 1)",
-        )?
-        .query_row(params![message_id.as_bytes(), group.as_bytes()], |row| row.get(0))?)
+pub(crate) fn sent_in(tx: &Tx<'_>, message_id: &MessageId, root: &GroupId) -> Result<bool, EndpointError> {
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM outbox WHERE message_id = ?1 AND group_id IN {GROUPS} \
+         AND commits = 0 AND wants_events = 1)"
+    );
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    Ok(statement.query_row(params![message_id.as_bytes(), root.as_bytes()], |row| row.get(0))?)
 }
 
 /// The letter with events that was sent from here in a thread with a MIMI id.
 pub(crate) fn sent_content(
     tx: &Tx<'_>,
     content_id: &MimiId,
-    group: &GroupId,
+    root: &GroupId,
 ) -> Result<Option<MessageId>, EndpointError> {
+    let sql = format!(
+        "SELECT message_id FROM outbox WHERE content_id = ?1 AND group_id IN {GROUPS} AND wants_events = 1"
+    );
     Ok(tx
         .sql()
-        .prepare_cached(
-            "SELECT message_id FROM outbox WHERE content_id = ?1 AND group_id = ?2 AND wants_events = 1",
-        )?
-        .query_row(params![content_id.as_bytes(), group.as_bytes()], |row| row.get(0))
+        .prepare_cached(&sql)?
+        .query_row(params![content_id.as_bytes(), root.as_bytes()], |row| row.get(0))
         .optional()?
         .map(MessageId::from_bytes))
 }
+
+/// Group, digest of the MLSMessage, and letter.
+type Sent = ([u8; 32], Option<[u8; 32]>, [u8; 16]);
 
 /// Takes an event that the home node tells. What is not about a letter of ours
 /// to its recipient is ignored; a forged receipt raises an alarm.
 ///
 /// # Errors
 /// The store's.
-pub fn observe(tx: &Tx<'_>, told: &WireEvent) -> Result<(), EndpointError> {
-    let (Ok(message_id), Ok(recipient)) =
+pub fn observe(tx: &mut Tx<'_>, told: &WireEvent) -> Result<(), EndpointError> {
+    let (Ok(sent_as), Ok(recipient)) =
         (MessageId::try_from(&told.message_id), Alias::try_from(&told.recipient))
     else {
         return Ok(());
     };
-    let sent: Option<([u8; 32], Option<[u8; 32]>)> = tx
+    let sent: Option<Sent> = tx
         .sql()
         .prepare_cached(
-            "SELECT group_id, digest FROM outbox WHERE message_id = ?1 AND commits = 0 AND wants_events = 1",
+            "SELECT group_id, digest, message_id FROM outbox \
+             WHERE sent_as = ?1 AND commits = 0 AND wants_events = 1",
         )?
-        .query_row([message_id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([sent_as.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
-    let Some((group, digest)) = sent else { return Ok(()) };
+    let Some((group, digest, message_id)) = sent else { return Ok(()) };
+    let message_id = MessageId::from_bytes(message_id);
     let Some(thread) = thread::find(tx, &GroupId::from_bytes(group))? else { return Ok(()) };
     if thread.peer != recipient {
         return Ok(());
@@ -195,12 +207,18 @@ pub fn observe(tx: &Tx<'_>, told: &WireEvent) -> Result<(), EndpointError> {
     match &told.kind {
         Some(event::Kind::Relayed(_)) => note(tx, &message_id, EventKind::Relayed, at, None),
         Some(event::Kind::Delivered(delivered)) => {
-            if !is_genuine(tx, &thread, &message_id, digest, &delivered.receipt)? {
+            if !is_genuine(tx, &thread, &sent_as, digest, &delivered.receipt)? {
                 return alarm::raise(tx, Alarm::ForgedReceipt, Some(&thread.id));
             }
             note(tx, &message_id, EventKind::Delivered, at, None)
         }
-        Some(event::Kind::Refused(reason)) => note(tx, &message_id, EventKind::Failed, at, Some(reason)),
+        Some(event::Kind::Refused(reason)) => {
+            note(tx, &message_id, EventKind::Failed, at, Some(reason))?;
+            if UNREADABLE.iter().any(|unreadable| unreadable.as_str() == reason) {
+                succession::end(tx, &thread.id, Stand::Ended)?;
+            }
+            Ok(())
+        }
         Some(event::Kind::Expired(_)) => note(tx, &message_id, EventKind::Expired, at, None),
         None => Ok(()),
     }

@@ -14,7 +14,7 @@ use crate::peer::{self, Peer};
 use crate::request::{self, Compose};
 use crate::store::{EndpointStore, StoreError, Tx};
 use crate::thread::{self, Processed};
-use crate::{alarm, alarm::Alarm};
+use crate::{alarm, alarm::Alarm, succession};
 use chancery_proto::federation::v1::{
     Accepted, Delivered, Delivery, Outcome, Refused, Submission, delivery, outcome, submission,
 };
@@ -258,11 +258,47 @@ impl Device {
     pub(crate) async fn answer(&self, group: GroupId, text: &str, to: Option<MimiId>) -> MessageId {
         let compose = letter(text, to);
         self.run(move |tx| {
-            let thread = thread::find(tx, &group)?.ok_or(EndpointError::ThreadUnknown)?;
+            let thread = thread::current(tx, &group)?.ok_or(EndpointError::ThreadUnknown)?;
             let expires = tx.now().after(Duration::from_hours(24));
             request::send(tx, &thread, compose, expires, true)
         })
         .await
+    }
+
+    /// Opens the groups that are to take others' places, with a KeyPackage of each of the
+    /// other side's and of this account's other devices; how many.
+    pub(crate) async fn succeed(&self, theirs: &[&Self], ours: &[&Self]) -> usize {
+        let due = self.run(succession::due).await;
+        let count = due.len();
+        for (group, peer) in due {
+            let suite = Suite::Classical;
+            let key_packages = async |devices: &[&Self]| {
+                let mut key_packages = Vec::new();
+                for device in devices {
+                    key_packages.push(device.key_package(suite).await);
+                }
+                key_packages
+            };
+            let (theirs, ours) = (key_packages(theirs).await, key_packages(ours).await);
+            self.run(move |tx| succession::open(tx, &group, &peer, &theirs, &ours)).await;
+        }
+        count
+    }
+
+    /// What the store holds, to go back to.
+    pub(crate) fn copy(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let files = std::fs::read_dir(self.folder.path()).unwrap().map(|file| file.unwrap().path());
+        files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    }
+
+    /// The store holds again what it held then.
+    pub(crate) async fn restore(&mut self, copy: &[(PathBuf, Vec<u8>)]) {
+        self.store.take().unwrap().close().await;
+        for file in std::fs::read_dir(self.folder.path()).unwrap() {
+            std::fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        copy.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        self.reopen();
     }
 
     /// What is undecided.

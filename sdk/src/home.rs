@@ -210,11 +210,12 @@ mod tests {
         assert!(person.decide(outcome).await.remove(0).result.is_ok());
         agent.fetch(&mut hub).await;
         assert_eq!(agent.texts().await, ["from the new home"]);
-        // Long after the move it is what it says.
+        // Long after the move it is what it says: another group takes the place of this one.
         person.clock.advance(WAIT_FOR);
         person.write(thread, "much later").await;
         let late = person.due().await.remove(0);
-        assert!(person.decide(refused(&late, "NOT_IN_GROUP")).await.remove(0).result.is_err());
+        assert!(person.decide(refused(&late, "NOT_IN_GROUP")).await.is_empty());
+        assert_eq!(person.succeed(&[&agent], &[]).await, 1);
     }
 
     #[tokio::test]

@@ -5,12 +5,13 @@ use crate::content::MimiId;
 use crate::content_view;
 use crate::error::EndpointError;
 use crate::event::{self, EventKind};
-use crate::identity::{self, Leaf};
+use crate::identity;
 use crate::store::Tx;
-use crate::thread::Thread;
+use crate::thread::{self, Thread};
 use chancery_proto::content::v1::{DeliveryReceipt, SignedDeliveryReceipt};
-use chancery_sdk_core::Content;
 pub use chancery_sdk_core::Place;
+use chancery_sdk_core::receive::Envelope;
+use chancery_sdk_core::{Content, succession};
 use chancery_types::{Alias, DeviceId, GroupId, MessageId, Timestamp};
 use prost::Message as _;
 use rusqlite::{OptionalExtension as _, Row, params};
@@ -23,6 +24,8 @@ const CALLER: &str = "inbox acknowledged";
 pub(crate) struct Arrived {
     pub(crate) place: Place,
     pub(crate) message_id: MessageId,
+    /// The letter's id: `message_id`, unless it was sent in another group before.
+    pub(crate) letter: MessageId,
     pub(crate) sequence: u64,
     pub(crate) sender: Alias,
     pub(crate) sender_device: DeviceId,
@@ -55,19 +58,27 @@ pub struct InboxItem {
 /// Keeps a letter and its receipt, and notes what it says about earlier ones.
 pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Result<Content, EndpointError> {
     let identity = identity::identity(tx)?;
-    let leaf = identity::leaf(tx, thread.suite)?;
-    put_receipt(tx, &leaf, identity.device, &arrived)?;
+    put_receipt(tx, thread, arrived.place, &arrived.message_id, &arrived.digest)?;
     let from_peer = arrived.sender == thread.peer;
-    let seen = content_view::look(&identity.federation, &arrived.sender, &thread.id, &arrived.body);
+    let seen = content_view::look(&identity.federation, &arrived.sender, &thread.root, &arrived.body);
+    if let Some(said) = seen.succession {
+        if said.root == thread.root {
+            succession::follow(tx, thread, &said)?;
+        }
+        return Ok(Content::Note);
+    }
     if let Some(read) = seen.read {
         if from_peer {
             for message_id in read.message_ids {
-                if event::sent_in(tx, &message_id, &thread.id)? {
+                if event::sent_in(tx, &message_id, &thread.root)? {
                     event::note(tx, &message_id, EventKind::Read, read.read_at, None)?;
                 }
             }
         }
         return Ok(Content::Note);
+    }
+    if is_here(tx, &arrived.letter, &arrived.sender)? {
+        return Ok(Content::Again);
     }
     tx.sql()
         .prepare_cached(
@@ -75,7 +86,7 @@ pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Resu
              received_at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
-            arrived.message_id.as_bytes(),
+            arrived.letter.as_bytes(),
             thread.id.as_bytes(),
             arrived.sequence,
             arrived.sender.as_bytes(),
@@ -86,18 +97,48 @@ pub(crate) fn arrive(tx: &mut Tx<'_>, thread: &Thread, arrived: Arrived) -> Resu
         ])?;
     let position = u64::try_from(tx.sql().last_insert_rowid()).unwrap_or_default();
     if let Some(answered) = seen.in_reply_to.filter(|_| from_peer)
-        && let Some(message_id) = event::sent_content(tx, &answered, &thread.id)?
+        && let Some(message_id) = event::sent_content(tx, &answered, &thread.root)?
     {
         event::note(tx, &message_id, EventKind::Answered, tx.now(), None)?;
     }
     Ok(Content::Letter(position))
 }
 
-fn put_receipt(tx: &Tx<'_>, leaf: &Leaf, device: DeviceId, arrived: &Arrived) -> Result<(), EndpointError> {
+/// Whether a letter came before, in a group whose place another one has taken.
+fn is_here(tx: &Tx<'_>, letter: &MessageId, sender: &Alias) -> Result<bool, EndpointError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM inbox WHERE message_id = ?1 AND sender = ?2)";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    Ok(statement.query_row(params![letter.as_bytes(), sender.as_bytes()], |row| row.get(0))?)
+}
+
+/// A letter that is here came once more: its home has no receipt of it.
+pub(crate) fn receipt_again(tx: &Tx<'_>, envelope: &Envelope<'_>) -> Result<(), EndpointError> {
+    let (Some(thread), Some(digest)) = (thread::find(tx, &envelope.group)?, envelope.link().digest) else {
+        return Ok(());
+    };
+    let sql = "SELECT EXISTS (SELECT 1 FROM inbox WHERE group_id = ?1 AND sequence = ?2)";
+    let is_here = tx
+        .sql()
+        .prepare_cached(sql)?
+        .query_row(params![envelope.group.as_bytes(), envelope.delivery.sequence], |row| row.get(0))?;
+    if is_here {
+        put_receipt(tx, &thread, envelope.place, &envelope.message_id, &digest)?;
+    }
+    Ok(())
+}
+
+fn put_receipt(
+    tx: &Tx<'_>,
+    thread: &Thread,
+    place: Place,
+    message_id: &MessageId,
+    digest: &[u8; 32],
+) -> Result<(), EndpointError> {
+    let leaf = identity::leaf(tx, thread.suite)?;
     let receipt = DeliveryReceipt {
-        message_id: arrived.message_id.to_wire(),
-        message_digest: arrived.digest.to_vec().into(),
-        device_id: device.to_wire(),
+        message_id: message_id.to_wire(),
+        message_digest: digest.to_vec().into(),
+        device_id: identity::identity(tx)?.device.to_wire(),
         received_at_ms: tx.now().millis(),
     }
     .encode_to_vec();
@@ -105,7 +146,7 @@ fn put_receipt(tx: &Tx<'_>, leaf: &Leaf, device: DeviceId, arrived: &Arrived) ->
     let signed = SignedDeliveryReceipt { receipt: receipt.into(), signature: signature.into() };
     tx.sql()
         .prepare_cached("INSERT OR REPLACE INTO receipts (home, position, receipt) VALUES (?1, ?2, ?3)")?
-        .execute(params![arrived.place.home, arrived.place.position, signed.encode_to_vec()])?;
+        .execute(params![place.home, place.position, signed.encode_to_vec()])?;
     Ok(())
 }
 
@@ -166,7 +207,9 @@ pub fn set_caller_position(tx: &Tx<'_>, position: u64) -> Result<(), EndpointErr
     raise_mark(tx, CALLER, position)
 }
 
-const COLUMNS: &str = "position, message_id, group_id, sender, body, content_id, received_at_ms, read_at_ms";
+const COLUMNS: &str = "position, message_id, \
+                       coalesce((SELECT root FROM threads WHERE threads.group_id = inbox.group_id), group_id), \
+                       sender, body, content_id, received_at_ms, read_at_ms";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<InboxItem> {
     Ok(InboxItem {
@@ -213,7 +256,8 @@ pub fn mark_read(
 ) -> Result<Vec<(GroupId, Vec<MessageId>)>, EndpointError> {
     let mut threads: Vec<(GroupId, Vec<MessageId>)> = Vec::new();
     let mut statement = tx.sql().prepare_cached(
-        "UPDATE inbox SET read_at_ms = ?2 WHERE message_id = ?1 AND read_at_ms IS NULL RETURNING group_id",
+        "UPDATE inbox SET read_at_ms = ?2 WHERE message_id = ?1 AND read_at_ms IS NULL RETURNING \
+         coalesce((SELECT root FROM threads WHERE threads.group_id = inbox.group_id), group_id)",
     )?;
     for message_id in message_ids {
         let thread: Option<[u8; 32]> = statement

@@ -21,3 +21,8 @@ pub(crate) fn put(tx: &Tx<'_>, name: &str, value: &[u8]) -> Result<(), EndpointE
         .execute(params![name, value])?;
     Ok(())
 }
+
+pub(crate) fn forget(tx: &Tx<'_>, name: &str) -> Result<(), EndpointError> {
+    tx.sql().execute("DELETE FROM keepsakes WHERE name = ?1", [name])?;
+    Ok(())
+}

@@ -36,3 +36,5 @@ mod keepsake;
 mod own_record;
 mod queues;
 mod resolve;
+mod restored;
+mod succession;

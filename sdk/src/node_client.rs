@@ -15,7 +15,7 @@ use chancery_proto::node::v1::key_package_service_client::KeyPackageServiceClien
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
 use chancery_proto::node::v1::relay_service_client::RelayServiceClient;
 use chancery_proto::node::v1::{self as wire, SubmitResult, SubscribeResponse};
-use chancery_types::{Alias, DeviceId, NodeId, Reason, Refusal};
+use chancery_types::{Alias, DeviceId, Incarnation, NodeId, Reason, Refusal};
 use ed25519_dalek::{Signer as _, SigningKey};
 use prost::bytes::Bytes;
 use std::future::Future;
@@ -38,6 +38,17 @@ const PROOFS: usize = 3;
 pub(crate) struct DeviceProof {
     pub(crate) device: DeviceId,
     pub(crate) key: SigningKey,
+}
+
+/// What a node says to a device that proved its key.
+#[derive(Clone, Copy)]
+pub(crate) struct Greeting {
+    /// Names the node's store.
+    pub(crate) incarnation: Incarnation,
+    /// How often the device had used or made secret keys, when it last said so.
+    pub(crate) store_count: u64,
+    /// Position of the mailbox up to which it had acknowledged.
+    pub(crate) acknowledged: u64,
 }
 
 /// A home node. Clones go to the same one.
@@ -160,8 +171,21 @@ impl NodeClient {
         .map(drop)
     }
 
+    /// Binds the connection to this device; what the node says of it and an alias.
+    pub(crate) async fn greet(&self, alias: Alias) -> Result<Greeting, Refusal> {
+        let answer = self.authenticate().await?;
+        let alias = alias.to_wire();
+        let marks = answer.aliases.iter().zip(&answer.acknowledged);
+        let acknowledged = marks.filter(|(known, _)| **known == alias).map(|(_, mark)| *mark).max();
+        Ok(Greeting {
+            incarnation: Incarnation::try_from(&answer.incarnation)?,
+            store_count: answer.store_count,
+            acknowledged: acknowledged.unwrap_or(0),
+        })
+    }
+
     /// Binds the connection to this device.
-    pub(crate) async fn authenticate(&self) -> Result<(), Refusal> {
+    pub(crate) async fn authenticate(&self) -> Result<wire::AuthenticateResponse, Refusal> {
         let _one_at_a_time = self.proving.lock().await;
         self.prove(|channel, signature| {
             let request = wire::AuthenticateRequest { device_id: self.proof.device.to_wire(), signature };
@@ -169,7 +193,6 @@ impl NodeClient {
             async move { client.authenticate(timed(request)).await }
         })
         .await
-        .map(drop)
     }
 
     /// Makes a call; binds the connection first when the node asks for it.
@@ -275,11 +298,15 @@ impl NodeClient {
         if in_order { Ok(answer) } else { Err(misbehaved("the node answered for other aliases")) }
     }
 
-    pub(crate) async fn submit(&self, submissions: Vec<Submission>) -> Result<Vec<SubmitResult>, Refusal> {
+    pub(crate) async fn submit(
+        &self,
+        submissions: Vec<Submission>,
+        store_count: u64,
+    ) -> Result<Vec<SubmitResult>, Refusal> {
         let count = submissions.len();
         let results = self
             .call(|channel| {
-                let request = timed(wire::SubmitRequest { submissions: submissions.clone() });
+                let request = timed(wire::SubmitRequest { submissions: submissions.clone(), store_count });
                 async move { MailboxServiceClient::new(channel).submit(request).await }
             })
             .await?

@@ -8,8 +8,9 @@ use crate::error::EndpointError;
 use crate::event::{self, EventKind};
 use crate::identity::{self, Identity};
 use crate::inbox;
+use crate::restored::STORE_COUNT;
 use crate::store::{StoreError, Tx};
-use crate::thread::Thread;
+use crate::thread::{self, Thread};
 use chancery_proto::federation::v1::{Commit, Submission, submission};
 use chancery_sdk_core::outbox::{prepare, submit};
 use chancery_sdk_core::{Conclusion, Item};
@@ -51,8 +52,8 @@ pub(crate) struct Letter<'a> {
     pub(crate) wants_events: bool,
 }
 
-const COLUMNS: &str = "id, message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
-                       needs_epoch, made_in, digest";
+const COLUMNS: &str = "id, sent_as, group_id, commits, state, body, expires_at_ms, wants_events, \
+                       needs_epoch, made_in, digest, message_id";
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
     Ok(Item {
@@ -67,6 +68,7 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<Item> {
         needs_epoch: row.get(8)?,
         made_in: row.get::<_, Option<u64>>(9)?.unwrap_or_default(),
         digest: row.get(10)?,
+        letter: MessageId::from_bytes(row.get(11)?),
     })
 }
 
@@ -90,7 +92,7 @@ pub(crate) fn submitted(
     submission: &Submission,
     digest: &[u8; 32],
 ) -> Result<(), EndpointError> {
-    let position = inbox::count_up(tx, "submitted")?;
+    let position = inbox::count_up(tx, STORE_COUNT)?;
     tx.sql()
         .prepare_cached(
             "UPDATE outbox SET state = 1, submission = ?2, digest = ?3, submitted = ?4, made_in = ?5 \
@@ -126,6 +128,21 @@ pub(crate) fn requeue(tx: &Tx<'_>, item: &Item, needs_epoch: u64) -> Result<(), 
     Ok(())
 }
 
+/// What is queued in a group is to be sent in another one; what was encrypted before, under
+/// another id, because a node may know the first one.
+pub(crate) fn carry_over(tx: &Tx<'_>, id: &GroupId, next: &GroupId) -> Result<(), EndpointError> {
+    for item in items(tx, "group_id = ?1 AND state = 0 AND made_in > 0", [id.as_bytes()])? {
+        let sent_as = tx.entropy().message_id(tx.clock());
+        tx.sql()
+            .prepare_cached("UPDATE outbox SET sent_as = ?2, made_in = NULL WHERE id = ?1")?
+            .execute(params![item.id, sent_as.as_bytes()])?;
+    }
+    tx.sql()
+        .prepare_cached("UPDATE outbox SET group_id = ?2, needs_epoch = 0 WHERE group_id = ?1 AND state = 0")?
+        .execute([id.as_bytes(), next.as_bytes()])?;
+    Ok(())
+}
+
 /// An item has ended: its plaintext goes, who waits is told.
 pub(crate) fn conclude(tx: &Tx<'_>, item: &Item, conclusion: Conclusion<'_>) -> Result<(), EndpointError> {
     let (state, accepted_at, failure) = match conclusion {
@@ -146,9 +163,10 @@ pub(crate) fn conclude(tx: &Tx<'_>, item: &Item, conclusion: Conclusion<'_>) -> 
     };
     if !item.commits && item.wants_events {
         let (kind, at) = accepted_at.map_or((EventKind::Failed, tx.now()), |at| (EventKind::Accepted, at));
-        event::note(tx, &item.message_id, kind, at, failure)?;
+        event::note(tx, &item.letter, kind, at, failure)?;
     }
-    tx.decided(Decided { message_id: item.message_id, thread: item.group, result });
+    let thread = thread::find(tx, &item.group)?.map_or(item.group, |thread| thread.root);
+    tx.decided(Decided { message_id: item.letter, thread, result });
     Ok(())
 }
 
@@ -161,11 +179,11 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, thread: &Thread, letter: &Letter<'_>) -> 
         return Err(EndpointError::Invalid("the expiry is not within the next 90 days"));
     }
     let identity = identity::identity(tx)?;
-    let content_id = content_view::look(&identity.federation, &identity.alias, &thread.id, letter.body).id;
+    let content_id = content_view::look(&identity.federation, &identity.alias, &thread.root, letter.body).id;
     tx.sql()
         .prepare_cached(
-            "INSERT INTO outbox (message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
-             needs_epoch, content_id) VALUES (?1, ?2, 0, 0, ?3, ?4, ?5, 0, ?6)",
+            "INSERT INTO outbox (message_id, sent_as, group_id, commits, state, body, expires_at_ms, \
+             wants_events, needs_epoch, content_id) VALUES (?1, ?1, ?2, 0, 0, ?3, ?4, ?5, 0, ?6)",
         )?
         .execute(params![
             letter.message_id.as_bytes(),
@@ -175,6 +193,9 @@ pub(crate) fn enqueue(tx: &mut Tx<'_>, thread: &Thread, letter: &Letter<'_>) -> 
             letter.wants_events,
             content_id.map(|id| *id.as_bytes())
         ])?;
+    if thread.stand.is_over() {
+        tx.succession_is_due();
+    }
     prepare(tx, &thread.id).map(drop)
 }
 
@@ -186,8 +207,8 @@ pub(crate) fn enqueue_commit(
 ) -> Result<MessageId, EndpointError> {
     let message_id = tx.entropy().message_id(tx.clock());
     tx.sql().execute(
-        "INSERT INTO outbox (message_id, group_id, commits, state, body, expires_at_ms, wants_events, \
-         needs_epoch) VALUES (?1, ?2, 1, 0, ?3, ?4, 0, 0)",
+        "INSERT INTO outbox (message_id, sent_as, group_id, commits, state, body, expires_at_ms, \
+         wants_events, needs_epoch) VALUES (?1, ?1, ?2, 1, 0, ?3, ?4, 0, 0)",
         params![message_id.as_bytes(), group.as_bytes(), plan, tx.now().after(COMMIT_EXPIRY).millis()],
     )?;
     prepare(tx, group)?;
@@ -205,8 +226,8 @@ pub(crate) fn submit_first_commit(
     let expires = tx.now().after(COMMIT_EXPIRY);
     tx.sql()
         .prepare_cached(
-            "INSERT INTO outbox (message_id, group_id, commits, state, expires_at_ms, wants_events, \
-             needs_epoch) VALUES (?1, ?2, 1, 0, ?3, 0, 0)",
+            "INSERT INTO outbox (message_id, sent_as, group_id, commits, state, expires_at_ms, \
+             wants_events, needs_epoch) VALUES (?1, ?1, ?2, 1, 0, ?3, 0, 0)",
         )?
         .execute(params![message_id.as_bytes(), group.as_bytes(), expires.millis()])?;
     let item = items(tx, "id = ?1", [tx.sql().last_insert_rowid()])?.pop();
@@ -230,7 +251,10 @@ pub fn decided(tx: &Tx<'_>, message_id: &MessageId) -> Result<Option<Decided>, E
     };
     Ok(tx
         .sql()
-        .prepare_cached("SELECT group_id, state, accepted_at_ms, failure FROM outbox WHERE message_id = ?1")?
+        .prepare_cached(
+            "SELECT coalesce((SELECT root FROM threads WHERE threads.group_id = outbox.group_id), group_id), \
+             state, accepted_at_ms, failure FROM outbox WHERE message_id = ?1",
+        )?
         .query_row([message_id.as_bytes()], read)
         .optional()?
         .flatten())

@@ -6,6 +6,7 @@ use crate::credential::{AgentName, CredentialError, PresentedDevice, VerifiedDev
 use crate::error::EndpointError;
 use crate::identity::Identity;
 use crate::store::{StoreError, Tx};
+use crate::thread::Thread;
 use chancery_types::{Alias, NodeId};
 use openmls::credentials::{BasicCredential, Credential};
 use rusqlite::{OptionalExtension as _, params};
@@ -64,6 +65,30 @@ pub fn replace_agents(tx: &Tx<'_>, agents: &[(AgentName, [u8; 32])]) -> Result<(
         insert.execute(params![agent.spiffe_id(), key])?;
     }
     Ok(())
+}
+
+/// The other side of a thread: from its record, or an agent from its devices in the group.
+pub(crate) fn of_thread(tx: &mut Tx<'_>, thread: &Thread) -> Result<Option<Peer>, EndpointError> {
+    if let Some(peer) = find(tx, thread.peer)? {
+        return Ok(Some(peer));
+    }
+    let group = match tx.take_group(&thread.id) {
+        Err(EndpointError::ThreadUnknown) => return Ok(None),
+        group => group?,
+    };
+    let mut found = None;
+    for member in group.members() {
+        let Ok(credential) = BasicCredential::try_from(member.credential) else { continue };
+        let Ok(presented) = PresentedDevice::parse(credential.identity()) else { continue };
+        if presented.alias() == thread.peer
+            && let Some(agent) = presented.agent()
+        {
+            let credential_key = agent_key(tx, agent)?;
+            found = Some(Peer { alias: thread.peer, node: agent.administration.clone(), credential_key });
+        }
+    }
+    tx.keep_group(thread.id, group);
+    Ok(found)
 }
 
 fn agent_key(tx: &Tx<'_>, agent: &AgentName) -> Result<[u8; 32], EndpointError> {

@@ -4,11 +4,11 @@ use crate::alarm;
 use crate::error::EndpointError;
 use crate::store::Tx;
 use crate::thread::{self, Thread, admit, encrypt, receive};
-use crate::{home, identity, outbox};
+use crate::{home, identity, inbox, outbox};
 use chancery_proto::federation::v1::{Delivery, Submission, submission};
 use chancery_sdk_core::chain::Link;
 use chancery_sdk_core::receive::Envelope;
-use chancery_sdk_core::{Alarm, Conclusion, Content, Item, Made, Opened, Place, Progress, Queues};
+use chancery_sdk_core::{Alarm, Conclusion, Content, Item, Made, Opened, Place, Progress, Queues, Stand};
 use chancery_types::{Alias, Chain, DeviceId, GroupId, MessageId, Refusal, Timestamp};
 use prost::Message as _;
 use prost::bytes::Bytes;
@@ -48,8 +48,22 @@ impl Queues for Tx<'_> {
         Ok(())
     }
 
-    fn close(&mut self, id: &GroupId) -> Result<()> {
-        thread::close(self, id)
+    fn keep_stand(&mut self, id: &GroupId, stand: Stand) -> Result<()> {
+        thread::set_stand(self, id, stand)
+    }
+
+    fn successor(&self, id: &GroupId) -> Result<Option<GroupId>> {
+        let sql = "SELECT successor FROM threads WHERE group_id = ?1";
+        let row: Option<Option<[u8; 32]>> =
+            self.sql().prepare_cached(sql)?.query_row([id.as_bytes()], |row| row.get(0)).optional()?;
+        Ok(row.flatten().map(GroupId::from_bytes))
+    }
+
+    fn set_successor(&mut self, id: &GroupId, next: &GroupId) -> Result<()> {
+        self.sql()
+            .prepare_cached("UPDATE threads SET successor = ?2 WHERE group_id = ?1")?
+            .execute([id.as_bytes(), next.as_bytes()])?;
+        Ok(())
     }
 
     fn link(&self, id: &GroupId, sequence: u64) -> Result<Option<Link>> {
@@ -138,7 +152,7 @@ impl Queues for Tx<'_> {
     }
 
     fn undecided_item(&self, id: &MessageId) -> Result<Option<Item>> {
-        Ok(outbox::items(self, "message_id = ?1 AND state < 3", [id.as_bytes()])?.pop())
+        Ok(outbox::items(self, "sent_as = ?1 AND state < 3", [id.as_bytes()])?.pop())
     }
 
     fn undecided(&self, id: &GroupId) -> Result<Vec<Item>> {
@@ -179,6 +193,10 @@ impl Queues for Tx<'_> {
         outbox::requeue(self, item, needs_epoch)
     }
 
+    fn carry_over(&mut self, id: &GroupId, next: &GroupId) -> Result<()> {
+        outbox::carry_over(self, id, next)
+    }
+
     fn conclude(&mut self, item: &Item, conclusion: Conclusion<'_>) -> Result<()> {
         outbox::conclude(self, item, conclusion)
     }
@@ -214,6 +232,10 @@ impl Queues for Tx<'_> {
         Ok(rows.collect::<std::result::Result<_, _>>()?)
     }
 
+    fn receipt_again(&mut self, envelope: &Envelope<'_>) -> Result<()> {
+        inbox::receipt_again(self, envelope)
+    }
+
     fn make(&mut self, thread: &Thread, item: &Item) -> Result<Made> {
         let Some(body) = item.body.as_deref() else {
             return Err(crate::store::StoreError::Row { table: "outbox", column: "body" }.into());
@@ -221,7 +243,7 @@ impl Queues for Tx<'_> {
         let made = if item.commits {
             admit::stage(self, thread, body).map(|commit| commit.map(submission::Body::Commit))
         } else {
-            encrypt::encrypt(self, thread, item.message_id, item.expires, body)
+            encrypt::encrypt(self, thread, item, body)
                 .map(|message| Some(submission::Body::Application(message.into())))
         };
         match made {

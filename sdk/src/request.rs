@@ -7,6 +7,7 @@ use crate::identity::{self, Identity};
 use crate::outbox::{self, Letter};
 use crate::store::Tx;
 use crate::thread::{self, Thread};
+use chancery_sdk_core::Stand;
 use chancery_types::{Entropy, GroupId, MessageId, Refusal, Timestamp};
 use rusqlite::{OptionalExtension as _, params};
 
@@ -114,12 +115,12 @@ pub fn send(
     expires: Timestamp,
     wants_events: bool,
 ) -> Result<MessageId, EndpointError> {
-    if !thread.open {
+    if thread.stand == Stand::Closed {
         return Err(EndpointError::ThreadUnknown);
     }
     let identity = identity::identity(tx)?;
     let entropy = tx.entropy();
-    let body = compose(&Origin { identity: &identity, thread: &thread.id, entropy })?;
+    let body = compose(&Origin { identity: &identity, thread: &thread.root, entropy })?;
     let message_id = entropy.message_id(tx.clock());
     let letter = Letter { message_id, body: &body, expires, wants_events };
     outbox::enqueue(tx, thread, &letter)?;

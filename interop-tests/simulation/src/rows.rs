@@ -19,6 +19,7 @@ pub(crate) const HOME: i64 = 1;
 #[derive(Clone, Default)]
 pub(crate) struct Rows {
     threads: BTreeMap<GroupId, Progress>,
+    successors: BTreeMap<GroupId, GroupId>,
     sessions: BTreeMap<GroupId, Session>,
     links: BTreeMap<(GroupId, u64), Link>,
     parked: BTreeMap<(GroupId, u64), (Place, Delivery)>,
@@ -38,6 +39,7 @@ pub(crate) struct Rows {
 #[derive(Clone)]
 struct Row {
     message_id: MessageId,
+    letter: MessageId,
     group: GroupId,
     body: Body,
     expires: Timestamp,
@@ -91,7 +93,7 @@ impl Rows {
 
     /// Threads that this device is in, and who else is.
     pub(crate) fn threads(&self) -> impl Iterator<Item = (GroupId, &[Member])> {
-        let open = self.threads.values().filter(|progress| progress.open);
+        let open = self.threads.values().filter(|progress| progress.stand == Stand::Open);
         open.filter_map(|progress| Some((progress.id, &*self.sessions.get(&progress.id)?.members)))
     }
 
@@ -105,6 +107,7 @@ impl Rows {
         Some(Item {
             id,
             message_id: row.message_id,
+            letter: row.letter,
             group: row.group,
             commits: matches!(row.body, Body::Commit(_)),
             submitted: row.submission.is_some(),
@@ -170,7 +173,17 @@ impl Tx<'_> {
     }
 
     const fn row(&self, message_id: MessageId, group: GroupId, body: Body, expires: Timestamp) -> Row {
-        Row { message_id, group, body, expires, needs_epoch: 0, made_in: 0, digest: None, submission: None }
+        Row {
+            message_id,
+            letter: message_id,
+            group,
+            body,
+            expires,
+            needs_epoch: 0,
+            made_in: 0,
+            digest: None,
+            submission: None,
+        }
     }
 }
 
@@ -211,11 +224,22 @@ impl Queues for Tx<'_> {
         Ok(())
     }
 
-    fn close(&mut self, id: &GroupId) -> Result<(), Infallible> {
+    fn keep_stand(&mut self, id: &GroupId, stand: Stand) -> Result<(), Infallible> {
         if let Some(kept) = self.rows.threads.get_mut(id) {
-            kept.open = false;
-            kept.pending_commit = None;
+            kept.stand = stand;
+            if !stand.reads() {
+                kept.pending_commit = None;
+            }
         }
+        Ok(())
+    }
+
+    fn successor(&self, id: &GroupId) -> Result<Option<GroupId>, Infallible> {
+        Ok(self.rows.successors.get(id).copied())
+    }
+
+    fn set_successor(&mut self, id: &GroupId, next: &GroupId) -> Result<(), Infallible> {
+        self.rows.successors.insert(*id, *next);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Two nodes' stores with a wire of function calls between them.
 
 use super::account::NewDevice;
+use super::key_package::{Package, Published};
 use super::*;
 use chancery_node_core::expire::expire;
 use chancery_node_core::link::Acked;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 mod beside;
 mod moves;
+mod silence;
 
 const GROUP: GroupId = GroupId::from_bytes([7; 32]);
 const ANNA: Alias = Alias::from_bytes([1; 16]);
@@ -558,18 +560,25 @@ async fn an_unknown_alias_is_refused_to_its_sender() {
 async fn a_one_time_key_package_is_handed_out_once() {
     let b = side("b", BERT, &[20]).await;
     let package = |suite: u16, byte: u8| (suite, bytes::Bytes::from(vec![byte; 20]));
-    let input = Arc::new((vec![package(0x4f, 1), package(0x4f, 2)], vec![package(1, 9)]));
-    b.store
-        .change("publish", move |tx| {
-            let input = Arc::clone(&input);
-            Box::pin(async move { key_package::publish(tx, BERT, device(20), &input.0, &input.1).await })
-        })
-        .await
-        .unwrap()
-        .unwrap();
+    let publish = async |one_time: Vec<Package>, last_resort: Vec<Package>, replace| {
+        let published = Arc::new(Published { one_time, last_resort, replace });
+        b.store
+            .change("publish", move |tx| {
+                let published = Arc::clone(&published);
+                Box::pin(async move { key_package::publish(tx, BERT, device(20), &published).await })
+            })
+            .await
+            .unwrap()
+            .unwrap();
+    };
+    publish(vec![package(0x4f, 1), package(0x4f, 2)], vec![package(1, 9)], false).await;
     let take = || async {
         let taken = b.store.change("take", |tx| Box::pin(key_package::take(tx, BERT, &[0x4f, 1]))).await;
         taken.unwrap().key_packages.first().map(|p| p[0])
     };
     assert_eq!([take().await, take().await, take().await, take().await], [1, 2, 9, 9].map(Some));
+    // A device that was restored from a copy has lost the private parts of what it published.
+    publish(vec![package(0x4f, 3), package(0x4f, 4)], Vec::new(), false).await;
+    publish(vec![package(0x4f, 5)], Vec::new(), true).await;
+    assert_eq!([take().await, take().await], [5, 9].map(Some));
 }

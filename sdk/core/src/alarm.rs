@@ -9,7 +9,7 @@ pub enum Alarm {
     Reordered,
     /// The hub's hash chain does not hold, or it told another member another one.
     Forked,
-    /// A commit broke a rule of the thread, which is closed now.
+    /// A commit broke a rule of the thread, in whose group nothing is read any more.
     ForbiddenCommit,
     /// A message does not decrypt or does not agree with its envelope.
     InvalidMessage,
@@ -23,13 +23,15 @@ pub enum Alarm {
     DirectoryStale,
     /// This account's record is not the one that this device put.
     RecordChanged,
+    /// This endpoint's store was restored from a copy: what came since is missing here.
+    Restored,
     /// Somebody re-enrols this account's handle with another account key.
     ReEnrolment,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Withheld,
         Self::Reordered,
         Self::Forked,
@@ -40,6 +42,7 @@ impl Alarm {
         Self::DirectoryForked,
         Self::DirectoryStale,
         Self::RecordChanged,
+        Self::Restored,
         Self::ReEnrolment,
     ];
 
@@ -56,6 +59,7 @@ impl Alarm {
             Self::DirectoryForked => "directory_forked",
             Self::DirectoryStale => "directory_stale",
             Self::RecordChanged => "record_changed",
+            Self::Restored => "restored",
             Self::ReEnrolment => "re_enrolment",
         }
     }

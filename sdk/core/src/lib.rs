@@ -8,6 +8,8 @@ pub mod chain;
 pub mod outbox;
 mod queues;
 pub mod receive;
+pub mod succession;
 
 pub use alarm::Alarm;
 pub use queues::{Conclusion, Content, Item, Made, Opened, Place, Progress, Queues};
+pub use succession::{Stand, Succession};

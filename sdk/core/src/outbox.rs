@@ -4,7 +4,7 @@
 //! byte, so that the hub can tell a repetition.
 
 use crate::chain::{self, Link, Source};
-use crate::{Alarm, Conclusion, Item, Made, Queues, receive};
+use crate::{Alarm, Conclusion, Item, Made, Queues, Stand, receive, succession};
 use chancery_proto::federation::v1::{Accepted, Outcome, Submission, outcome, submission};
 use chancery_types::{Alias, Chain, DeviceId, GroupId, MessageId, Reason, Timestamp};
 use prost::Message as _;
@@ -43,12 +43,17 @@ pub fn prepare<Q: Queues>(tx: &mut Q, group: &GroupId) -> Result<bool, Q::Error>
     if !tx.any_queued(group)? {
         return Ok(false);
     }
-    if let Some(thread) = tx.thread(group)?.filter(|thread| thread.open)
+    if let Some(thread) = tx.thread(group)? {
+        if thread.stand.is_over() {
+            return succession::wait(tx, group);
+        }
         // A letter made now might be ordered before one of an older epoch that
         // the hub may yet refuse.
-        && (thread.pending_commit.is_some() || tx.any_submitted_before(group, thread.epoch)?)
-    {
-        return Ok(false);
+        if thread.stand == Stand::Open
+            && (thread.pending_commit.is_some() || tx.any_submitted_before(group, thread.epoch)?)
+        {
+            return Ok(false);
+        }
     }
     let sender = tx.sender()?;
     for item in tx.queued(group)? {
@@ -58,7 +63,7 @@ pub fn prepare<Q: Queues>(tx: &mut Q, group: &GroupId) -> Result<bool, Q::Error>
 }
 
 fn prepare_one<Q: Queues>(tx: &mut Q, sender: (Alias, DeviceId), item: &Item) -> Result<(), Q::Error> {
-    let Some(thread) = tx.thread(&item.group)?.filter(|thread| thread.open) else {
+    let Some(thread) = tx.thread(&item.group)?.filter(|thread| thread.stand == Stand::Open) else {
         return tx.conclude(item, Conclusion::Failed(Reason::ThreadUnknown.as_str()));
     };
     if thread.pending_commit.is_some() || thread.epoch < item.needs_epoch {
@@ -202,7 +207,7 @@ fn accept<Q: Queues>(tx: &mut Q, item: &Item, accepted: &Accepted) -> Result<(),
         if item.commits {
             // Where the group stands now, nobody can tell.
             withdraw(tx, item)?;
-            tx.close(&item.group)?;
+            succession::end(tx, &item.group, Stand::Broken)?;
         }
         return Ok(());
     };
@@ -224,6 +229,9 @@ fn refuse<Q: Queues>(
     let first_commit = item.commits && item.made_in == 0;
     match Reason::from_wire(reason) {
         Some(Reason::StaleEpoch) if !first_commit => {
+            if tx.thread(&item.group)?.is_some_and(|thread| thread.stand.is_over()) {
+                return requeue(tx, item, 0);
+            }
             let needs = current_epoch.unwrap_or(item.made_in + 1);
             // A second answer to bytes that were made anew in the meantime says nothing.
             if needs > item.made_in && needs <= Chain::LAST {
@@ -239,10 +247,16 @@ fn refuse<Q: Queues>(
         }
         _ if first_commit => {
             // Without its first commit the group does not exist.
-            tx.close(&item.group)?;
+            tx.keep_stand(&item.group, Stand::Closed)?;
             for item in tx.undecided(&item.group)? {
                 tx.conclude(&item, Conclusion::Failed(reason))?;
             }
+            Ok(())
+        }
+        // The hub is gone, or has lost the group.
+        Some(Reason::NotInGroup | Reason::GroupUnknown | Reason::PeerUnreachable)
+            if succession::outlive(tx, item)? =>
+        {
             Ok(())
         }
         _ => {

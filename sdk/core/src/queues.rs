@@ -1,8 +1,8 @@
 //! The rows that an endpoint's queues consist of, and the MLS behind them, as a trait.
 
-use crate::Alarm;
 use crate::chain::Link;
 use crate::receive::Envelope;
+use crate::{Alarm, Stand};
 use chancery_proto::federation::v1::{Delivery, Submission, submission};
 use chancery_types::{Alias, Chain, DeviceId, GroupId, MessageId, Reason, Timestamp};
 use std::ops::DerefMut;
@@ -12,8 +12,14 @@ use std::ops::DerefMut;
 pub struct Progress {
     /// Its MLS group.
     pub id: GroupId,
-    /// Whether something may be sent and read: not after a rule was broken.
-    pub open: bool,
+    /// Its first group, whose place this one may have taken: the thread's own id.
+    pub root: GroupId,
+    /// The other side.
+    pub peer: Alias,
+    /// What may be done in it.
+    pub stand: Stand,
+    /// When the group was opened here.
+    pub opened: Timestamp,
     /// Epoch of the group as merged here.
     pub epoch: u64,
     /// Our commit that the hub has not decided.
@@ -39,6 +45,8 @@ pub struct Item {
     pub id: i64,
     /// Its id, under which it is sent until it is decided.
     pub message_id: MessageId,
+    /// The letter's id: `message_id`, unless it was sent in another group before.
+    pub letter: MessageId,
     /// Its thread.
     pub group: GroupId,
     /// Whether it is a commit.
@@ -97,6 +105,8 @@ pub enum Content {
     Letter(u64),
     /// Something about earlier letters.
     Note,
+    /// A letter that came before, in a group whose place this one has taken.
+    Again,
     /// A commit, which is merged.
     Commit,
 }
@@ -119,8 +129,12 @@ pub trait Queues {
     fn keep_head(&mut self, progress: &Progress) -> Result<(), Self::Error>;
     /// Writes `pending_commit`.
     fn keep_pending(&mut self, id: &GroupId, commit: Option<&MessageId>) -> Result<(), Self::Error>;
-    /// Nothing more is sent or read in a thread.
-    fn close(&mut self, id: &GroupId) -> Result<(), Self::Error>;
+    /// Writes `stand`. Where nothing is read any more, no commit is pending.
+    fn keep_stand(&mut self, id: &GroupId, stand: Stand) -> Result<(), Self::Error>;
+    /// The group that took a group's place.
+    fn successor(&self, id: &GroupId) -> Result<Option<GroupId>, Self::Error>;
+    /// Notes it.
+    fn set_successor(&mut self, id: &GroupId, next: &GroupId) -> Result<(), Self::Error>;
 
     /// The link at a sequence.
     fn link(&self, id: &GroupId, sequence: u64) -> Result<Option<Link>, Self::Error>;
@@ -167,6 +181,9 @@ pub trait Queues {
     fn due(&self, after: u64, most: usize) -> Result<Vec<(u64, Submission)>, Self::Error>;
     /// An item waits to be encrypted anew, in this epoch or a later one.
     fn requeue(&mut self, item: &Item, needs_epoch: u64) -> Result<(), Self::Error>;
+    /// What is queued in a group is to be sent in another one; what was encrypted before,
+    /// under another id.
+    fn carry_over(&mut self, id: &GroupId, next: &GroupId) -> Result<(), Self::Error>;
     /// An item has ended: its plaintext goes, who waits is told.
     fn conclude(&mut self, item: &Item, conclusion: Conclusion<'_>) -> Result<(), Self::Error>;
 
@@ -189,6 +206,9 @@ pub trait Queues {
         through: u64,
         most: usize,
     ) -> Result<Vec<(u64, prost::bytes::Bytes)>, Self::Error>;
+
+    /// Says once more that a letter is here, if it is: what came was taken before.
+    fn receipt_again(&mut self, envelope: &Envelope<'_>) -> Result<(), Self::Error>;
 
     /// Makes what the hub gets of an item, in the thread's epoch.
     fn make(&mut self, thread: &Self::Thread, item: &Item) -> Result<Made, Self::Error>;

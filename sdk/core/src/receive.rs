@@ -2,7 +2,7 @@
 //! and its effect is committed with the mailbox position.
 
 use crate::chain::{self, Link, Source};
-use crate::{Alarm, Content, Opened, Place, Queues, outbox};
+use crate::{Alarm, Content, Opened, Place, Queues, Stand, outbox, succession};
 use chancery_proto::federation::v1::{Delivery, delivery};
 use chancery_types::{Chain, GroupId, MessageId};
 use sha2::{Digest as _, Sha256};
@@ -139,7 +139,7 @@ fn take<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>, last_try: bool) -> Resul
         (_, None) if tx.must_follow(envelope.place.home)? => return park(tx, envelope),
         // Of a thread that this device is not in (yet), or not any more.
         (_, None) => return Ok(Processed::NotForUs),
-        (_, Some(thread)) if !thread.open => return Ok(Processed::NotForUs),
+        (_, Some(thread)) if !thread.stand.reads() => return Ok(Processed::NotForUs),
         // For a further device of this account.
         (delivery::Body::Welcome(_), Some(_)) => return Ok(Processed::NotForUs),
         (_, Some(thread)) => thread,
@@ -152,6 +152,10 @@ fn take<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>, last_try: bool) -> Resul
     }
     let link = envelope.link();
     if chain::is_seen(tx, &thread, &link)? {
+        // A home that was restored from a copy has lost the receipt.
+        if matches!(envelope.body, delivery::Body::Application(_)) {
+            tx.receipt_again(envelope)?;
+        }
         return Ok(Processed::Duplicate);
     }
     if matches!(envelope.body, delivery::Body::Expired(_)) {
@@ -167,6 +171,7 @@ fn take<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>, last_try: bool) -> Resul
     Ok(match content {
         Content::Letter(position) => Processed::Letter { position },
         Content::Note => Processed::Noted,
+        Content::Again => Processed::Duplicate,
         Content::Commit => Processed::Committed,
     })
 }
@@ -176,7 +181,7 @@ fn park<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>) -> Result<Processed, Q::
     Ok(Processed::Parked)
 }
 
-/// Notes a bad delivery. After a bad commit nothing more of the thread can be
+/// Notes a bad delivery. After a bad commit nothing more of the group can be
 /// believed or read.
 fn reject<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>) -> Result<Processed, Q::Error> {
     let alarm = match envelope.body {
@@ -186,9 +191,8 @@ fn reject<Q: Queues>(tx: &mut Q, envelope: &Envelope<'_>) -> Result<Processed, Q
     };
     if let Some(mut thread) = tx.thread(&envelope.group)? {
         chain::record(tx, &mut thread, &envelope.link(), Source::Delivered)?;
-        if alarm == Alarm::ForbiddenCommit {
-            tx.close(&envelope.group)?;
-        }
+        let stand = if alarm == Alarm::ForbiddenCommit { Stand::Broken } else { Stand::Failing };
+        succession::end(tx, &envelope.group, stand)?;
     }
     tx.raise(alarm, Some(&envelope.group))?;
     Ok(Processed::Rejected(alarm))

@@ -55,7 +55,7 @@ async fn follow(
 async fn response(rooms: &Rooms, item: &InboxItem) -> Result<Option<wire::InboxResponse>, Refusal> {
     let (letter, unknown_parts) = match read(rooms, item) {
         Some(Body::Letter { letter, unknown_parts }) => (letter, unknown_parts),
-        Some(Body::ReadReceipt(_)) => return Ok(None),
+        Some(Body::ReadReceipt(_) | Body::Succession(_)) => return Ok(None),
         Some(Body::Unknown { content_types }) => (Letter::default(), content_types),
         None => (Letter::default(), vec!["application/octet-stream".to_owned()]),
     };

@@ -31,6 +31,9 @@ pub enum ContentError {
     /// A read receipt without, with too many, or with malformed ids.
     #[error("a read receipt is malformed")]
     ReadReceipt,
+    /// A succession that names no thread, no group, or half a head.
+    #[error("a succession is malformed")]
+    Succession,
     /// Sender or room of the message are not those of the thread it came in.
     #[error("the message names another sender or room than its thread's")]
     WrongOrigin,

@@ -4,11 +4,13 @@
 //! Whatever else a message holds is named, never guessed at.
 
 use super::receipt::{self, ReadReceipt};
+use super::succession;
 use super::{
     Cardinality, ComposeError, ContentError, Disposition, Extensions, ExternalPart, MAX_ATTACHMENTS,
     MAX_TEXT, MimiContent, MimiId, OverLimit, Part, Semantics, message_id,
 };
 use crate::attachment::ExternalFile;
+use chancery_sdk_core::Succession;
 use chancery_types::Entropy;
 use pulldown_cmark::{Event, Options, Parser};
 use std::fmt;
@@ -127,6 +129,8 @@ pub enum Body {
     },
     /// Messages were read.
     ReadReceipt(ReadReceipt),
+    /// The group that it is in takes another one's place.
+    Succession(Succession),
     /// Something else: edits, deletions, reactions, and parts of other kinds only.
     Unknown {
         /// Media types of its parts, in order.
@@ -169,10 +173,12 @@ fn read_content(content: &MimiContent) -> Result<Body, ContentError> {
         // An edit is not a letter of its own.
         name_all(&content.part, &mut found.unknown);
     } else {
-        if let Cardinality::Single { content_type, content } = &content.part.cardinality
-            && essence(content_type) == receipt::MEDIA_TYPE
-        {
-            return ReadReceipt::decode(content).map(Body::ReadReceipt);
+        if let Cardinality::Single { content_type, content } = &content.part.cardinality {
+            match &*essence(content_type) {
+                receipt::MEDIA_TYPE => return ReadReceipt::decode(content).map(Body::ReadReceipt),
+                succession::MEDIA_TYPE => return succession::decode(content).map(Body::Succession),
+                _ => {}
+            }
         }
         found.read(&content.part)?;
     }
@@ -378,6 +384,7 @@ impl fmt::Debug for Body {
         f.write_str(match self {
             Self::Letter { .. } => "Letter",
             Self::ReadReceipt(_) => "ReadReceipt",
+            Self::Succession(_) => "Succession",
             Self::Unknown { .. } => "Unknown",
         })
     }

@@ -25,6 +25,7 @@ mod error;
 mod letter;
 mod mimi;
 mod receipt;
+mod succession;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +36,7 @@ pub use mimi::{
     message_id,
 };
 pub use receipt::ReadReceipt;
+pub use succession::compose_succession;
 
 use chancery_types::{Alias, GroupId};
 

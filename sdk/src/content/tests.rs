@@ -81,7 +81,7 @@ fn published_examples_read_as_what_they_are() {
     let read = |name| match Body::decode(&Example::named(name)).unwrap() {
         Body::Letter { letter, unknown_parts } => (Some(letter), unknown_parts),
         Body::Unknown { content_types } => (None, content_types),
-        Body::ReadReceipt(_) => panic!("no receipt"),
+        Body::ReadReceipt(_) | Body::Succession(_) => panic!("a letter"),
     };
     let (original, unknown) = read("original");
     assert_eq!(original.unwrap().markdown, "Hi everyone, we just shipped release 2.0. __Good  work__!");
@@ -197,7 +197,7 @@ fn read(part: Part) -> Result<(String, Vec<String>), ContentError> {
     Body::decode(&message(part).encode().unwrap()).map(|body| match body {
         Body::Letter { letter, unknown_parts } => (letter.markdown, unknown_parts),
         Body::Unknown { content_types } => (String::new(), content_types),
-        Body::ReadReceipt(_) => panic!("no receipt"),
+        Body::ReadReceipt(_) | Body::Succession(_) => panic!("a letter"),
     })
 }
 

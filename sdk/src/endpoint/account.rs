@@ -24,6 +24,10 @@ impl Endpoint {
         } else {
             self.0.client.authenticate().await?;
         }
+        let home = self.0.homes.borrow().first().cloned();
+        if let Some(home) = home {
+            self.0.greet(&home).await?;
+        }
         run::refill(&self.0).await
     }
 

@@ -7,6 +7,7 @@ mod enrol;
 mod moving;
 mod run;
 mod send;
+mod succession;
 
 pub use enrol::AuthorityAddress;
 pub use send::{Addressed, SendOrder, Sent, To};
@@ -35,6 +36,7 @@ use chancery_kit::tls::Credentials;
 use chancery_pki_core::{FederationBundle, Party};
 use chancery_proto::federation::v1::outcome;
 use chancery_proto::node::v1::{SubscribeResponse, subscribe_response};
+use chancery_sdk_core::Stand;
 use chancery_types::{
     Clock, Entropy, GroupId, Handle, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp,
 };
@@ -96,6 +98,11 @@ struct Inner {
     outbox: Notify,
     /// Position of the outbox up to which the node has everything, since this start.
     submitted: AtomicU64,
+    /// Whether the home said how far this device was, since this start: before, nothing
+    /// leaves that was encrypted here.
+    greeted: watch::Sender<bool>,
+    /// A group may need one that takes its place.
+    succession: Notify,
     key_packages: Notify,
     inbox: watch::Sender<u64>,
     events: watch::Sender<u64>,
@@ -113,10 +120,12 @@ struct AtHome {
     joined: Notify,
     /// Position of its mailbox that it knows to be safe here, since this start.
     acknowledged: AtomicU64,
+    /// [`STORE_COUNT`] before anything was done at it since this start, until it was greeted.
+    count: Mutex<Option<u64>>,
 }
 
 impl AtHome {
-    fn new(id: i64, client: NodeClient, is_present: bool) -> Self {
+    fn new(id: i64, client: NodeClient, is_present: bool, count: u64) -> Self {
         Self {
             id,
             client,
@@ -125,6 +134,7 @@ impl AtHome {
             acknowledge_later: Notify::new(),
             joined: Notify::new(),
             acknowledged: AtomicU64::new(0),
+            count: Mutex::new(Some(count)),
         }
     }
 }
@@ -209,6 +219,8 @@ impl Endpoint {
             waiting: Mutex::default(),
             outbox: Notify::new(),
             submitted: AtomicU64::new(0),
+            greeted: watch::Sender::new(false),
+            succession: Notify::new(),
             key_packages: Notify::new(),
             inbox: watch::Sender::new(0),
             events: watch::Sender::new(0),
@@ -404,7 +416,7 @@ impl Endpoint {
     /// # Errors
     /// The store's.
     pub async fn thread(&self, id: GroupId) -> Result<Option<Thread>, Refusal> {
-        self.0.call(move |tx| thread::find(tx, &id)).await
+        self.0.call(move |tx| thread::current(tx, &id)).await
     }
 
     /// Marks letters as read; with `tell`, the reader's consent, their senders
@@ -416,7 +428,8 @@ impl Endpoint {
         self.0
             .call(move |tx| {
                 for (id, read) in inbox::mark_read(tx, &message_ids)? {
-                    let thread = thread::find(tx, &id)?.filter(|thread| tell && thread.open);
+                    let thread =
+                        thread::current(tx, &id)?.filter(|thread| tell && thread.stand != Stand::Closed);
                     let Some(thread) = thread else { continue };
                     for message_ids in read.chunks(READ_AT_ONCE) {
                         tell_read(tx, &thread, message_ids.to_vec())?;
@@ -474,10 +487,14 @@ impl Inner {
         &self,
         operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let deciding = move |tx: &mut Tx<'_>| Ok((operation(tx)?, tx.take_decided()));
+        let deciding =
+            move |tx: &mut Tx<'_>| Ok((operation(tx)?, tx.take_decided(), tx.take_succession_due()));
         let decided: Result<_, EndpointError> = self.store.call(deciding).await;
-        let (result, decided) = decided?;
+        let (result, decided, succession_due) = decided?;
         self.settle(decided);
+        if succession_due {
+            self.succession.notify_one();
+        }
         Ok(result)
     }
 

@@ -6,9 +6,11 @@ use super::{AtHome, Endpoint, Inner, run};
 use crate::error::EndpointError;
 use crate::home;
 use crate::identity::{self, OwnKey};
+use crate::inbox;
 use crate::keepsake;
 use crate::node_client::NodeClient;
 use crate::own_record::RecordChange;
+use crate::restored::STORE_COUNT;
 use crate::store::Tx;
 use chancery_sdk_core::receive;
 use chancery_types::{NodeId, Reason, Refusal};
@@ -168,7 +170,8 @@ impl Inner {
 
     /// Goes by the homes as the store has them.
     pub(super) async fn settle_in(&self) -> Result<(), Refusal> {
-        let rows = self.call(|tx| home::all(tx)).await?;
+        let read = |tx: &mut Tx<'_>| Ok((home::all(tx)?, inbox::mark(tx, STORE_COUNT)?));
+        let (rows, count) = self.call(read).await?;
         let mut homes = Vec::with_capacity(rows.len());
         for row in rows {
             let running = self.homes.borrow().iter().find(|home| home.id == row.id).cloned();
@@ -183,9 +186,12 @@ impl Inner {
                     self.client.go_to(&endpoint, row.node)?;
                     // The new home knows nothing of what is undecided.
                     self.submitted.store(0, Ordering::Relaxed);
-                    Arc::new(AtHome::new(row.id, self.client.clone(), true))
+                    Arc::new(AtHome::new(row.id, self.client.clone(), true, count))
                 }
-                _ => Arc::new(AtHome::new(row.id, self.client.elsewhere(&endpoint, row.node)?, false)),
+                _ => {
+                    let client = self.client.elsewhere(&endpoint, row.node)?;
+                    Arc::new(AtHome::new(row.id, client, false, count))
+                }
             };
             homes.push(home);
         }

@@ -9,6 +9,7 @@ use crate::inbox::{self, Place};
 use crate::mls::{Suite, key_package};
 use crate::node_client::NodeClient;
 use crate::outbox;
+use crate::restored::{self, STORE_COUNT};
 use crate::store::Tx;
 use crate::thread::{self, Processed};
 use crate::{event, home};
@@ -59,6 +60,7 @@ impl Endpoint {
             tokio::join!(
                 at_homes(inner),
                 keep(inner, "submit", || submit(inner)),
+                keep(inner, "succession", || inner.succeed()),
                 keep(inner, "key_packages", || stock(inner)),
                 keep(inner, "directory", || follow_directory(inner)),
                 keep(inner, "record", || watch_record(inner)),
@@ -142,6 +144,7 @@ fn jittered(entropy: &dyn Entropy, pause: Duration) -> Duration {
 async fn subscribe(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     // Senders that are agents are checked against the log.
     inner.view.state().await?;
+    inner.greet(at).await?;
     let id = at.id;
     let after = inner.call(move |tx| home::through(tx, id)).await?;
     let stream = at.client.subscribe(inner.identity.alias, after).await?;
@@ -300,10 +303,16 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
         // Before the batch is read: what waits for a move does not go ahead of it.
         let node = inner.client.staying();
         let after = inner.submitted.load(Ordering::Relaxed);
-        let batch = inner.call(move |tx| outbox::next(tx, after, SUBMISSIONS)).await?;
+        let next =
+            move |tx: &mut Tx<'_>| Ok((outbox::next(tx, after, SUBMISSIONS)?, inbox::mark(tx, STORE_COUNT)?));
+        let (batch, store_count) = inner.call(next).await?;
         let Some(last) = batch.submissions.last().map(|due| due.position) else { break };
+        if !*inner.greeted.borrow() {
+            let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
+            continue;
+        }
         let submissions = batch.submissions.into_iter().map(|due| due.submission).collect();
-        more = submit_all(inner, &node, submissions).await? || batch.more;
+        more = submit_all(inner, &node, (submissions, store_count)).await? || batch.more;
         // Unless everything is due again, at another home.
         let _ = inner.submitted.compare_exchange(after, last, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -313,9 +322,13 @@ async fn submit(inner: &Inner) -> Result<(), Refusal> {
 }
 
 /// One call; whether it set anything free.
-async fn submit_all(inner: &Inner, node: &NodeClient, submissions: Vec<Submission>) -> Result<bool, Refusal> {
+async fn submit_all(
+    inner: &Inner,
+    node: &NodeClient,
+    (submissions, store_count): (Vec<Submission>, u64),
+) -> Result<bool, Refusal> {
     let ids: Vec<_> = submissions.iter().map(|submission| submission.message_id.clone()).collect();
-    let results = node.submit(submissions).await?;
+    let results = node.submit(submissions, store_count).await?;
     let mut outcomes = Vec::with_capacity(results.len());
     for (id, result) in ids.iter().zip(results) {
         match result.result {
@@ -362,6 +375,7 @@ async fn acknowledge(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
 }
 
 async fn stock(inner: &Inner) -> Result<(), Refusal> {
+    let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
     refill(inner).await?;
     let _ = tokio::time::timeout(STOCK_TICK, inner.key_packages.notified()).await;
     Ok(())
@@ -400,15 +414,19 @@ pub(super) async fn fill(inner: &Inner, node: &NodeClient) -> Result<(), Refusal
     let mut last_resort = now.since(made_at) >= LAST_RESORT_AGE;
     // Learns what is there before it makes anything.
     let alias = inner.identity.alias;
-    let publish = async |one_time: Vec<Vec<u8>>, last_resort: Vec<Vec<u8>>| {
+    let publish = async |one_time: Vec<Vec<u8>>, last_resort: Vec<Vec<u8>>, replace: bool| {
         let request = PublishKeyPackagesRequest {
             alias: alias.to_wire(),
             one_time: one_time.into_iter().map(Into::into).collect(),
             last_resort: last_resort.into_iter().map(Into::into).collect(),
+            store_count: inner.call(|tx| inbox::mark(tx, STORE_COUNT)).await?,
+            replace,
         };
         node.publish_key_packages(request).await
     };
-    let stock = publish(Vec::new(), Vec::new()).await?;
+    let replaces = inner.call(|tx| restored::replaces_stock(tx)).await?;
+    last_resort |= replaces;
+    let stock = publish(Vec::new(), Vec::new(), replaces).await?;
     let of = |suite: Suite| stock.iter().find(|stock| stock.cipher_suite == u32::from(suite.code()));
     last_resort |= Suite::ALL.iter().any(|suite| !of(*suite).is_some_and(|stock| stock.last_resort));
     for (nth, suite) in Suite::ALL.into_iter().enumerate() {
@@ -419,11 +437,14 @@ pub(super) async fn fill(inner: &Inner, node: &NodeClient) -> Result<(), Refusal
             continue;
         }
         let made = inner.call(move |tx| key_package::make(tx, &[(suite, missing)], last_resort)).await?;
-        publish(made.one_time, made.last_resort).await?;
+        publish(made.one_time, made.last_resort, false).await?;
     }
     if last_resort {
         let made_at = u64::try_from(now.millis()).unwrap_or(0);
         inner.call(move |tx| inbox::raise_mark(tx, LAST_RESORT_MADE, made_at)).await?;
+    }
+    if replaces {
+        inner.call(|tx| restored::stock_replaced(tx)).await?;
     }
     Ok(())
 }

@@ -131,7 +131,7 @@ impl Endpoint {
         let Addressed { mut slots, in_threads, to_peers } = addressed;
         let queued = in_threads.into_iter().map(async |(at, thread, order)| {
             let queue = move |tx: &mut Tx<'_>| {
-                let thread = thread::find(tx, &thread)?.ok_or(EndpointError::ThreadUnknown)?;
+                let thread = thread::current(tx, &thread)?.ok_or(EndpointError::ThreadUnknown)?;
                 request::queue(tx, &thread, order, false)
             };
             (at, inner.call(queue).await)
@@ -312,7 +312,10 @@ impl Inner {
     }
 
     /// KeyPackages of each peer, and as many sets of this account's other devices.
-    async fn take_key_packages(&self, peers: &[Peer]) -> Result<Vec<Result<Taken, Refusal>>, Refusal> {
+    pub(super) async fn take_key_packages(
+        &self,
+        peers: &[Peer],
+    ) -> Result<Vec<Result<Taken, Refusal>>, Refusal> {
         let addresses: Vec<_> = peers.iter().map(|peer| (peer.node.clone(), peer.alias)).collect();
         let has_others = self.call(|tx| identity::has_other_devices(tx)).await?;
         let mut taken = self.take_pairs(&addresses, has_others, Self::suites()).await?;

@@ -5,12 +5,15 @@ use super::suite::{self, KEY_PACKAGE_LIFETIME, Suite};
 use crate::credential::{CredentialError, VerifiedDevice};
 use crate::error::EndpointError;
 use crate::identity::{self, Identity};
+use crate::inbox;
 use crate::peer::{self, Peer};
+use crate::restored::STORE_COUNT;
 use crate::store::Tx;
 use chancery_types::{Alias, KeyPackageRef};
 use openmls::ciphersuite::hash_ref::KeyPackageRef as MlsKeyPackageRef;
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn, MlsMessageOut};
 use openmls::key_packages::KeyPackage;
+use openmls::messages::Welcome;
 use openmls::prelude::tls_codec::DeserializeBytes as _;
 use openmls::versions::ProtocolVersion;
 use openmls_traits::OpenMlsProvider as _;
@@ -43,6 +46,7 @@ pub(crate) fn make(
     last_resort: bool,
 ) -> Result<Made, EndpointError> {
     prune(tx)?;
+    inbox::count_up(tx, STORE_COUNT)?;
     let mut made = Made::default();
     for (suite, count) in one_time {
         for _ in 0..*count {
@@ -83,6 +87,20 @@ fn make_one(tx: &mut Tx<'_>, suite: Suite, last_resort: bool) -> Result<Vec<u8>,
     MlsMessageOut::from(bundle.into_key_package())
         .to_bytes()
         .map_err(EndpointError::mls("serialise a KeyPackage"))
+}
+
+/// Whether a Welcome is for a KeyPackage of last resort of this device.
+pub(crate) fn is_last_resort(tx: &Tx<'_>, welcome: &Welcome) -> Result<bool, EndpointError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM key_packages WHERE reference = ?1 AND last_resort = 1)";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    for secrets in welcome.secrets() {
+        let reference =
+            serde_json::to_vec(&secrets.new_member()).map_err(EndpointError::mls("name a KeyPackage"))?;
+        if statement.query_row([reference], |row| row.get(0))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn prune(tx: &mut Tx<'_>) -> Result<(), EndpointError> {

@@ -13,7 +13,7 @@ use ed25519_dalek::SigningKey;
 use openmls::group::MlsGroup;
 use openmls_rust_crypto::RustCrypto;
 use rusqlite::Connection;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use subtle::ConstantTimeEq as _;
@@ -53,11 +53,19 @@ pub struct Tx<'a> {
     groups: &'a mut Groups,
     touched: Vec<GroupId>,
     decided: RefCell<Vec<Decided>>,
+    succession_due: Cell<bool>,
 }
 
 impl<'a> Tx<'a> {
     pub(super) fn new(connection: &'a Connection, services: &'a Services, groups: &'a mut Groups) -> Self {
-        Self { connection, services, groups, touched: Vec::new(), decided: RefCell::default() }
+        Self {
+            connection,
+            services,
+            groups,
+            touched: Vec::new(),
+            decided: RefCell::default(),
+            succession_due: Cell::new(false),
+        }
     }
 
     /// The connection, inside the transaction.
@@ -97,6 +105,16 @@ impl<'a> Tx<'a> {
     /// Notes a decision, for whoever waits for it once it is committed.
     pub(crate) fn decided(&self, decided: Decided) {
         self.decided.borrow_mut().push(decided);
+    }
+
+    /// Notes that another group may have to take a group's place once it is committed.
+    pub(crate) fn succession_is_due(&self) {
+        self.succession_due.set(true);
+    }
+
+    /// Whether one may have to.
+    pub(crate) fn take_succession_due(&self) -> bool {
+        self.succession_due.take()
     }
 
     /// The decisions so far.
@@ -142,8 +160,10 @@ impl<'a> Tx<'a> {
             inner.undo()?;
         }
         let (touched, decided) = (std::mem::take(&mut inner.touched), inner.take_decided());
+        let due = inner.take_succession_due();
         self.touched.extend(touched);
         if result.is_ok() {
+            self.succession_due.set(self.succession_due.get() || due);
             self.decided.borrow_mut().extend(decided);
         }
         result

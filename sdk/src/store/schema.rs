@@ -62,7 +62,7 @@ CREATE TABLE threads (
     group_id BLOB PRIMARY KEY,       -- 32 bytes; never changes
     peer BLOB NOT NULL,              -- alias of the other side; never changes
     suite INTEGER NOT NULL,          -- never changes: code points are provisional
-    state INTEGER NOT NULL,          -- 0 open, 1 broken (nothing more is sent or read)
+    state INTEGER NOT NULL,          -- 0 open, 1 closed (nothing more is sent or read)
     epoch INTEGER NOT NULL,          -- of the MLS group as merged here
     pending_commit BLOB,             -- message id of our commit that the hub has not decided
     request_id BLOB,                 -- of the latest letter sent by identifier
@@ -240,6 +240,23 @@ INSERT INTO receipts (home, position, receipt) SELECT 1, position, receipt FROM 
 DROP TABLE receipts_of_one;
 -- Ed25519 key of the device's connections; NULL: another device linked it.
 ALTER TABLE own_devices ADD COLUMN auth_key BLOB;
+",
+    "
+-- The thread's own id: its first group, whose place this one may have taken. `state`: 0
+-- open, 1 closed for good, 2 ended (what comes is read), 3 failing (some of it cannot
+-- be), 4 broken (nothing is read).
+ALTER TABLE threads ADD COLUMN root BLOB NOT NULL DEFAULT x'';
+UPDATE threads SET root = group_id;
+-- The group that took its place.
+ALTER TABLE threads ADD COLUMN successor BLOB;
+CREATE INDEX threads_by_root ON threads (root, opened_at_ms);
+CREATE INDEX threads_over ON threads (opened_at_ms) WHERE state > 2 AND successor IS NULL;
+-- The id under which it is sent: another one in another group.
+ALTER TABLE outbox ADD COLUMN sent_as BLOB NOT NULL DEFAULT x'';
+UPDATE outbox SET sent_as = message_id;
+CREATE UNIQUE INDEX outbox_by_sent ON outbox (sent_as);
+-- Names the node's store; NULL: it was never heard of.
+ALTER TABLE homes ADD COLUMN incarnation BLOB;
 ",
 ];
 

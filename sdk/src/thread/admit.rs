@@ -9,8 +9,10 @@ use crate::outbox;
 use crate::store::Tx;
 use chancery_proto::federation::v1::AliasKeyPackages;
 use chancery_proto::federation::v1::Commit;
+use chancery_sdk_core::Stand;
 use chancery_types::{GroupId, MessageId};
 use openmls::credentials::BasicCredential;
+use openmls_traits::OpenMlsProvider as _;
 use prost::Message as _;
 use prost::bytes::Bytes;
 
@@ -25,7 +27,9 @@ pub(crate) fn admit(
     id: &GroupId,
     key_packages: Vec<Bytes>,
 ) -> Result<Option<MessageId>, EndpointError> {
-    let thread = super::find(tx, id)?.filter(|thread| thread.open).ok_or(EndpointError::ThreadUnknown)?;
+    let thread = super::find(tx, id)?
+        .filter(|thread| thread.stand == Stand::Open)
+        .ok_or(EndpointError::ThreadUnknown)?;
     let identity = identity::identity(tx)?;
     let present = members(tx, id)?;
     let mut checked = check_own(tx, &identity, &key_packages)?;
@@ -40,8 +44,14 @@ pub(crate) fn admit(
     outbox::enqueue_commit(tx, id, &plan.encode_to_vec()).map(Some)
 }
 
+/// The plan of a commit that renews this device's leaf and brings nobody in.
+pub(crate) const SELF_UPDATE: &[u8] = &[];
+
 /// Makes the commit; `None`: the devices are in the thread already.
 pub(crate) fn stage(tx: &mut Tx<'_>, thread: &Thread, plan: &[u8]) -> Result<Option<Commit>, EndpointError> {
+    if plan == SELF_UPDATE {
+        return self_update(tx, thread).map(Some);
+    }
     let plan = AliasKeyPackages::decode(plan).map_err(EndpointError::mls("read a planned commit"))?;
     let identity = identity::identity(tx)?;
     let present = members(tx, &thread.id)?;
@@ -54,6 +64,24 @@ pub(crate) fn stage(tx: &mut Tx<'_>, thread: &Thread, plan: &[u8]) -> Result<Opt
     let bundle = add(tx, &mut group, thread.suite, &checked)?;
     tx.keep_group(thread.id, group);
     Ok(Some(commit_of(bundle, vec![join(identity.alias, &identity.node, &checked)])?))
+}
+
+fn self_update(tx: &mut Tx<'_>, thread: &Thread) -> Result<Commit, EndpointError> {
+    let leaf = identity::leaf(tx, thread.suite)?;
+    let mut group = tx.take_group(&thread.id)?;
+    let provider = tx.provider();
+    let bundle = group
+        .commit_builder()
+        .consume_proposal_store(false)
+        .force_self_update(true)
+        .load_psks(provider.storage())
+        .map_err(EndpointError::mls("prepare a commit"))?
+        .build(provider.rand(), provider.crypto(), &leaf, |_| true)
+        .map_err(EndpointError::mls("make a commit"))?
+        .stage_commit(&provider)
+        .map_err(EndpointError::mls("stage a commit"))?;
+    tx.keep_group(thread.id, group);
+    commit_of(bundle, Vec::new())
 }
 
 /// The hub accepted the commit: the group moves on.
@@ -76,7 +104,6 @@ pub(crate) fn merge(tx: &mut Tx<'_>, thread: &mut Thread) -> Result<(), Endpoint
 
 /// The commit lost: the group stays where it is.
 pub(crate) fn abandon(tx: &mut Tx<'_>, thread: &mut Thread) -> Result<(), EndpointError> {
-    use openmls_traits::OpenMlsProvider as _;
     let mut group = tx.take_group(&thread.id)?;
     group.clear_pending_commit(tx.provider().storage())?;
     thread.pending_commit = None;

@@ -1,11 +1,12 @@
 //! Another member's commit: what it may do in a thread, and merging it.
 
-use super::{Thread, add_member, close, member_by_key, remove_member, set_epoch};
+use super::{Thread, add_member, member_by_key, remove_member, set_epoch, set_stand};
 use crate::credential::VerifiedDevice;
 use crate::error::EndpointError;
 use crate::identity;
 use crate::peer;
 use crate::store::Tx;
+use chancery_sdk_core::Stand;
 use chancery_types::{Alias, DeviceId, Reason, Refusal};
 use openmls::framing::Sender;
 use openmls::group::{MlsGroup, StagedCommit};
@@ -46,8 +47,8 @@ pub(crate) fn merge(
         add_member(tx, &thread.id, device)?;
     }
     if removed_me {
-        thread.open = false;
-        close(tx, &thread.id)?;
+        thread.stand = Stand::Closed;
+        set_stand(tx, &thread.id, Stand::Closed)?;
     } else {
         tx.keep_group(thread.id, group);
     }

@@ -5,16 +5,15 @@ use crate::error::EndpointError;
 use crate::identity;
 use crate::store::Tx;
 use chancery_proto::content::v1::AuthenticatedData;
-use chancery_sdk_core::Queues as _;
-use chancery_types::{MessageId, Timestamp};
+use chancery_sdk_core::{Item, Queues as _};
 use prost::Message as _;
+use prost::bytes::Bytes;
 
-/// Encrypts `body` in the thread's epoch; gives the MLSMessage.
+/// Encrypts an item's `body` in the thread's epoch; gives the MLSMessage.
 pub(crate) fn encrypt(
     tx: &mut Tx<'_>,
     thread: &Thread,
-    message_id: MessageId,
-    expires: Timestamp,
+    item: &Item,
     body: &[u8],
 ) -> Result<Vec<u8>, EndpointError> {
     let head_chain = match thread.head_sequence {
@@ -22,10 +21,12 @@ pub(crate) fn encrypt(
         sequence => tx.chain(&thread.id, sequence)?,
     };
     let data = AuthenticatedData {
-        message_id: message_id.to_wire(),
+        message_id: item.message_id.to_wire(),
         head_sequence: if head_chain.is_some() { thread.head_sequence } else { 0 },
         head_chain: head_chain.map(|chain| chain.to_wire()).unwrap_or_default(),
-        expires_at_ms: expires.millis(),
+        expires_at_ms: item.expires.millis(),
+        letter_id: if item.letter == item.message_id { Bytes::new() } else { item.letter.to_wire() },
+        thread_id: if thread.root == thread.id { Bytes::new() } else { thread.root.to_wire() },
     };
     let leaf = identity::leaf(tx, thread.suite)?;
     let mut group = tx.take_group(&thread.id)?;

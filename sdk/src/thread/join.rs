@@ -1,12 +1,13 @@
 //! Joining by a Welcome: only when every device in the group verifies and
 //! belongs to this account or to one other alias.
 
-use super::{Thread, add_member, insert};
+use super::{Thread, add_member, admit, insert};
 use crate::credential::VerifiedDevice;
 use crate::error::EndpointError;
 use crate::identity;
-use crate::mls::Suite;
 use crate::mls::suite::join_config;
+use crate::mls::{Suite, key_package};
+use crate::outbox;
 use crate::peer;
 use crate::store::Tx;
 use chancery_sdk_core::chain::{self, Link};
@@ -36,6 +37,7 @@ pub(crate) fn join(
     };
     let suite = Suite::of(welcome.ciphersuite())
         .ok_or_else(|| false_thread("a Welcome has a cipher suite that was not offered"))?;
+    let by_last_resort = key_package::is_last_resort(tx, &welcome)?;
     let provider = tx.provider();
     let staged = match StagedWelcome::build_from_welcome(&provider, &join_config(), welcome) {
         Err(WelcomeError::NoMatchingKeyPackage) => return Ok(None),
@@ -72,5 +74,9 @@ pub(crate) fn join(
         add_member(tx, &id, device)?;
     }
     chain::begin(tx, &mut thread, link)?;
+    if by_last_resort {
+        // Whoever has its private part could read everything from here on.
+        outbox::enqueue_commit(tx, &id, admit::SELF_UPDATE)?;
+    }
     Ok(Some(thread))
 }

@@ -21,8 +21,8 @@ use crate::credential::VerifiedDevice;
 use crate::error::EndpointError;
 use crate::mls::Suite;
 use crate::store::{StoreError, Tx};
-use chancery_sdk_core::Progress;
-use chancery_types::{Alias, DeviceId, GroupId, MessageId};
+use chancery_sdk_core::{Progress, Stand};
+use chancery_types::{Alias, DeviceId, GroupId, MessageId, Timestamp};
 use rusqlite::{OptionalExtension as _, Row, params};
 use std::ops::{Deref, DerefMut};
 
@@ -31,8 +31,6 @@ use std::ops::{Deref, DerefMut};
 pub struct Thread {
     /// How far it has come.
     pub progress: Progress,
-    /// The other side.
-    pub peer: Alias,
     /// Its cipher suite.
     pub suite: Suite,
     /// `request_id` of the latest letter sent to it by identifier.
@@ -53,21 +51,39 @@ impl DerefMut for Thread {
     }
 }
 
-const COLUMNS: &str =
-    "group_id, peer, suite, state, epoch, pending_commit, request_id, head_sequence, delivered_sequence";
+const COLUMNS: &str = "group_id, peer, suite, state, epoch, pending_commit, request_id, head_sequence, \
+                       delivered_sequence, root, opened_at_ms";
+
+/// As in the column `state`.
+const fn code(stand: Stand) -> u8 {
+    match stand {
+        Stand::Open => 0,
+        Stand::Closed => 1,
+        Stand::Ended => 2,
+        Stand::Failing => 3,
+        Stand::Broken => 4,
+    }
+}
+
+fn stand(code: u8) -> Stand {
+    let all = [Stand::Open, Stand::Ended, Stand::Failing, Stand::Broken];
+    all.into_iter().find(|stand| self::code(*stand) == code).unwrap_or(Stand::Closed)
+}
 
 fn from_row(row: &Row<'_>) -> rusqlite::Result<(Thread, u16)> {
     let suite: u16 = row.get(2)?;
     let thread = Thread {
         progress: Progress {
             id: GroupId::from_bytes(row.get(0)?),
-            open: row.get::<_, u8>(3)? == 0,
+            root: GroupId::from_bytes(row.get(9)?),
+            peer: Alias::from_bytes(row.get(1)?),
+            stand: stand(row.get(3)?),
+            opened: Timestamp::from_millis(row.get(10)?),
             epoch: row.get(4)?,
             pending_commit: row.get::<_, Option<[u8; 16]>>(5)?.map(MessageId::from_bytes),
             head_sequence: row.get(7)?,
             delivered_sequence: row.get(8)?,
         },
-        peer: Alias::from_bytes(row.get(1)?),
         // Checked by `checked` below; the row is not used otherwise.
         suite: Suite::from_code(suite).unwrap_or(Suite::Classical),
         request_id: row.get(6)?,
@@ -93,15 +109,29 @@ pub fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Thread>, EndpointError> 
     checked(tx.sql().prepare_cached(&sql)?.query_row([id.as_bytes()], from_row).optional()?)
 }
 
-/// The latest thread with `peer` that is open.
+/// Where letters of a thread go: the group that is open, or else the one that another one
+/// will take the place of.
+///
+/// # Errors
+/// The store's.
+pub fn current(tx: &Tx<'_>, root: &GroupId) -> Result<Option<Thread>, EndpointError> {
+    latest(tx, "root = ?1", root.as_bytes())
+}
+
+/// The same of the latest thread with `peer`.
 ///
 /// # Errors
 /// The store's.
 pub fn find_by_peer(tx: &Tx<'_>, peer: Alias) -> Result<Option<Thread>, EndpointError> {
+    latest(tx, "peer = ?1 AND state <> 1", peer.as_bytes())
+}
+
+fn latest(tx: &Tx<'_>, which: &str, key: &[u8]) -> Result<Option<Thread>, EndpointError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM threads WHERE peer = ?1 AND state = 0 ORDER BY opened_at_ms DESC LIMIT 1"
+        "SELECT {COLUMNS} FROM threads WHERE {which} \
+         ORDER BY state = 0 DESC, successor IS NULL DESC, opened_at_ms DESC LIMIT 1"
     );
-    checked(tx.sql().prepare_cached(&sql)?.query_row([peer.as_bytes()], from_row).optional()?)
+    checked(tx.sql().prepare_cached(&sql)?.query_row([key], from_row).optional()?)
 }
 
 /// All open threads.
@@ -126,13 +156,38 @@ pub(crate) fn set_request(tx: &Tx<'_>, id: &GroupId, request: &[u8; 16]) -> Resu
 fn insert(tx: &Tx<'_>, id: GroupId, peer: Alias, suite: Suite, epoch: u64) -> Result<Thread, EndpointError> {
     tx.sql()
         .prepare_cached(
-            "INSERT INTO threads (group_id, peer, suite, state, epoch, head_sequence, delivered_sequence, \
-             opened_at_ms) VALUES (?1, ?2, ?3, 0, ?4, 0, 0, ?5)",
+            "INSERT INTO threads (group_id, root, peer, suite, state, epoch, head_sequence, \
+             delivered_sequence, opened_at_ms) VALUES (?1, ?1, ?2, ?3, 0, ?4, 0, 0, ?5)",
         )?
         .execute(params![id.as_bytes(), peer.as_bytes(), suite.code(), epoch, tx.now().millis()])?;
-    let progress =
-        Progress { id, open: true, epoch, pending_commit: None, head_sequence: 0, delivered_sequence: 0 };
-    Ok(Thread { progress, peer, suite, request_id: None })
+    let progress = Progress {
+        id,
+        root: id,
+        peer,
+        stand: Stand::Open,
+        opened: tx.now(),
+        epoch,
+        pending_commit: None,
+        head_sequence: 0,
+        delivered_sequence: 0,
+    };
+    Ok(Thread { progress, suite, request_id: None })
+}
+
+/// A group is of the thread whose first group is `root`, unless that is somebody else's.
+/// Whether it is.
+pub(crate) fn set_root(tx: &Tx<'_>, thread: &mut Thread, root: &GroupId) -> Result<bool, EndpointError> {
+    let changed = tx
+        .sql()
+        .prepare_cached(
+            "UPDATE threads SET root = ?2 WHERE group_id = ?1 AND root IN (?1, ?2) \
+             AND NOT EXISTS (SELECT 1 FROM threads other WHERE other.root = ?2 AND other.peer <> ?3)",
+        )?
+        .execute(params![thread.id.as_bytes(), root.as_bytes(), thread.peer.as_bytes()])?;
+    if changed > 0 {
+        thread.root = *root;
+    }
+    Ok(changed > 0)
 }
 
 fn set_epoch(tx: &Tx<'_>, id: &GroupId, epoch: u64, pending: Option<MessageId>) -> Result<(), EndpointError> {
@@ -142,11 +197,16 @@ fn set_epoch(tx: &Tx<'_>, id: &GroupId, epoch: u64, pending: Option<MessageId>) 
     Ok(())
 }
 
-/// Nothing more is sent or read in a thread.
-pub(crate) fn close(tx: &Tx<'_>, id: &GroupId) -> Result<(), EndpointError> {
+/// What may be done in a thread's group from now on.
+pub(crate) fn set_stand(tx: &Tx<'_>, id: &GroupId, stand: Stand) -> Result<(), EndpointError> {
     tx.sql()
-        .prepare_cached("UPDATE threads SET state = 1, pending_commit = NULL WHERE group_id = ?1")?
-        .execute([id.as_bytes()])?;
+        .prepare_cached(
+            "UPDATE threads SET state = ?2, pending_commit = iif(?3, pending_commit, NULL) WHERE group_id = ?1",
+        )?
+        .execute(params![id.as_bytes(), code(stand), stand.reads()])?;
+    if stand.is_over() {
+        tx.succession_is_due();
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use chancery_proto::content::v1::AuthenticatedData;
 use chancery_proto::federation::v1::delivery;
 use chancery_sdk_core::receive::Envelope;
 use chancery_sdk_core::{Content, Opened, Queues as _};
-use chancery_types::{Reason, Refusal};
+use chancery_types::{GroupId, MessageId, Reason, Refusal};
 use openmls::framing::{MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent, Sender};
 use openmls::prelude::tls_codec::DeserializeBytes as _;
 use prost::Message as _;
@@ -97,10 +97,10 @@ fn process(tx: &mut Tx<'_>, envelope: &Envelope<'_>, thread: &mut Thread) -> Res
             let member = super::member_by_key(tx, &thread.id, &key)?
                 .ok_or_else(|| invalid("a message comes from no device of the thread"))?;
             let data = aad.map_err(|_| invalid("a message lacks its authenticated data"))?;
-            check_data(tx, envelope, &data)?;
             let arrived = inbox::Arrived {
                 place: envelope.place,
                 message_id: envelope.message_id,
+                letter: check_data(tx, envelope, thread, &data)?,
                 sequence: envelope.delivery.sequence,
                 sender: member.alias,
                 sender_device: member.device,
@@ -113,8 +113,14 @@ fn process(tx: &mut Tx<'_>, envelope: &Envelope<'_>, thread: &mut Thread) -> Res
     }
 }
 
-/// The sender's own words about the envelope, which no node can change.
-fn check_data(tx: &Tx<'_>, envelope: &Envelope<'_>, data: &AuthenticatedData) -> Result<(), EndpointError> {
+/// The sender's own words about the envelope, which no node can change; gives the
+/// letter's id.
+fn check_data(
+    tx: &Tx<'_>,
+    envelope: &Envelope<'_>,
+    thread: &mut Thread,
+    data: &AuthenticatedData,
+) -> Result<MessageId, EndpointError> {
     if data.message_id != envelope.delivery.message_id
         || data.expires_at_ms != envelope.delivery.expires_at_ms
         || data.head_sequence >= envelope.delivery.sequence
@@ -127,7 +133,17 @@ fn check_data(tx: &Tx<'_>, envelope: &Envelope<'_>, data: &AuthenticatedData) ->
         // The hub told its sender another story; the message itself is genuine.
         alarm::raise(tx, Alarm::Forked, Some(&envelope.group))?;
     }
-    Ok(())
+    let root = match &*data.thread_id {
+        [] => thread.id,
+        id => GroupId::try_from(id).map_err(|_| invalid("a message names no thread"))?,
+    };
+    if root != thread.root && !super::set_root(tx, thread, &root)? {
+        return Err(invalid("a message is of another thread than its group"));
+    }
+    match &*data.letter_id {
+        [] => Ok(envelope.message_id),
+        id => MessageId::try_from(id).map_err(|_| invalid("a message names no letter")),
+    }
 }
 
 fn invalid(what: &'static str) -> EndpointError {
