@@ -72,7 +72,8 @@ fn end_all(tx: &mut Tx<'_>, said: &Greeting) -> Result<(), EndpointError> {
             admit::abandon(tx, &mut thread)?;
         }
         thread::set_stand(tx, &thread.id, Stand::Ended)?;
-        for item in tx.queued(&thread.id)?.iter().filter(|item| item.commits) {
+        // What was to open the group has done so, or never will.
+        for item in tx.queued(&thread.id)?.iter().filter(|item| item.body.is_none()) {
             tx.conclude(item, Conclusion::Needless)?;
         }
     }

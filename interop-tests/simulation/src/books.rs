@@ -43,7 +43,6 @@ impl fmt::Display for Violation {
 
 /// A letter from writing to its end.
 struct Letter {
-    group: GroupId,
     sender: DeviceId,
     recipient: Alias,
     expires: Timestamp,
@@ -80,7 +79,6 @@ impl Books {
     /// A letter is written; its number.
     pub(crate) fn written(
         &mut self,
-        group: GroupId,
         sender: DeviceId,
         recipient: Alias,
         message_id: MessageId,
@@ -89,7 +87,6 @@ impl Books {
         let number = self.letters.len() as u64;
         self.by_message.insert(message_id, number);
         self.letters.push(Letter {
-            group,
             sender,
             recipient,
             expires,
@@ -136,11 +133,18 @@ impl Books {
         };
     }
 
+    /// A letter goes out under another id.
+    pub(crate) fn renamed(&mut self, before: &MessageId, now: MessageId) {
+        if let Some(number) = self.by_message.remove(before) {
+            self.by_message.insert(now, number);
+        }
+    }
+
     /// A letter had its effect at a device; `new`: for the first time there.
-    pub(crate) fn arrived(&mut self, number: u64, device: DeviceId, new: bool) {
+    pub(crate) fn arrived(&mut self, (number, group): (u64, GroupId), device: DeviceId, new: bool) {
         let Some(letter) = self.letter(number) else { return };
         letter.arrived.insert(device);
-        let key = (letter.group, letter.sender, device);
+        let key = (group, letter.sender, device);
         if !new {
             self.violations.push(Violation::Doubled(number));
         }

@@ -159,6 +159,7 @@ impl World {
             return;
         }
         self.devices[device].later = false;
+        self.succeed(device);
         self.submit(device);
         self.acknowledge(device);
         let here = &self.devices[device];

@@ -5,7 +5,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use chancery_proto::federation::v1 as wire;
-use chancery_types::{Alias, DeviceId, GroupId, KeyPackageRef, MessageId};
+use chancery_sdk_core::Succession;
+use chancery_types::{Alias, Chain, DeviceId, GroupId, KeyPackageRef, MessageId};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// A device in a group.
@@ -43,14 +44,25 @@ pub(crate) struct Joiner {
     pub(crate) reference: KeyPackageRef,
 }
 
+/// What somebody says to the others.
+#[derive(Clone)]
+pub(crate) enum Said {
+    /// A letter, by its number.
+    Letter(u64),
+    /// The group takes another one's place.
+    Succession(Succession),
+}
+
 /// What a message held.
 pub(crate) enum Plain {
-    /// A letter.
-    Letter {
+    /// What somebody says.
+    Said {
         /// Under which id.
         message_id: MessageId,
-        /// Its number.
-        number: u64,
+        /// In which thread.
+        root: GroupId,
+        /// What.
+        said: Said,
     },
     /// A commit, which is merged.
     Commit,
@@ -58,6 +70,8 @@ pub(crate) enum Plain {
 
 const LETTER: u8 = 1;
 const COMMIT: u8 = 3;
+/// In the place of a letter's number.
+const NO_LETTER: u64 = u64::MAX;
 
 impl Session {
     /// A group of one.
@@ -72,15 +86,26 @@ impl Session {
         group: &GroupId,
         own: DeviceId,
         message_id: &MessageId,
-        number: u64,
+        (root, said): (&GroupId, &Said),
     ) -> (Bytes, u32) {
         self.generation += 1;
-        let mut text = BytesMut::with_capacity(64);
+        let mut text = BytesMut::with_capacity(96);
         text.put_slice(own.as_bytes());
         text.put_u32(self.generation);
         text.put_u64(self.secret);
         text.put_slice(message_id.as_bytes());
-        text.put_u64(number);
+        text.put_slice(root.as_bytes());
+        match said {
+            Said::Letter(number) => text.put_u64(*number),
+            Said::Succession(Succession { group, head, .. }) => {
+                text.put_u64(NO_LETTER);
+                text.put_slice(group.as_bytes());
+                if let Some((sequence, chain)) = head {
+                    text.put_u64(*sequence);
+                    text.put_slice(chain.as_bytes());
+                }
+            }
+        }
         (private_message(group, self.epoch, LETTER, &text), self.generation)
     }
 
@@ -139,8 +164,12 @@ impl Session {
             }
             self.opened.push((device, generation));
             let message_id = MessageId::try_from(text.get(28..44)?).ok()?;
-            let number = u64::from_be_bytes(text.get(44..52)?.try_into().ok()?);
-            return Some(Plain::Letter { message_id, number });
+            let root = GroupId::try_from(text.get(44..76)?).ok()?;
+            let said = match u64::from_be_bytes(text.get(76..84)?.try_into().ok()?) {
+                NO_LETTER => Said::Succession(succession(root, text.get(84..)?)?),
+                number => Said::Letter(number),
+            };
+            return Some(Plain::Said { message_id, root, said });
         }
         if u64::from_be_bytes(text.get(16..24)?.try_into().ok()?) != self.secret {
             return None;
@@ -199,6 +228,17 @@ impl Session {
         }
         info
     }
+}
+
+fn succession(root: GroupId, text: &[u8]) -> Option<Succession> {
+    let group = GroupId::try_from(text.get(..32)?).ok()?;
+    let head = match text.get(32..)? {
+        [] => None,
+        head => {
+            Some((u64::from_be_bytes(head.get(..8)?.try_into().ok()?), Chain::try_from(head.get(8..)?).ok()?))
+        }
+    };
+    Some(Succession { root, group, head })
 }
 
 fn member(bytes: &[u8]) -> Option<Member> {

@@ -233,8 +233,13 @@ impl World {
                 let reached = self.change(node, async |tx| mailbox::acknowledge(tx, &calls).await);
                 self.answer(conn, node, device, Answer::Acknowledged(reached[0]));
             }
-            Job::Expire => while self.change(node, async |tx| expire::expire(tx).await) {},
+            Job::Expire => self.expire(node),
         }
+    }
+
+    /// What has run out ends.
+    pub(crate) fn expire(&mut self, node: usize) {
+        while self.change(node, async |tx| expire::expire(tx).await) {}
     }
 
     fn answer(&mut self, conn: ConnId, node: usize, device: usize, answer: Answer) {

@@ -70,6 +70,12 @@ pub enum Op {
     Skew(usize, i64),
     /// A device's clock differs by so many milliseconds.
     SkewDevice(usize, i64),
+    /// A node forgets the groups that it is the hub of, as one that was restored from a
+    /// copy does. It happens once in a run.
+    Forget(usize),
+    /// A node takes a peer for gone for good, and gives back what was submitted to it. It
+    /// happens once in a run, or [`Op::Forget`] does.
+    GiveUp(usize, usize),
     /// Nothing, for so many milliseconds.
     Wait(i64),
 }
@@ -157,7 +163,9 @@ fn draw(rng: &mut SmallRng, nodes: usize, people: usize, trouble: u32) -> Op {
             }
         };
     }
-    match rng.random_range(0..13) {
+    match rng.random_range(0..15) {
+        14 => Op::GiveUp(node(rng), node(rng)),
+        13 => Op::Forget(node(rng)),
         0 | 1 => Op::KillNode(node(rng), millis(rng)),
         2 | 3 => Op::KillDevice(rng.random_range(0..people * 2), millis(rng)),
         4 => Op::CutNodes(node(rng), node(rng), millis(rng)),
@@ -217,6 +225,8 @@ impl World {
             Op::Latency(millis) => self.latency = millis,
             Op::Skew(node, millis) => self.nodes[node % nodes].skew = millis,
             Op::SkewDevice(device, millis) => self.devices[device % devices].skew = millis,
+            Op::Forget(node) => self.forget(node % nodes),
+            Op::GiveUp(node, peer) => self.give_up(node % nodes, peer % nodes),
             Op::Wait(millis) => return millis,
         }
         self.below(50)
@@ -228,8 +238,7 @@ impl World {
         if recipient == own.alias || !self.devices[from].up {
             return;
         }
-        let with = |members: &[Member]| members.iter().any(|member| member.alias == recipient);
-        let thread = self.devices[from].rows.threads().find(|(_, members)| with(members)).map(|(id, _)| id);
+        let thread = self.devices[from].rows.thread_with(recipient);
         let agent = self.people.iter().any(|(alias, person)| *alias == own.alias && person.agent);
         let group = match thread {
             Some(group) => group,
@@ -239,7 +248,7 @@ impl World {
         let message_id = MessageId::from_bytes(self.id16());
         let now = Timestamp::from_millis(self.now + self.devices[from].skew);
         let expires = now.after(Duration::from_secs(life));
-        let number = self.books.written(group, own.device, recipient, message_id, expires);
+        let number = self.books.written(own.device, recipient, message_id, expires);
         self.change_device(from, |tx| tx.write(group, message_id, number, expires));
         self.busy(from);
     }
@@ -270,6 +279,15 @@ impl World {
             (GroupId::from_bytes(id), MessageId::from_bytes(self.id16()), self.rng.random());
         self.change_device(from, |tx| tx.open_thread(group, secret, commit, &joiners));
         group
+    }
+
+    /// Opens the groups that are to take others' places.
+    pub(crate) fn succeed(&mut self, device: usize) {
+        for (group, peer) in self.devices[device].rows.succession_due() {
+            let next = self.open_thread(device, peer);
+            let message_id = MessageId::from_bytes(self.id16());
+            self.change_device(device, |tx| tx.succeed(group, next, message_id));
+        }
     }
 
     /// A new device of a person: another one brings it into all its threads.

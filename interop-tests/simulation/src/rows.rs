@@ -1,12 +1,14 @@
 //! An endpoint's rows in memory: what its disk holds.
 
 use crate::books::Books;
-use crate::mls::{Joiner, Member, Plain, Session};
+use crate::mls::{Joiner, Member, Plain, Said, Session};
 use bytes::Bytes;
 use chancery_proto::federation::v1::{Delivery, Submission, delivery, submission};
 use chancery_sdk_core::chain::{self, Link};
 use chancery_sdk_core::receive::Envelope;
-use chancery_sdk_core::{Alarm, Conclusion, Content, Item, Made, Opened, Place, Progress, Queues};
+use chancery_sdk_core::{
+    Alarm, Conclusion, Content, Item, Made, Opened, Place, Progress, Queues, Stand, Succession, succession,
+};
 use chancery_types::{Alias, Chain, DeviceId, GroupId, KeyPackageRef, MessageId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -32,8 +34,10 @@ pub(crate) struct Rows {
     last_submitted: u64,
     /// Position in the mailbox up to which everything was taken.
     pub(crate) through: u64,
-    /// Letters that came in, by their numbers.
-    pub(crate) inbox: BTreeSet<u64>,
+    /// Letters that came in, by their numbers, and in which group.
+    inbox: BTreeMap<u64, GroupId>,
+    /// Where they stand there.
+    letters: BTreeSet<(GroupId, u64)>,
 }
 
 #[derive(Clone)]
@@ -52,7 +56,7 @@ struct Row {
 /// What is to be sent.
 #[derive(Clone)]
 enum Body {
-    Letter(u64),
+    Said(Said),
     Commit(Vec<Joiner>),
 }
 
@@ -97,6 +101,30 @@ impl Rows {
         open.filter_map(|progress| Some((progress.id, &*self.sessions.get(&progress.id)?.members)))
     }
 
+    /// Where letters to an alias go: behind those that wait in a group that is over, or to
+    /// the one that is open, or to one that another one will take the place of.
+    pub(crate) fn thread_with(&self, peer: Alias) -> Option<GroupId> {
+        let with =
+            self.threads.values().filter(|thread| thread.peer == peer && thread.stand != Stand::Closed);
+        let current = |thread: &&Progress| {
+            let waits = thread.stand.is_over() && self.of_group(&thread.id).next().is_some();
+            (waits, thread.stand == Stand::Open, !self.successors.contains_key(&thread.id))
+        };
+        with.max_by_key(current).map(|thread| thread.id)
+    }
+
+    /// Groups that are to get a successor, with the other side.
+    pub(crate) fn succession_due(&self) -> Vec<(GroupId, Alias)> {
+        let due = self.threads.values().filter(|thread| {
+            let mut items = self.of_group(&thread.id).map(|(_, row)| row.submission.is_some()).peekable();
+            thread.stand.is_over()
+                && !self.successors.contains_key(&thread.id)
+                && (thread.stand > Stand::Ended || items.peek().is_some())
+                && items.all(|submitted| !submitted)
+        });
+        due.map(|thread| (thread.id, thread.peer)).collect()
+    }
+
     /// A KeyPackage of this device is in stock.
     pub(crate) fn publish(&mut self, reference: KeyPackageRef) {
         self.key_packages.insert(reference);
@@ -113,7 +141,7 @@ impl Rows {
             submitted: row.submission.is_some(),
             body: None,
             expires: row.expires,
-            wants_events: matches!(row.body, Body::Letter(_)),
+            wants_events: matches!(row.body, Body::Said(Said::Letter(_))),
             needs_epoch: row.needs_epoch,
             made_in: row.made_in,
             digest: row.digest,
@@ -142,15 +170,8 @@ impl Tx<'_> {
         let commit = session.stage(&id, self.own.device, joiners);
         session.merge();
         self.rows.sessions.insert(id, session);
-        let progress = Progress {
-            id,
-            open: true,
-            epoch: 1,
-            pending_commit: None,
-            head_sequence: 0,
-            delivered_sequence: 0,
-        };
-        self.rows.threads.insert(id, progress);
+        let peer = peer(&joiners.iter().map(|joiner| joiner.member).collect::<Vec<_>>(), self.own);
+        self.rows.threads.insert(id, progress(id, peer, 1, self.now));
         let expires = self.now.after(std::time::Duration::from_hours(24));
         let item = self.rows.insert(self.row(commit_id, id, Body::Commit(Vec::new()), expires));
         let sender = (self.own.alias, self.own.device);
@@ -159,9 +180,24 @@ impl Tx<'_> {
         }
     }
 
+    /// The new group `next` takes the place of `group`, and says so.
+    pub(crate) fn succeed(&mut self, group: GroupId, next: GroupId, message_id: MessageId) {
+        let Some(thread) = self.rows.threads.get(&group).cloned() else { return };
+        if let Some(kept) = self.rows.threads.get_mut(&next) {
+            kept.root = thread.root;
+        }
+        let chain = done(self.chain(&group, thread.head_sequence));
+        let said =
+            Succession { root: thread.root, group, head: chain.map(|chain| (thread.head_sequence, chain)) };
+        let expires = self.now.after(std::time::Duration::from_hours(24));
+        self.rows.insert(self.row(message_id, next, Body::Said(Said::Succession(said)), expires));
+        done(chancery_sdk_core::outbox::prepare(self, &next));
+        done(chancery_sdk_core::succession::succeed(self, &group, &next));
+    }
+
     /// Queues a letter.
     pub(crate) fn write(&mut self, group: GroupId, message_id: MessageId, number: u64, expires: Timestamp) {
-        self.rows.insert(self.row(message_id, group, Body::Letter(number), expires));
+        self.rows.insert(self.row(message_id, group, Body::Said(Said::Letter(number)), expires));
         done(chancery_sdk_core::outbox::prepare(self, &group));
     }
 
@@ -185,6 +221,33 @@ impl Tx<'_> {
             submission: None,
         }
     }
+}
+
+/// A group as it begins here.
+const fn progress(id: GroupId, peer: Alias, epoch: u64, now: Timestamp) -> Progress {
+    Progress {
+        id,
+        root: id,
+        peer,
+        stand: Stand::Open,
+        opened: now,
+        epoch,
+        pending_commit: None,
+        head_sequence: 0,
+        delivered_sequence: 0,
+    }
+}
+
+/// The other side of a group.
+fn peer(members: &[Member], own: Member) -> Alias {
+    members.iter().map(|member| member.alias).find(|alias| *alias != own.alias).unwrap_or(own.alias)
+}
+
+/// Another id, which follows from the first.
+fn another(id: MessageId) -> MessageId {
+    let mut bytes = *id.as_bytes();
+    bytes[15] = bytes[15].wrapping_add(1);
+    MessageId::from_bytes(bytes)
 }
 
 /// Rows in memory never fail.
@@ -308,7 +371,7 @@ impl Queues for Tx<'_> {
     }
 
     fn any_submitted_before(&self, id: &GroupId, epoch: u64) -> Result<bool, Infallible> {
-        let letter = |row: &Row| matches!(row.body, Body::Letter(_)) && row.submission.is_some();
+        let letter = |row: &Row| matches!(row.body, Body::Said(_)) && row.submission.is_some();
         Ok(self.rows.of_group(id).any(|(_, row)| letter(row) && row.made_in < epoch))
     }
 
@@ -348,13 +411,34 @@ impl Queues for Tx<'_> {
         Ok(())
     }
 
+    fn carry_over(&mut self, id: &GroupId, next: &GroupId) -> Result<(), Infallible> {
+        let moving: Vec<i64> =
+            self.rows.of_group(id).filter(|(_, row)| row.submission.is_none()).map(|(id, _)| id).collect();
+        for item in moving {
+            let Some(row) = self.rows.items.get_mut(&item) else { continue };
+            if row.made_in > 0 {
+                let again = another(row.message_id);
+                self.rows.by_message.remove(&row.message_id);
+                self.rows.by_message.insert(again, item);
+                self.books.renamed(&row.message_id, again);
+                row.message_id = again;
+            }
+            (row.group, row.needs_epoch, row.made_in) = (*next, 0, 0);
+            if let Some(items) = self.rows.of_group.get_mut(id) {
+                items.remove(&item);
+            }
+            self.rows.of_group.entry(*next).or_default().insert(item);
+        }
+        Ok(())
+    }
+
     fn conclude(&mut self, item: &Item, conclusion: Conclusion<'_>) -> Result<(), Infallible> {
         let Some(row) = self.rows.items.remove(&item.id) else { return Ok(()) };
         self.rows.by_message.remove(&row.message_id);
         if let Some(ids) = self.rows.of_group.get_mut(&row.group) {
             ids.remove(&item.id);
         }
-        if let Body::Letter(number) = row.body {
+        if let Body::Said(Said::Letter(number)) = row.body {
             self.books.concluded(number, conclusion);
         }
         Ok(())
@@ -391,6 +475,13 @@ impl Queues for Tx<'_> {
         Ok(receipts.take(most).map(|(position, receipt)| (*position, receipt.clone())).collect())
     }
 
+    fn receipt_again(&mut self, envelope: &Envelope<'_>) -> Result<(), Infallible> {
+        if self.rows.letters.contains(&(envelope.group, envelope.delivery.sequence)) {
+            self.rows.receipts.insert(envelope.place.position, envelope.message_id.to_wire());
+        }
+        Ok(())
+    }
+
     fn make(&mut self, thread: &Thread, item: &Item) -> Result<Made, Infallible> {
         let (Some(row), Some(session)) =
             (self.rows.items.get(&item.id), self.rows.sessions.get_mut(&thread.id))
@@ -398,11 +489,13 @@ impl Queues for Tx<'_> {
             return Ok(Made::Impossible(chancery_types::Reason::ThreadUnknown));
         };
         Ok(match &row.body {
-            Body::Letter(number) => {
+            Body::Said(said) => {
                 let (message, generation) =
-                    session.encrypt(&thread.id, self.own.device, &item.message_id, *number);
+                    session.encrypt(&thread.id, self.own.device, &item.message_id, (&thread.root, said));
                 self.books.sealed(&thread.id, session.epoch, self.own.device, generation);
-                self.books.addressed(*number, &session.members, self.own.device);
+                if let Said::Letter(number) = said {
+                    self.books.addressed(*number, &session.members, self.own.device);
+                }
                 Made::Body(submission::Body::Application(message))
             }
             Body::Commit(joiners) => {
@@ -438,14 +531,8 @@ impl Queues for Tx<'_> {
         let Some(session) = Session::join(&envelope.group, welcome, mine) else {
             return Ok(Opened::NotForUs);
         };
-        let mut progress = Progress {
-            id: envelope.group,
-            open: true,
-            epoch: session.epoch,
-            pending_commit: None,
-            head_sequence: 0,
-            delivered_sequence: 0,
-        };
+        let mut progress =
+            progress(envelope.group, peer(&session.members, self.own), session.epoch, self.now);
         self.rows.sessions.insert(envelope.group, session);
         self.rows.threads.insert(envelope.group, progress.clone());
         chain::begin(self, &mut progress, &envelope.link())?;
@@ -463,10 +550,19 @@ impl Queues for Tx<'_> {
         };
         let Some(session) = self.rows.sessions.get_mut(&thread.id) else { return Ok(Opened::Bad) };
         match session.open(&thread.id, message) {
-            Some(Plain::Letter { message_id, number }) if message_id == envelope.message_id => {
-                self.books.arrived(number, self.own.device, self.rows.inbox.insert(number));
+            Some(Plain::Said { message_id, root, said }) if message_id == envelope.message_id => {
+                thread.root = root;
+                if let Some(kept) = self.rows.threads.get_mut(&thread.id) {
+                    kept.root = root;
+                }
                 self.rows.receipts.insert(envelope.place.position, message_id.to_wire());
-                Ok(Opened::Good(Content::Letter(number)))
+                match said {
+                    Said::Letter(number) => Ok(Opened::Good(self.letter(envelope, number))),
+                    Said::Succession(said) => {
+                        succession::follow(self, thread, &said)?;
+                        Ok(Opened::Good(Content::Note))
+                    }
+                }
             }
             Some(Plain::Commit) => {
                 self.moved_to(thread);
@@ -483,6 +579,17 @@ impl Queues for Tx<'_> {
 }
 
 impl Tx<'_> {
+    /// Takes a letter, once whatever the group.
+    fn letter(&mut self, envelope: &Envelope<'_>, number: u64) -> Content {
+        let before = self.rows.inbox.insert(number, envelope.group);
+        if before.is_some_and(|before| before != envelope.group) {
+            return Content::Again;
+        }
+        self.rows.letters.insert((envelope.group, envelope.delivery.sequence));
+        self.books.arrived((number, envelope.group), self.own.device, before.is_none());
+        Content::Letter(number)
+    }
+
     /// The group stands in its epoch, without a commit of ours under way.
     fn moved_to(&mut self, thread: &mut Thread) {
         if let Some(session) = self.rows.sessions.get(&thread.id) {

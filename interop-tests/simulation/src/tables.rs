@@ -108,6 +108,30 @@ impl Disk {
         self.cursors.insert((alias, device), last);
     }
 
+    /// The groups that this node is the hub of are gone.
+    pub fn forget_groups(&mut self) {
+        self.groups.clear();
+    }
+
+    /// Whether a commit was submitted to a peer that has not decided.
+    pub fn has_commit_for(&self, peer: &NodeId) -> bool {
+        let is_commit = |parcel: &Parcel| match &parcel.out.parcel {
+            wire::parcel::Parcel::Submission(submission) => {
+                matches!(submission.body, Some(wire::submission::Body::Commit(_)))
+            }
+            _ => false,
+        };
+        self.outbox.values().any(|parcel| parcel.out.peer == *peer && is_commit(parcel))
+    }
+
+    /// A peer has been silent since then, or is not.
+    pub fn silent_since(&mut self, peer: &NodeId, since: Option<Timestamp>) {
+        match since {
+            Some(since) => self.silent.insert(peer.clone(), since),
+            None => self.silent.remove(peer),
+        };
+    }
+
     /// Parcels for a peer behind `after` that wait, oldest first.
     pub fn waiting(&self, peer: &NodeId, after: i64, most: usize) -> Vec<Waiting> {
         let Some(waiting) = self.waiting.get(peer) else { return Vec::new() };

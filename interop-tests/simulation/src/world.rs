@@ -5,6 +5,7 @@ use crate::books::{Books, Violation};
 use crate::device::{Answer, Call, Device};
 use crate::node::{Frame, Job, Node};
 use crate::plan::{Op, Person, Plan};
+use chancery_node_core::expire;
 use chancery_proto::node::v1::SubscribeResponse;
 use chancery_types::{Alias, NodeId, Timestamp};
 use rand::rngs::SmallRng;
@@ -115,6 +116,7 @@ pub struct World {
     left: usize,
     steps: u64,
     ids: u64,
+    forgot: bool,
 }
 
 impl World {
@@ -141,6 +143,7 @@ impl World {
             ops: plan.ops.clone().into_iter(),
             steps: 0,
             ids: 0,
+            forgot: false,
         };
         for number in 0..plan.nodes {
             let incarnation = world.id16();
@@ -355,6 +358,33 @@ impl World {
     /// The connections between two parties break.
     pub(crate) fn snap(&mut self, one: Party, other: Party) {
         self.break_all(|conn| (conn.from, conn.to) == (one, other) || (conn.from, conn.to) == (other, one));
+    }
+
+    /// A node forgets its groups. What fails again within the hour is not mended, so it
+    /// happens once.
+    pub(crate) fn forget(&mut self, node: usize) {
+        if !std::mem::replace(&mut self.forgot, true) {
+            let now = self.now - START;
+            self.books.log(|| format!("{now:>9} node {node} forgets its groups"));
+            self.nodes[node].disk.forget_groups();
+        }
+    }
+
+    /// A node has not heard of a peer for a long time. Who has a commit there reads no more
+    /// in that group, so that is left out.
+    pub(crate) fn give_up(&mut self, node: usize, peer: usize) {
+        let name = self.nodes[peer].name.clone();
+        if node == peer || self.nodes[node].disk.has_commit_for(&name) {
+            return;
+        }
+        if !std::mem::replace(&mut self.forgot, true) {
+            let now = self.now - START;
+            self.books.log(|| format!("{now:>9} node {node} gives up on node {peer}"));
+            let long_ago = Timestamp::from_millis(self.now).before(expire::PATIENCE * 2);
+            self.nodes[node].disk.silent_since(&name, Some(long_ago));
+            self.expire(node);
+            self.nodes[node].disk.silent_since(&name, None);
+        }
     }
 
     fn heal(&mut self, one: Party, other: Party) {

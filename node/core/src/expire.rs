@@ -16,6 +16,9 @@ pub const GRACE: Duration = Duration::from_hours(72);
 /// How long a hub may be silent before what was submitted to it comes back: whoever
 /// sent it may then let another group take the place of the hub's.
 pub const PATIENCE: Duration = Duration::from_hours(24);
+/// How long it must still be good for then: only the hub can say whether it was in time,
+/// as long as that is all there is to say.
+const STILL_GOOD: Duration = Duration::from_hours(1);
 
 /// Forgets a slice of what has expired; whether there may be more.
 ///
@@ -54,7 +57,8 @@ async fn waiting<T: Tables>(tx: &mut Tx<T>) -> Result<u64, T::Error> {
 
 /// Submissions whose hub may be gone for good. It may have some of them all the same.
 async fn silent<T: Tables>(tx: &mut Tx<T>) -> Result<u64, T::Error> {
-    let given_up = tx.tables.silent_submissions(tx.now.before(PATIENCE), SLICE).await?;
+    let (since, good_until) = (tx.now.before(PATIENCE), tx.now.after(GRACE).after(STILL_GOOD));
+    let given_up = tx.tables.silent_submissions(since, good_until, SLICE).await?;
     let mut gone = Vec::with_capacity(given_up.len());
     for ended in given_up {
         gone.push(ended.id);

@@ -298,10 +298,12 @@ pub trait Tables: Send {
         most: usize,
     ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
 
-    /// Submissions to hubs that have been silent since then or longer; at most `most`.
+    /// Submissions to hubs that have been silent since then or longer, whose parcels expire
+    /// after `good_until`; at most `most`.
     fn silent_submissions(
         &mut self,
         since: Timestamp,
+        good_until: Timestamp,
         most: usize,
     ) -> impl Future<Output = Result<Vec<Ended>, Self::Error>> + Send;
 

@@ -148,17 +148,19 @@ pub(super) async fn expired(
     statement.fetch_all(connection).await?.iter().map(ended).collect()
 }
 
-/// Submissions to hubs that have been silent since then or longer.
+/// Submissions to hubs that have been silent since then or longer, which expire after
+/// `good_until`.
 pub(super) async fn silent(
     connection: &mut SqliteConnection,
     since: Timestamp,
+    good_until: Timestamp,
     most: usize,
 ) -> Result<Vec<Ended>, sqlx::Error> {
     let text = format!(
-        "SELECT id, parcel, {KEPT} FROM outbox WHERE kind = 0 AND state < 2
+        "SELECT id, parcel, {KEPT} FROM outbox WHERE kind = 0 AND state < 2 AND expires_at > $2
            AND peer IN (SELECT node FROM peer WHERE silent_since <= $1) LIMIT {most}"
     );
-    let statement = sqlx::query(AssertSqlSafe(text)).bind(since.millis());
+    let statement = sqlx::query(AssertSqlSafe(text)).bind(since.millis()).bind(good_until.millis());
     statement.fetch_all(connection).await?.iter().map(ended).collect()
 }
 

@@ -165,8 +165,13 @@ impl Tables for Sql<'_> {
         outbox::expired(self.connection, now, kept_until, most).await
     }
 
-    async fn silent_submissions(&mut self, since: Timestamp, most: usize) -> Result<Vec<Ended>, Error> {
-        outbox::silent(self.connection, since, most).await
+    async fn silent_submissions(
+        &mut self,
+        since: Timestamp,
+        good_until: Timestamp,
+        most: usize,
+    ) -> Result<Vec<Ended>, Error> {
+        outbox::silent(self.connection, since, good_until, most).await
     }
 
     async fn replace_parcel(

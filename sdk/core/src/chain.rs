@@ -2,7 +2,7 @@
 //! follow it: gapless sequences, each value made from the one before. What the
 //! hub withholds, reorders or tells differently becomes an alarm.
 
-use crate::{Alarm, Progress, Queues};
+use crate::{Alarm, Progress, Queues, Stand};
 use chancery_types::{Chain, MessageId};
 
 /// How many links are kept behind the head, to compare with other members' heads.
@@ -85,14 +85,17 @@ pub fn record<Q: Queues>(
 }
 
 /// Moves the head as far as it goes. A gap below what was delivered is an alarm,
-/// unless a message of ours may fill it whose outcome is still on its way.
+/// unless a message of ours may fill it: its outcome is still on its way, or a hub that
+/// was given up had it all the same.
 ///
 /// # Errors
 /// The rows'.
 pub fn settle<Q: Queues>(tx: &mut Q, progress: &mut Progress) -> Result<(), Q::Error> {
     advance(tx, progress)?;
     if progress.head_sequence < progress.delivered_sequence && !tx.any_submitted(&progress.id)? {
-        tx.raise(Alarm::Withheld, Some(&progress.id))?;
+        if progress.stand == Stand::Open {
+            tx.raise(Alarm::Withheld, Some(&progress.id))?;
+        }
         progress.head_sequence = progress.delivered_sequence;
         advance(tx, progress)?;
     }

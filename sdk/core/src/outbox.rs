@@ -254,8 +254,8 @@ fn refuse<Q: Queues>(
             Ok(())
         }
         // The hub is gone, or has lost the group.
-        Some(Reason::NotInGroup | Reason::GroupUnknown | Reason::PeerUnreachable)
-            if succession::outlive(tx, item)? =>
+        Some(reason @ (Reason::NotInGroup | Reason::GroupUnknown | Reason::PeerUnreachable))
+            if succession::outlive(tx, item, reason)? =>
         {
             Ok(())
         }
@@ -278,7 +278,7 @@ fn withdraw<Q: Queues>(tx: &mut Q, item: &Item) -> Result<(), Q::Error> {
 }
 
 /// Makes a message anew once the thread has reached an epoch.
-fn requeue<Q: Queues>(tx: &mut Q, item: &Item, needs: u64) -> Result<(), Q::Error> {
+pub(crate) fn requeue<Q: Queues>(tx: &mut Q, item: &Item, needs: u64) -> Result<(), Q::Error> {
     tx.requeue(item, needs.max(item.needs_epoch))?;
     withdraw(tx, item)
 }

@@ -74,34 +74,34 @@ fn is_young<Q: Queues>(tx: &Q, thread: &Progress) -> bool {
     tx.now().since(thread.opened) < YOUNG
 }
 
-/// The hub cannot order anything in the item's group any more. Whether the item waits for
-/// another one.
+/// The hub cannot order anything in the item's group any more, for a reason. Whether the
+/// item waits for another one.
 ///
 /// # Errors
 /// The rows'.
-pub(crate) fn outlive<Q: Queues>(tx: &mut Q, item: &Item) -> Result<bool, Q::Error> {
+pub(crate) fn outlive<Q: Queues>(tx: &mut Q, item: &Item, reason: Reason) -> Result<bool, Q::Error> {
     let Some(thread) = tx.thread(&item.group)? else { return Ok(false) };
     if thread.stand == Stand::Closed || fails_again(tx, &thread) {
         return Ok(false);
     }
-    end(tx, &item.group, Stand::Ended)?;
-    if item.commits || item.expires <= tx.now() {
+    // Whether a hub that is silent has merged a commit of ours, nobody can tell.
+    let unknown = item.commits && reason == Reason::PeerUnreachable;
+    end(tx, &item.group, if unknown { Stand::Broken } else { Stand::Ended })?;
+    if reason == Reason::PeerUnreachable && item.expires <= tx.now() {
         return Ok(false);
     }
-    tx.requeue(item, 0)?;
+    outbox::requeue(tx, item, 0)?;
     Ok(true)
 }
 
-/// What is queued in a group that is over: commits are needless, the rest waits for its
-/// successor, or goes there when nothing of before is undecided. Whether it does.
+/// What is queued in a group that is over waits for its successor, or goes there when
+/// nothing of before is undecided. Whether it does.
 ///
 /// # Errors
 /// The rows'.
 pub(crate) fn wait<Q: Queues>(tx: &mut Q, id: &GroupId) -> Result<bool, Q::Error> {
     for item in tx.queued(id)? {
-        if item.commits {
-            tx.conclude(&item, Conclusion::Needless)?;
-        } else if item.expires <= tx.now() {
+        if item.expires <= tx.now() {
             tx.conclude(&item, Conclusion::Failed(Reason::Expired.as_str()))?;
         }
     }

@@ -109,8 +109,8 @@ pub fn find(tx: &Tx<'_>, id: &GroupId) -> Result<Option<Thread>, EndpointError> 
     checked(tx.sql().prepare_cached(&sql)?.query_row([id.as_bytes()], from_row).optional()?)
 }
 
-/// Where letters of a thread go: the group that is open, or else the one that another one
-/// will take the place of.
+/// Where letters of a thread go: behind those that wait in a group that is over, or to the
+/// group that is open, or to one that another one will take the place of.
 ///
 /// # Errors
 /// The store's.
@@ -129,7 +129,8 @@ pub fn find_by_peer(tx: &Tx<'_>, peer: Alias) -> Result<Option<Thread>, Endpoint
 fn latest(tx: &Tx<'_>, which: &str, key: &[u8]) -> Result<Option<Thread>, EndpointError> {
     let sql = format!(
         "SELECT {COLUMNS} FROM threads WHERE {which} \
-         ORDER BY state = 0 DESC, successor IS NULL DESC, opened_at_ms DESC LIMIT 1"
+         ORDER BY threads.state > 1 AND EXISTS (SELECT 1 FROM outbox WHERE outbox.group_id = threads.group_id \
+           AND outbox.state < 3) DESC, threads.state = 0 DESC, successor IS NULL DESC, opened_at_ms DESC LIMIT 1"
     );
     checked(tx.sql().prepare_cached(&sql)?.query_row([key], from_row).optional()?)
 }

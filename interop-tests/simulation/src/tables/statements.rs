@@ -321,10 +321,16 @@ impl Tables for &mut Disk {
         Ok(over.map(|(id, parcel)| parcel.ended(*id)).take(most).collect())
     }
 
-    async fn silent_submissions(&mut self, since: Timestamp, most: usize) -> Result<Vec<Ended>, Infallible> {
+    async fn silent_submissions(
+        &mut self,
+        since: Timestamp,
+        good_until: Timestamp,
+        most: usize,
+    ) -> Result<Vec<Ended>, Infallible> {
         let given_up = self.outbox.iter().filter(|(_, parcel)| {
             parcel.out.kind == Kind::Submission
                 && parcel.state != State::Dead
+                && parcel.out.expires_at > good_until
                 && self.silent.get(&parcel.out.peer).is_some_and(|silent| *silent <= since)
         });
         Ok(given_up.map(|(id, parcel)| parcel.ended(*id)).take(most).collect())

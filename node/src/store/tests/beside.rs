@@ -76,7 +76,7 @@ impl Tables for Both<'_> {
         alike release(id: i64, rest: &[Alias]) -> ();
         alike drop_submission(peer: &NodeId, message_id: MessageId) -> ();
         as_many expired_parcels(now: Timestamp, kept_until: Timestamp, most: usize) -> Vec<Ended>;
-        as_many silent_submissions(since: Timestamp, most: usize) -> Vec<Ended>;
+        as_many silent_submissions(since: Timestamp, good_until: Timestamp, most: usize) -> Vec<Ended>;
         alike silent_from(peer: &NodeId, now: Timestamp) -> ();
         alike replace_parcel(id: i64, kind: Kind, parcel: &wire::Parcel, expires_at: Timestamp) -> ();
         alike remove_parcels(ids: &[i64]) -> ();
