@@ -108,7 +108,7 @@ impl Rogue {
         &self,
         submission: federation::Submission,
     ) -> Result<wire::submit_result::Result, Refusal> {
-        let request = wire::SubmitRequest { submissions: vec![submission] };
+        let request = wire::SubmitRequest { submissions: vec![submission], store_count: 0 };
         let answer = answer(MailboxServiceClient::new(self.channel.clone()).submit(request).await)?;
         Ok(answer.results.into_iter().next().unwrap().result.unwrap())
     }
@@ -152,7 +152,7 @@ impl Rogue {
     /// The refusal.
     pub async fn publish_key_packages(&self, alias: Alias, one_time: Vec<Bytes>) -> Result<(), Refusal> {
         let request =
-            wire::PublishKeyPackagesRequest { alias: alias.to_wire(), one_time, last_resort: Vec::new() };
+            wire::PublishKeyPackagesRequest { alias: alias.to_wire(), one_time, ..Default::default() };
         let mut client = KeyPackageServiceClient::new(self.channel.clone());
         answer(client.publish_key_packages(request).await).map(drop)
     }

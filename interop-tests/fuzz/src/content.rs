@@ -5,10 +5,11 @@ use crate::input::Steps;
 use chancery_sdk::attachment::{self, ExternalFile, FileKey, MAX_BLOB};
 use chancery_sdk::content::{
     Body, Cardinality, Disposition, Extensions, ExternalPart, Letter, MAX_ATTACHMENTS, MAX_BYTES, MAX_PARTS,
-    MAX_TEXT, MimiContent, MimiId, Part, ReadReceipt, Semantics, room_uri, sender_uri,
+    MAX_TEXT, MimiContent, MimiId, Part, ReadReceipt, Semantics, Succession, compose_succession, room_uri,
+    sender_uri,
 };
 use chancery_types::entropy::SeededEntropy;
-use chancery_types::{Alias, BlobId, GroupId, MessageId, Timestamp};
+use chancery_types::{Alias, BlobId, Chain, GroupId, MessageId, Timestamp};
 use pulldown_cmark::{Event, Options, Parser};
 use std::sync::LazyLock;
 
@@ -61,6 +62,11 @@ fn body(bytes: &[u8]) {
             let again = Body::open(&again.bytes, &SENDER, &ROOM).unwrap().body;
             assert!(again == Body::ReadReceipt(receipt), "a receipt changes by encoding");
         }
+        Body::Succession(said) => {
+            let again = compose_succession(&said, &SENDER, &ROOM, &SeededEntropy::new(1)).unwrap();
+            let again = Body::open(&again.bytes, &SENDER, &ROOM).unwrap().body;
+            assert!(again == Body::Succession(said), "a succession changes by encoding");
+        }
         Body::Unknown { content_types } => assert!(content_types.len() <= MAX_PARTS),
     }
 }
@@ -80,7 +86,10 @@ fn mimi_seeds() -> Vec<Vec<u8>> {
         read_at: Timestamp::from_millis(1_790_000_000_000),
     };
     let receipt = receipt.compose(&SENDER, &ROOM, &entropy).unwrap().bytes;
-    let mut seeds = vec![compose(&text), compose(&answer), receipt];
+    let head = Some((7, Chain::from_bytes([4; 32])));
+    let said = Succession { root: GroupId::from_bytes([2; 32]), group: GroupId::from_bytes([3; 32]), head };
+    let succession = compose_succession(&said, &SENDER, &ROOM, &entropy).unwrap().bytes;
+    let mut seeds = vec![compose(&text), compose(&answer), receipt, succession];
     seeds.extend(odd().map(|content| content.encode().unwrap()));
     seeds
 }

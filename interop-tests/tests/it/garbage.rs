@@ -200,7 +200,7 @@ async fn oversized_fields_are_refused() {
         ..submission.clone()
     };
     assert_eq!(reason(rogue.submit(long).await), Reason::TooLarge);
-    let many = node::SubmitRequest { submissions: vec![submission; 129] };
+    let many = node::SubmitRequest { submissions: vec![submission; 129], store_count: 0 };
     let mut mailbox = MailboxServiceClient::new(rogue.channel.clone());
     assert_eq!(reason(answer(mailbox.submit(many).await)), Reason::TooLarge);
     let receipts = node::AcknowledgeRequest {

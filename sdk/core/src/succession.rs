@@ -139,7 +139,8 @@ pub fn succeed<Q: Queues>(tx: &mut Q, id: &GroupId, next: &GroupId) -> Result<()
 }
 
 /// Somebody says in `next` that it takes another group's place. When several took the
-/// same one's, all go on in the one with the smallest id.
+/// same one's, all go on in the one with the smallest id; but not in one where others have
+/// spoken: who says so now may have lost it.
 ///
 /// # Errors
 /// The rows'.
@@ -160,7 +161,8 @@ pub fn follow<Q: Queues>(tx: &mut Q, next: &Progress, said: &Succession) -> Resu
     if before == thread.id {
         tx.set_successor(&thread.id, &next.id)?;
     } else if before != next.id && last(tx, next.id)? == next.id {
-        let (winner, loser) = if before < next.id { (before, next.id) } else { (next.id, before) };
+        let spoken = tx.thread(&before)?.is_some_and(|before| before.delivered_sequence > 0);
+        let (winner, loser) = if before < next.id && !spoken { (before, next.id) } else { (next.id, before) };
         if tx.thread(&loser)?.is_some_and(|loser| loser.stand == Stand::Open) {
             tx.keep_stand(&loser, Stand::Ended)?;
         }

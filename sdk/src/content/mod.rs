@@ -29,6 +29,7 @@ mod succession;
 #[cfg(test)]
 mod tests;
 
+pub use chancery_sdk_core::Succession;
 pub use error::{ComposeError, ContentError, OverLimit};
 pub use letter::{Body, Composed, Letter, Opened};
 pub use mimi::{

@@ -270,7 +270,7 @@ impl Pair {
 
 /// Submits a batch; every submission must be accepted.
 async fn submit(sender: &Device, submissions: Vec<wire::Submission>) -> Result<(), Failure> {
-    let request = node::SubmitRequest { submissions };
+    let request = node::SubmitRequest { submissions, store_count: 0 };
     let response = sender.mailbox().submit(request).await.map_err(Failure::call)?.into_inner();
     let accepted = |result: &node::SubmitResult| {
         matches!(&result.result, Some(node::submit_result::Result::Outcome(outcome))

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 /// A node's last line.
 pub(crate) const NODE: &str = "chancery node serve --config config/node.toml";
+pub(crate) const AGENT: &str = "chancery agent serve --config config/agent.toml";
 const README: &str = include_str!("../../../README.md");
 const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config");
 /// Port of the first listener; the others follow.

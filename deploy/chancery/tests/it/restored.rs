@@ -2,7 +2,7 @@
 //! reported on comes again, and devices read what comes although they saw more of the
 //! former store than the copy has.
 
-use crate::founding::{Hosts, NODE};
+use crate::founding::{AGENT, Hosts, NODE};
 use crate::resident::{Resident, TO, object, send};
 
 /// Sends a letter and waits for an event of it.
@@ -44,6 +44,56 @@ async fn a_restored_node_gets_again_what_it_has_not_reported_on() {
     let texts: Vec<_> = items.iter().map(|item| resident.text(item)).collect();
     assert_eq!(texts, ["one", "two", "three", "four", "five"]);
 
+    resident.stop().await;
+    hosts.terminate();
+}
+
+/// Letters of the resident that the agent has.
+fn answers(hosts: &Hosts, count: usize) {
+    let follower = hosts.follow("federal", "chancery inbox --follow --json");
+    (0..count).for_each(|_| drop(object(&follower)));
+    follower.kill();
+}
+
+/// The node has forgotten what it ordered since, the agent which keys it has used since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_outlives_a_restored_hub_and_a_restored_agent() {
+    let mut hosts = Hosts::new();
+    let code = hosts.found();
+    let resident = Resident::enrol(&hosts, &code).await;
+    send_until(&hosts, "one", "delivered");
+    hosts.server("federal", AGENT).kill();
+    hosts.server("federal", NODE).kill();
+    hosts.shell("federal", "cp -r node node-copy; cp -r agent agent-copy");
+    hosts.serve("federal", NODE);
+    hosts.serve("federal", AGENT);
+    for text in ["two", "three"] {
+        send_until(&hosts, text, "delivered");
+    }
+    let first = resident.letters(3).await.remove(0);
+    resident.answer(&first, "before").await;
+    answers(&hosts, 1);
+
+    hosts.server("federal", NODE).kill();
+    hosts.shell("federal", "rm -r node; mv node-copy node; chancery node restored --config config/node.toml");
+    hosts.serve("federal", NODE);
+    send_until(&hosts, "four", "delivered");
+    resident.answer(&first, "the hub was restored").await;
+    answers(&hosts, 2);
+
+    hosts.server("federal", AGENT).kill();
+    hosts.shell("federal", "rm -r agent; mv agent-copy agent");
+    hosts.serve("federal", AGENT);
+    send_until(&hosts, "five", "delivered");
+    resident.answer(&first, "the agent was restored").await;
+    // What came since the copy is not in it.
+    answers(&hosts, 1);
+
+    let items = resident.letters(5).await;
+    let texts: Vec<_> = items.iter().map(|item| resident.text(item)).collect();
+    assert_eq!(texts, ["one", "two", "three", "four", "five"]);
+    assert!(items.iter().all(|item| item.thread == first.thread), "to people it is one thread");
+    assert!(resident.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
     resident.stop().await;
     hosts.terminate();
 }
