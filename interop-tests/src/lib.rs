@@ -11,6 +11,7 @@
 )]
 
 pub mod agent;
+pub mod cut;
 pub mod hostile;
 pub mod letterbox;
 pub mod mesh;

@@ -48,6 +48,17 @@ struct Running {
 }
 
 impl Running {
+    /// Breaks off whatever is done, as a crash would.
+    async fn crash(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+
     async fn end(self) {
         self.stop.cancel();
         for task in self.tasks {
@@ -127,6 +138,18 @@ impl Device {
         let tasks = vec![tokio::spawn(async move { endpoint.run(stopped).await })];
         self.running = Some(Running { stop, tasks });
         self
+    }
+
+    /// Breaks off whatever it is doing, as a crash would, and opens it again on what it had
+    /// committed, with its node at an address. It does not receive yet.
+    pub async fn reopened_at(self, address: &str) -> Self {
+        let Self { endpoint, mut config, running } = self;
+        if let Some(running) = running {
+            running.crash().await;
+        }
+        drop(endpoint);
+        address.clone_into(&mut config.node_endpoint);
+        Self { endpoint: reopen(&config).await, config, running: None }
     }
 
     /// Stops and lets go of its store; gives where that lies.
@@ -259,15 +282,16 @@ impl Agent {
     /// Breaks off whatever it is doing, as a crash would, and starts it again on
     /// what it had committed.
     pub async fn crash_and_restart(self) -> Self {
-        let Self { endpoint, config, folder, running, .. } = self;
-        for task in &running.tasks {
-            task.abort();
-        }
-        running.stop.cancel();
-        for task in running.tasks {
-            let _ = task.await;
-        }
+        let address = self.config.node_endpoint.clone();
+        self.crash_and_restart_at(&address).await
+    }
+
+    /// The same, with its node at an address.
+    pub async fn crash_and_restart_at(self, address: &str) -> Self {
+        let Self { endpoint, mut config, folder, running, .. } = self;
+        running.crash().await;
         drop(endpoint);
+        address.clone_into(&mut config.node_endpoint);
         let endpoint = reopen(&config).await;
         let (address, running) = face(&endpoint, folder.clone(), &config).await;
         Self { address, endpoint, config, folder, running }

@@ -5,6 +5,9 @@
 //! Generated messages have no `Debug`: most carry aliases, handles or content,
 //! which must not reach a log.
 
+#[cfg(feature = "grpc")]
+pub mod codec;
+
 macro_rules! packages {
     ($($package:ident),*) => {$(
         #[doc = concat!("`chancery.", stringify!($package), ".v1`")]
