@@ -243,7 +243,7 @@ impl Mesh {
             quotas: QuotaConfig::default(),
             credentials: Arc::clone(&credentials),
             trust: self.trust.clone(),
-            listener: place.listener,
+            entrance: place.listener.into(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
         };

@@ -82,9 +82,9 @@ pub(crate) enum Failure {
     /// The certificate authority.
     #[error(transparent)]
     Authority(#[from] chancery_pki::AuthorityError),
-    /// The enrolment service.
+    /// Serving.
     #[error(transparent)]
-    PkiService(#[from] chancery_pki::service::ServiceError),
+    Serve(#[from] chancery_kit::serve::ServeError),
     /// A command of the PKI.
     #[error(transparent)]
     Pki(#[from] chancery_pki::command::CommandError),
