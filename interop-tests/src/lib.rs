@@ -11,11 +11,14 @@
 )]
 
 pub mod agent;
+pub mod collector;
 pub mod hostile;
 pub mod letterbox;
 pub mod mesh;
 pub mod party;
 pub mod program;
 pub mod raw;
+pub mod recorder;
 pub mod rogue;
+pub mod search;
 pub mod wait;
