@@ -12,14 +12,14 @@ use chancery_directory_core::SigningKey;
 use chancery_directory_core::note::{self, CheckpointSigner};
 use chancery_directory_core::operation::OperationKey;
 use chancery_directory_log::Appender;
-use chancery_kit::serve::{add_health, add_reflection, serve as serve_routes};
+use chancery_kit::entrance::Entrance;
+use chancery_kit::serve::{add_health, add_reflection};
 use chancery_kit::store::Store;
-use chancery_kit::tls::{Credentials, Limits, connect_lazy, incoming};
+use chancery_kit::tls::{Credentials, connect_lazy};
 use chancery_pki_core::Party;
 use chancery_types::Entropy;
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -61,7 +61,7 @@ impl DirectoryKeyFiles {
 /// Keys, store or log cannot be opened, or the transport fails.
 pub async fn serve(
     config: DirectoryConfig,
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     credentials: Arc<Credentials>,
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
@@ -86,7 +86,7 @@ pub async fn serve(
     let view = views.with_sequencer(sequencer.clone(), clock);
     let writer = Some(rpc::directory::Writer { sequencer, key: keys.operation, entropy });
     let service = rpc::directory::Service::new(view, log, (records, &config.database), writer);
-    serve_directory(service, listener, credentials, shutdown).await
+    serve_directory(service, entrance.into(), credentials, shutdown).await
 }
 
 /// Serves a mirror of the directory until `shutdown`, then drains: all that reads,
@@ -96,7 +96,7 @@ pub async fn serve(
 /// Key, store or log cannot be opened, or the transport fails.
 pub async fn serve_mirror(
     config: MirrorConfig,
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     credentials: Arc<Credentials>,
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
@@ -113,12 +113,12 @@ pub async fn serve_mirror(
     let (mirror, store, log) = opened.await?;
     tokio::spawn(mirror.follow(shutdown.clone()));
     let service = rpc::directory::Service::new(view, log, (store.readers().clone(), &config.database), None);
-    serve_directory(service, listener, credentials, shutdown).await
+    serve_directory(service, entrance.into(), credentials, shutdown).await
 }
 
 async fn serve_directory(
     service: rpc::directory::Service,
-    listener: TcpListener,
+    entrance: Entrance,
     credentials: Arc<Credentials>,
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
@@ -126,9 +126,8 @@ async fn serve_directory(
     routes.add_service(service.into_server());
     add_health(&mut routes, &[rpc::directory::NAME]).await;
     add_reflection(&mut routes, &[rpc::directory::NAME])?;
-    tracing::info!(address = ?listener.local_addr().ok(), "the directory listens");
-    let incoming = incoming(listener, credentials, Limits::default())?;
-    Ok(serve_routes(incoming, routes, shutdown).await?)
+    tracing::info!(address = ?entrance.address(), "the directory listens");
+    Ok(entrance.serve(credentials, routes, shutdown).await?)
 }
 
 /// Serves an evaluator until `shutdown`, then drains. Evaluations are for
@@ -139,11 +138,12 @@ async fn serve_directory(
 /// Its files cannot be read, or the transport fails.
 pub async fn serve_evaluator(
     config: EvaluatorConfig,
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     credentials: Arc<Credentials>,
     entropy: Arc<dyn Entropy>,
     shutdown: CancellationToken,
 ) -> Result<(), DirectoryError> {
+    let entrance = entrance.into();
     let evaluator = Evaluator::open(config, &credentials, entropy).await?;
     let mut routes = RoutesBuilder::default();
     routes.add_service(rpc::evaluator::evaluations(evaluator.clone()));
@@ -151,7 +151,6 @@ pub async fn serve_evaluator(
     add_health(&mut routes, &rpc::evaluator::NAMES).await;
     add_reflection(&mut routes, &rpc::evaluator::NAMES)?;
     tokio::spawn(evaluator.follow(shutdown.clone()));
-    tracing::info!(address = ?listener.local_addr().ok(), "the evaluator listens");
-    let incoming = incoming(listener, credentials, Limits::default())?;
-    Ok(serve_routes(incoming, routes, shutdown).await?)
+    tracing::info!(address = ?entrance.address(), "the evaluator listens");
+    Ok(entrance.serve(credentials, routes, shutdown).await?)
 }

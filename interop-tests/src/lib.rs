@@ -11,6 +11,7 @@
 )]
 
 pub mod agent;
+pub mod collector;
 pub mod cut;
 pub mod hostile;
 pub mod letterbox;
@@ -18,5 +19,7 @@ pub mod mesh;
 pub mod party;
 pub mod program;
 pub mod raw;
+pub mod recorder;
 pub mod rogue;
+pub mod search;
 pub mod wait;

@@ -4,6 +4,7 @@
 
 mod directory;
 
+use crate::recorder::Recorder;
 use crate::wait::until;
 use chancery_directory::authority;
 use chancery_directory::{DirectoryKeyFiles, EvaluatorConfig, ceremony, evaluator, governance};
@@ -12,6 +13,7 @@ use chancery_directory_core::client::Trust;
 use chancery_directory_core::enrolment::AuthoritySigner;
 use chancery_directory_core::statement::{Authority as AuthorityEntry, Decision, DirectoryKeys, Member};
 use chancery_directory_core::{AgentKey, SigningKey};
+use chancery_kit::entrance::Entrance;
 use chancery_kit::tls::files::{CHAIN, CRLS, IdentityFolder, KEY};
 use chancery_kit::tls::{Credentials, connect, enrol};
 use chancery_node::{NodeParts, QuotaConfig};
@@ -64,6 +66,7 @@ pub struct Mesh {
     pub nodes: BTreeMap<String, Node>,
     /// The certificate authority.
     pub pki: Arc<Authority>,
+    recorder: Option<Recorder>,
     evaluator_pins: BTreeMap<&'static str, [u8; 32]>,
     governance: SigningKey,
     identities: AtomicU64,
@@ -109,6 +112,15 @@ impl Place {
 impl Mesh {
     /// PKI, evaluator and directory, and in the log what governs them.
     pub async fn new() -> Self {
+        Self::found(None).await
+    }
+
+    /// The same, and everything that its parties receive is recorded.
+    pub async fn recorded(recorder: Recorder) -> Self {
+        Self::found(Some(recorder)).await
+    }
+
+    async fn found(recorder: Option<Recorder>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
@@ -138,6 +150,7 @@ impl Mesh {
             nodes: BTreeMap::new(),
             mirror_address: None,
             pki,
+            recorder,
             governance,
             identities: AtomicU64::new(0),
             _stop: shutdown.clone().drop_guard(),
@@ -164,13 +177,22 @@ impl Mesh {
         mesh
     }
 
+    /// Where a party is called; what comes in is recorded, if that was asked for.
+    pub(crate) fn entrance(&self, party: &str, place: Place) -> Entrance {
+        match &self.recorder {
+            Some(recorder) => recorder.entrance(party, place.into_listener()),
+            None => place.into_listener().into(),
+        }
+    }
+
     async fn serve_pki(&mut self) {
         let place = Place::free().await;
         self.pki_address.clone_from(&place.address);
         let credentials = self.pki.own_credentials(&names()).await.unwrap();
         let (pki, stop) = (Arc::clone(&self.pki), self.shutdown.clone());
+        let entrance = self.entrance("pki", place);
         tokio::spawn(async move {
-            chancery_pki::serve(pki, place.listener, credentials, stop).await.unwrap();
+            chancery_pki::serve(pki, entrance, credentials, stop).await.unwrap();
         });
     }
 
@@ -190,9 +212,9 @@ impl Mesh {
             seal_key: self.path(&format!("{id}.seal.key")),
         };
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        let entrance = self.entrance(id, place);
         tokio::spawn(async move {
-            let serving =
-                chancery_directory::serve_evaluator(config, place.listener, credentials, entropy, stop);
+            let serving = chancery_directory::serve_evaluator(config, entrance, credentials, entropy, stop);
             serving.await.unwrap();
         });
     }
@@ -222,7 +244,7 @@ impl Mesh {
         self.decide(Decision::Authority(AuthorityEntry {
             authority: self.authority.authority().clone(),
             key: self.authority.key(),
-            schemes: [Scheme::BeNn, Scheme::BeCbe].into_iter().map(Into::into).collect(),
+            schemes: [Scheme::BeNn, Scheme::BeCbe, Scheme::E164].into_iter().map(Into::into).collect(),
         }))
         .await;
     }
@@ -236,20 +258,21 @@ impl Mesh {
     ) {
         let credentials = self.certify(&Party::Node(id(administration))).await;
         self.admit(administration, &place.address, &credentials, agents).await;
+        let (party, address) = (format!("node-{administration}"), place.address.clone());
         let parts = NodeParts {
-            data: self.path(&format!("node-{administration}")),
+            data: self.path(&party),
             directory: self.directory_address.clone(),
             mirror: self.mirror_address.clone(),
             quotas: QuotaConfig::default(),
             credentials: Arc::clone(&credentials),
             trust: self.trust.clone(),
-            listener: place.listener,
+            entrance: self.entrance(&party, place),
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
         };
         let stop = self.shutdown.clone();
         tokio::spawn(async move { chancery_node::serve(parts, stop).await.unwrap() });
-        self.nodes.insert(administration.to_owned(), Node { address: place.address, credentials });
+        self.nodes.insert(administration.to_owned(), Node { address, credentials });
     }
 
     /// Has a member logged whose node has these credentials.

@@ -214,9 +214,10 @@ impl Registry {
             administration: administration.to_owned(),
             endpoint: place.address.clone(),
         };
+        let entrance = mesh.entrance("registry", place);
         let serving = Authority { endpoint, signer, codes: Arc::new(Codes::open(&codes).unwrap()) };
         tokio::spawn(async move {
-            chancery_sdk::authority::serve(serving, place.into_listener(), credentials, stop).await.unwrap();
+            chancery_sdk::authority::serve(serving, entrance, credentials, stop).await.unwrap();
         });
         let (entropy, clock) = (Arc::clone(&mesh.entropy), Arc::clone(&mesh.clock));
         Self { address, codes: Codes::open(&codes).unwrap(), entropy, clock }

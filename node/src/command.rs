@@ -113,7 +113,7 @@ pub async fn run(
                 directory: file.directory,
                 mirror: file.mirror,
                 quotas: file.quotas,
-                listener: party::listen(file.listen).await?,
+                entrance: party::listen(file.listen).await?.into(),
                 clock,
                 entropy,
             };

@@ -28,14 +28,14 @@ use crate::quota::Quotas;
 use crate::rpc::Rooms;
 use crate::store::NodeStore;
 use chancery_directory_core::client::Trust;
+use chancery_kit::entrance::Entrance;
 use chancery_kit::serve::ServeError;
 use chancery_kit::store::StoreError;
-use chancery_kit::tls::{Credentials, Limits, TlsError, incoming};
+use chancery_kit::tls::{Credentials, TlsError};
 use chancery_pki_core::Party;
 use chancery_types::{Clock, Entropy, NodeId, Refusal};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// What a node is made of.
@@ -53,7 +53,7 @@ pub struct NodeParts {
     /// What it believes of the log.
     pub trust: Trust,
     /// Where it listens.
-    pub listener: TcpListener,
+    pub entrance: Entrance,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -97,9 +97,8 @@ pub async fn serve(parts: NodeParts, shutdown: CancellationToken) -> Result<(), 
         tokio::spawn(job::sweep(Arc::clone(&rooms))),
         tokio::spawn(link::keep_links(Arc::clone(&rooms))),
     ];
-    let connections = incoming(parts.listener, parts.credentials, Limits::default())?;
     let routes = rpc::routes(rooms).await?;
-    let result = chancery_kit::serve::serve(connections, routes, shutdown.clone()).await;
+    let result = parts.entrance.serve(parts.credentials, routes, shutdown.clone()).await;
     shutdown.cancel();
     for job in jobs {
         let _ = job.await;

@@ -2,9 +2,10 @@
 
 use crate::authority::root::Issuing;
 use crate::authority::{Authority, AuthorityError, Revoke};
-use crate::service::{self, ServiceError};
+use crate::service;
 use chancery_kit::config::{self, ConfigError};
 use chancery_kit::party::{self, PartyError};
+use chancery_kit::serve::ServeError;
 use chancery_pki_core::{
     BundleError, Federation, FederationBundle, LeafNames, Party, ProfileError, Serial, armour,
 };
@@ -160,7 +161,7 @@ pub enum CommandError {
     Party(#[from] PartyError),
     /// The enrolment service.
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Serve(#[from] ServeError),
     /// A file or output.
     #[error("{0}: {1}")]
     Io(&'static str, std::io::Error),

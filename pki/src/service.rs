@@ -2,8 +2,9 @@
 //! authority, with its own identity kept renewed.
 
 use crate::authority::Authority;
+use chancery_kit::entrance::Entrance;
 use chancery_kit::serve::{ServeError, add_health, unary};
-use chancery_kit::tls::{ConnectionInfo, Credentials, Limits, TlsError, incoming};
+use chancery_kit::tls::{ConnectionInfo, Credentials};
 use chancery_proto::pki::v1::enrolment_service_server::{
     EnrolmentService, EnrolmentServiceServer, SERVICE_NAME,
 };
@@ -15,7 +16,6 @@ use chancery_types::{Reason, Refusal};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
@@ -25,37 +25,26 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// Largest request: a certificate request and a token, with room for their framing.
 const MAX_REQUEST: usize = 16 * 1024;
 
-/// The enrolment service cannot serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The transport.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-}
-
-/// Serves enrolment on `listener` until `shutdown`. `credentials` are those
+/// Serves enrolment at `entrance` until `shutdown`. `credentials` are those
 /// of [`Authority::own_credentials`].
 ///
 /// # Errors
 /// There is no certificate to serve with, or the transport failed.
 pub async fn serve(
     authority: Arc<Authority>,
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     credentials: Arc<Credentials>,
     shutdown: CancellationToken,
-) -> Result<(), ServiceError> {
-    let incoming = incoming(listener, Arc::clone(&credentials), Limits::default())?;
+) -> Result<(), ServeError> {
+    let entrance = entrance.into();
     let mut routes = RoutesBuilder::default();
     add_health(&mut routes, &[SERVICE_NAME]).await;
     let service = Enrolment { authority: Arc::clone(&authority) };
     routes.add_service(EnrolmentServiceServer::new(service).max_decoding_message_size(MAX_REQUEST));
-    let keeper = tokio::spawn(keep(authority, credentials, shutdown.clone()));
-    let served = chancery_kit::serve::serve(incoming, routes, shutdown).await;
+    let keeper = tokio::spawn(keep(authority, Arc::clone(&credentials), shutdown.clone()));
+    let served = entrance.serve(credentials, routes, shutdown).await;
     keeper.abort();
-    Ok(served?)
+    served
 }
 
 async fn keep(authority: Arc<Authority>, credentials: Arc<Credentials>, shutdown: CancellationToken) {

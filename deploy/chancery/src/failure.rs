@@ -9,6 +9,9 @@ pub(crate) enum Failure {
     /// A file or folder.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// The system does not let this process keep its memory to itself.
+    #[error("core dumps cannot be forbidden: {0}")]
+    Memory(std::io::Error),
     /// A port is taken.
     #[error(
         "cannot listen on {address}: {error}; another federation may be running, or choose --port with a new --dir"
@@ -82,9 +85,9 @@ pub(crate) enum Failure {
     /// The certificate authority.
     #[error(transparent)]
     Authority(#[from] chancery_pki::AuthorityError),
-    /// The enrolment service.
+    /// Serving.
     #[error(transparent)]
-    PkiService(#[from] chancery_pki::service::ServiceError),
+    Serve(#[from] chancery_kit::serve::ServeError),
     /// A command of the PKI.
     #[error(transparent)]
     Pki(#[from] chancery_pki::command::CommandError),

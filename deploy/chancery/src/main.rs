@@ -7,6 +7,7 @@ mod enrol;
 mod failure;
 mod letters;
 mod local;
+mod memory;
 
 pub(crate) use failure::Failure;
 
@@ -72,6 +73,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Err(error) = memory::keep() {
+        return failed(&Failure::Memory(error));
+    }
     let config = TelemetryConfig { log: cli.log.clone(), ..TelemetryConfig::default() };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -18,19 +18,19 @@ impl Mesh {
     pub(super) async fn serve_directory(&mut self) {
         let place = Place::free().await;
         self.directory_address.clone_from(&place.address);
-        self.serve_directory_from("directory", place.listener).await;
+        self.serve_directory_from("directory", place).await;
     }
 
-    async fn serve_directory_from(&mut self, folder: &str, listener: TcpListener) {
+    async fn serve_directory_from(&mut self, folder: &str, place: Place) {
         let governance = GovernanceKeys::from_bundle(&self.bundle).unwrap();
         let mut config = DirectoryConfig::embedded(FEDERATION.to_owned(), governance, self.path(folder));
         // A root with each batch, so that what is published is found at once.
         config.root_interval = Duration::ZERO;
         let credentials = self.certify(&Party::Directory).await;
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.child_token());
-        let stopped = stop.clone();
+        let (stopped, entrance) = (stop.clone(), self.entrance("directory", place));
         let serving = tokio::spawn(async move {
-            let serving = chancery_directory::serve(config, listener, credentials, entropy, stopped);
+            let serving = chancery_directory::serve(config, entrance, credentials, entropy, stopped);
             serving.await.unwrap();
         });
         self.directory = Some((stop, serving));
@@ -61,9 +61,9 @@ impl Mesh {
         };
         let credentials = self.certify(&Party::Directory).await;
         let (entropy, stop) = (Arc::clone(&self.entropy), self.shutdown.clone());
+        let entrance = self.entrance("mirror", place);
         tokio::spawn(async move {
-            let serving =
-                chancery_directory::serve_mirror(config, place.listener, credentials, entropy, stop);
+            let serving = chancery_directory::serve_mirror(config, entrance, credentials, entropy, stop);
             serving.await.unwrap();
         });
     }
@@ -99,8 +99,8 @@ impl Mesh {
     /// Starts the directory in that folder, where the one that ended was: its own is
     /// `directory`.
     pub async fn start_directory(&mut self, name: &str) {
-        let listener = TcpListener::bind(&self.directory_address).await.unwrap();
-        self.serve_directory_from(name, listener).await;
+        let place = Place::of(TcpListener::bind(&self.directory_address).await.unwrap());
+        self.serve_directory_from(name, place).await;
     }
 
     /// Entries of the log.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod arrows;
+mod canaries;
 mod crash_points;
 mod devices;
 mod enrolment;

@@ -4,6 +4,7 @@
 //! about messages.
 
 pub mod config;
+pub mod entrance;
 pub mod party;
 pub mod serve;
 pub mod status;

@@ -1,6 +1,7 @@
 //! Serving gRPC: limits, deadlines, health, reflection, graceful drain.
 
 use crate::status::to_status;
+use crate::tls::TlsError;
 use chancery_types::{Reason, Refusal};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,9 @@ pub enum ServeError {
     /// The reflection service cannot be built.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// There is no certificate to serve with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Adds `grpc.health.v1` for the named services, all serving.

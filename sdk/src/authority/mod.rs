@@ -9,8 +9,9 @@ pub use codes::Codes;
 use crate::endpoint::Endpoint;
 use chancery_directory_core::AccountKey;
 use chancery_directory_core::enrolment::{AuthoritySigner, Claim, Enrolled};
-use chancery_kit::serve::{ServeError, add_health, add_reflection, serve as serve_routes, unary};
-use chancery_kit::tls::{Credentials, Limits, TlsError, incoming};
+use chancery_kit::entrance::Entrance;
+use chancery_kit::serve::{ServeError, add_health, add_reflection, unary};
+use chancery_kit::tls::Credentials;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::enrolment_service_server::{
     EnrolmentService, EnrolmentServiceServer, SERVICE_NAME,
@@ -18,7 +19,6 @@ use chancery_proto::directory::v1::enrolment_service_server::{
 use chancery_types::{Identifier, Reason, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Response, Status};
@@ -34,9 +34,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// An authority cannot start or serve.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// Its certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
     /// Serving failed.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -62,18 +59,18 @@ pub struct Authority {
 /// The transport failed.
 pub async fn serve(
     authority: Authority,
-    listener: TcpListener,
+    entrance: impl Into<Entrance>,
     credentials: Arc<Credentials>,
     shutdown: CancellationToken,
 ) -> Result<(), AuthorityError> {
+    let entrance = entrance.into();
     let service = EnrolmentServiceServer::new(Service(authority)).max_decoding_message_size(MAX_REQUEST);
     let mut routes = RoutesBuilder::default();
     routes.add_service(service);
     add_health(&mut routes, &[SERVICE_NAME]).await;
     add_reflection(&mut routes, &[SERVICE_NAME])?;
-    tracing::info!(address = ?listener.local_addr().ok(), "the enrolment authority listens");
-    let incoming = incoming(listener, credentials, Limits::default())?;
-    Ok(serve_routes(incoming, routes, shutdown).await?)
+    tracing::info!(address = ?entrance.address(), "the enrolment authority listens");
+    Ok(entrance.serve(credentials, routes, shutdown).await?)
 }
 
 struct Service(Authority);

@@ -217,7 +217,7 @@ impl LocalFederation {
             quotas: QuotaConfig::default(),
             credentials,
             trust: self.trust.clone(),
-            listener,
+            entrance: listener.into(),
             clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
         };

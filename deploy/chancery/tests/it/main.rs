@@ -9,6 +9,7 @@ mod flush;
 mod founding;
 mod inside;
 mod kills;
+mod memory;
 mod network;
 mod resident;
 mod restored;
