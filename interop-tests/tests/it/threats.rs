@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Folders of the crates as the threat model calls them.
-const CRATES: [(&str, &str); 16] = [
+const CRATES: [(&str, &str); 17] = [
     ("types", "proto/types"),
     ("kit", "proto/kit"),
     ("pki-core", "pki/core"),
@@ -17,6 +17,7 @@ const CRATES: [(&str, &str); 16] = [
     ("sdk-core", "sdk/core"),
     ("sdk", "sdk"),
     ("chancery", "deploy/chancery"),
+    ("proto", "proto"),
     ("interop", "interop-tests"),
     ("simulation", "interop-tests/simulation"),
     ("fuzz", "interop-tests/fuzz"),
