@@ -133,11 +133,11 @@ mod tests {
     fn a_list_of_nothing_is_refused_and_a_full_batch_is_not() {
         assert_eq!(fields_of(&batch(vec![Parcel::default(); 2_000_000])), None);
         let submission = Submission {
-            message_id: vec![1; 16].into(),
-            group_id: vec![2; 32].into(),
-            sender: vec![3; 16].into(),
-            sender_device: vec![4; 16].into(),
-            body: Some(submission::Body::Application(vec![0xab; 300].into())),
+            message_id: vec![0xff; 16].into(),
+            group_id: vec![0xff; 32].into(),
+            sender: vec![0xff; 16].into(),
+            sender_device: vec![0xff; 16].into(),
+            body: Some(submission::Body::Application(vec![0xff; 300].into())),
             ..Default::default()
         };
         let parcel = Parcel { parcel: Some(parcel::Parcel::Submission(submission)) };

@@ -63,9 +63,6 @@ pub(crate) fn open(
     }
     let mut next = thread::open(tx, peer, theirs, ours)?;
     thread::set_root(tx, &mut next, &over.root)?;
-    if let Some(request) = &over.request_id {
-        thread::set_request(tx, &next.id, request)?;
-    }
     let head = match over.head_sequence {
         0 => None,
         sequence => tx.chain(id, sequence)?.map(|chain| (sequence, chain)),

@@ -83,6 +83,7 @@ async fn garbage(hub: &mut Hub, from: &Identity, thread: GroupId) {
 #[tokio::test]
 async fn garbage_that_won_an_epoch_costs_two_messages_of_each_side() {
     let Pair { mut hub, agent, person, person_identity, thread, .. } = pair(Suite::Classical).await;
+    agent.run(move |tx| thread::set_request(tx, &thread, &[5; 16])).await;
     garbage(&mut hub, &person_identity, thread).await;
     for device in [&agent, &person] {
         assert_eq!(device.fetch(&mut hub).await.last(), Some(&Processed::Rejected(Alarm::ForbiddenCommit)));
@@ -101,6 +102,8 @@ async fn garbage_that_won_an_epoch_costs_two_messages_of_each_side() {
     let goes_on_in = agent.group(thread).await;
     assert!(goes_on_in != thread && goes_on_in == person.group(thread).await, "they agree on one");
     // The thread is the same for whoever uses it.
+    let current = agent.run(move |tx| thread::current(tx, &thread)).await.unwrap();
+    assert_eq!(current.request_id, Some([5; 16]));
     assert!(person.inbox().await.iter().chain(&agent.inbox().await).all(|item| item.thread == thread));
     assert_eq!(agent.run(move |tx| outbox::decided(tx, &sent)).await.unwrap().thread, thread);
     assert_eq!(agent.events().await[2..], [EventKind::Accepted, EventKind::Delivered]);

@@ -181,7 +181,9 @@ pub(crate) fn set_root(tx: &Tx<'_>, thread: &mut Thread, root: &GroupId) -> Resu
     let changed = tx
         .sql()
         .prepare_cached(
-            "UPDATE threads SET root = ?2 WHERE group_id = ?1 AND root IN (?1, ?2) \
+            "UPDATE threads SET root = ?2, request_id = coalesce(request_id, (SELECT request_id FROM threads \
+               WHERE root = ?2 AND request_id IS NOT NULL ORDER BY opened_at_ms DESC LIMIT 1)) \
+             WHERE group_id = ?1 AND root IN (?1, ?2) \
              AND NOT EXISTS (SELECT 1 FROM threads other WHERE other.root = ?2 AND other.peer <> ?3)",
         )?
         .execute(params![thread.id.as_bytes(), root.as_bytes(), thread.peer.as_bytes()])?;

@@ -77,9 +77,10 @@ async fn a_thread_outlives_a_restored_hub_and_a_restored_agent() {
     hosts.server("federal", NODE).kill();
     hosts.shell("federal", "rm -r node; mv node-copy node; chancery node restored --config config/node.toml");
     hosts.serve("federal", NODE);
-    send_until(&hosts, "four", "delivered");
+    // Whoever has something to say opens the group that takes the other one's place.
     resident.answer(&first, "the hub was restored").await;
     answers(&hosts, 2);
+    send_until(&hosts, "four", "delivered");
 
     hosts.server("federal", AGENT).kill();
     hosts.shell("federal", "rm -r agent; mv agent-copy agent");
