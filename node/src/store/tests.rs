@@ -18,6 +18,8 @@ use std::time::Duration;
 
 mod beside;
 mod moves;
+mod neighbours;
+mod whole;
 
 const GROUP: GroupId = GroupId::from_bytes([7; 32]);
 const ANNA: Alias = Alias::from_bytes([1; 16]);
