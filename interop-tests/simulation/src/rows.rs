@@ -477,3 +477,6 @@ impl Tx<'_> {
         self.rows.receipts = self.rows.receipts.split_off(&(through + 1));
     }
 }
+
+#[cfg(test)]
+mod tests;
