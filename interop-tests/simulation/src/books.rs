@@ -31,6 +31,8 @@ pub enum Violation {
     KeyReused,
     /// A device was given what had expired.
     ExpiredServed,
+    /// A device encrypted anew what was refused, in an epoch that was over by then.
+    StaleAgain,
     /// Something waits for ever.
     Leftover(String),
 }
@@ -176,6 +178,13 @@ impl Books {
         let is_message = !matches!(delivery.body, Some(delivery::Body::Expired(_)));
         if is_message && delivery.expires_at_ms <= now.millis() {
             self.violations.push(Violation::ExpiredServed);
+        }
+    }
+
+    /// Something was encrypted in `epoch` that the hub takes from `needed` on.
+    pub(crate) fn made_anew(&mut self, epoch: u64, needed: u64) {
+        if epoch < needed {
+            self.violations.push(Violation::StaleAgain);
         }
     }
 

@@ -22,6 +22,9 @@ struct Args {
     /// Prints one JSON object instead of text.
     #[arg(long)]
     json: bool,
+    /// Looks for no shorter plan when one fails.
+    #[arg(long)]
+    as_drawn: bool,
 }
 
 fn main() -> ExitCode {
@@ -32,7 +35,10 @@ fn main() -> ExitCode {
         let plan = Plan::draw(seed, args.ops);
         let outcome = run(&plan);
         if outcome.violation.is_some() {
-            explain(seed, &outcome, plan);
+            explain(seed, &outcome);
+            if !args.as_drawn {
+                shorten(&outcome, plan);
+            }
             return ExitCode::FAILURE;
         }
         steps += outcome.steps;
@@ -61,9 +67,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn explain(seed: u64, outcome: &Outcome, plan: Plan) {
+fn explain(seed: u64, outcome: &Outcome) {
     let Some((violation, about)) = &outcome.violation else { return };
     println!("seed {seed}: {violation} after {} steps\n  {about}", outcome.steps);
+}
+
+fn shorten(outcome: &Outcome, plan: Plan) {
+    let Some((violation, _)) = &outcome.violation else { return };
     let kind = std::mem::discriminant(violation);
     let fails = |plan: &Plan| {
         run(plan).violation.is_some_and(|(violation, _)| std::mem::discriminant(&violation) == kind)

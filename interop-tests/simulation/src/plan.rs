@@ -48,6 +48,8 @@ pub enum Op {
     },
     /// A person gets another device, which its first one brings into their threads.
     Join(usize),
+    /// The same, but the commit says that the person lives elsewhere: the hub refuses it.
+    JoinAstray(usize),
     /// A node dies, and comes back after some milliseconds.
     KillNode(usize, i64),
     /// A device dies, and comes back after some milliseconds.
@@ -156,6 +158,7 @@ fn draw(rng: &mut SmallRng, nodes: usize, people: usize, trouble: u32) -> Op {
     if rng.random_range(0..100) >= trouble {
         return match rng.random_range(0..40) {
             0 => Op::Wait(millis(rng)),
+            1 if rng.random_range(0..4) == 0 => Op::JoinAstray(rng.random_range(0..people)),
             1 => Op::Join(rng.random_range(0..people)),
             _ => {
                 let life = [20, 60, 600, 86_400, 7_000_000][rng.random_range(0..5)];
@@ -202,7 +205,8 @@ impl World {
         let (nodes, devices) = (self.nodes.len(), self.devices.len());
         match op {
             Op::Write { from, to, life } => self.write(from % devices, to % self.people.len(), life),
-            Op::Join(person) => self.join_device(person % self.people.len()),
+            Op::Join(person) => self.join_device(person % self.people.len(), 0),
+            Op::JoinAstray(person) => self.join_device(person % self.people.len(), 1),
             Op::KillNode(node, millis) => self.kill(Party::Node(node % nodes), millis),
             Op::KillDevice(device, millis) => self.kill(Party::Device(device % devices), millis),
             Op::CutNodes(one, other, millis) => {
@@ -257,16 +261,18 @@ impl World {
     fn joiners(&mut self, alias: Alias) -> Vec<Joiner> {
         let devices: Vec<usize> =
             (0..self.devices.len()).filter(|device| self.devices[*device].own.alias == alias).collect();
-        devices.into_iter().map(|device| self.joiner(device)).collect()
+        devices.into_iter().map(|device| self.joiner(device, 0)).collect()
     }
 
-    fn joiner(&mut self, device: usize) -> Joiner {
+    /// A KeyPackage of a device, which is said to live so many nodes beside its home.
+    fn joiner(&mut self, device: usize, beside: usize) -> Joiner {
         let mut reference = [0; 32];
         reference[..16].copy_from_slice(&self.id16());
         let reference = KeyPackageRef::from_bytes(reference);
         let here = &mut self.devices[device];
         here.rows.publish(reference);
-        Joiner { member: here.own, node: self.nodes[here.home].name.to_string(), reference }
+        let node = (here.home + beside) % self.nodes.len();
+        Joiner { member: here.own, node: self.nodes[node].name.to_string(), reference }
     }
 
     fn open_thread(&mut self, from: usize, recipient: Alias) -> GroupId {
@@ -290,8 +296,9 @@ impl World {
         }
     }
 
-    /// A new device of a person: another one brings it into all its threads.
-    fn join_device(&mut self, person: usize) {
+    /// A new device of a person: another one brings it into all its threads, unless hubs
+    /// refuse that because of where it is said to live.
+    fn join_device(&mut self, person: usize, beside: usize) {
         let (alias, Person { home, .. }) = self.people[person].clone();
         let home = home % self.nodes.len();
         let of = |device: &Device| device.own.alias == alias;
@@ -303,7 +310,7 @@ impl World {
         self.start_device(device);
         let threads: Vec<GroupId> = self.devices[sponsor].rows.threads().map(|(id, _)| id).collect();
         for group in threads {
-            let joiner = self.joiner(device);
+            let joiner = self.joiner(device, beside);
             let message_id = MessageId::from_bytes(self.id16());
             self.change_device(sponsor, |tx| tx.admit(group, message_id, vec![joiner]));
         }

@@ -389,6 +389,7 @@ impl Queues for Tx<'_> {
     ) -> Result<(), Infallible> {
         self.rows.last_submitted += 1;
         if let Some(row) = self.rows.items.get_mut(&item.id) {
+            self.books.made_anew(submission.epoch, row.needs_epoch);
             row.submission = Some((self.rows.last_submitted, submission.clone()));
             row.digest = Some(*digest);
             row.made_in = submission.epoch;
@@ -607,3 +608,6 @@ impl Tx<'_> {
         self.rows.receipts = self.rows.receipts.split_off(&(through + 1));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ const CRATES: [(&str, &str); 17] = [
     ("proofs", "directory/core"),
 ];
 
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
@@ -44,7 +44,7 @@ fn sources(folder: &Path, top: bool, found: &mut Vec<PathBuf>) {
 }
 
 /// Text of all sources of each crate.
-fn texts() -> BTreeMap<&'static str, String> {
+pub(crate) fn texts() -> BTreeMap<&'static str, String> {
     let text = |folder: &str| {
         let mut files = Vec::new();
         sources(&root().join(folder), true, &mut files);

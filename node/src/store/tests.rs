@@ -19,7 +19,9 @@ use std::time::Duration;
 
 mod beside;
 mod moves;
+mod neighbours;
 mod silence;
+mod whole;
 
 const GROUP: GroupId = GroupId::from_bytes([7; 32]);
 const ANNA: Alias = Alias::from_bytes([1; 16]);

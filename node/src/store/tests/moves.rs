@@ -136,4 +136,9 @@ async fn members_of_the_former_homes_own_groups_move_at_once() {
     b.hand_over(&a, false).await;
     assert!(a.hand_over(&c, false).await.is_empty());
     assert_eq!(c.kinds(ANNA, 10).await, ["letter"]);
+    // The hub is between recipient and sender, and passes the report on.
+    c.acknowledge(ANNA, 10).await;
+    c.hand_over(&a, false).await;
+    a.hand_over(&b, false).await;
+    assert_eq!(b.events(BERT, 20).await, ["delivered"]);
 }
