@@ -11,6 +11,7 @@ mod foreign;
 mod garbage;
 mod hostile;
 mod moves;
+mod overload;
 mod records;
 mod refused;
 mod secrets;
