@@ -8,6 +8,7 @@
 mod blobs;
 pub mod command;
 pub mod config;
+mod door;
 mod job;
 mod lane;
 mod link;
@@ -97,7 +98,7 @@ pub async fn serve(parts: NodeParts, shutdown: CancellationToken) -> Result<(), 
         tokio::spawn(job::sweep(Arc::clone(&rooms))),
         tokio::spawn(link::keep_links(Arc::clone(&rooms))),
     ];
-    let routes = rpc::routes(rooms).await?;
+    let routes = rpc::routes(rooms, door::Places::new(&parts.entropy)).await?;
     let result = parts.entrance.serve(parts.credentials, routes, shutdown.clone()).await;
     shutdown.cancel();
     for job in jobs {

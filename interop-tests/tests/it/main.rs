@@ -12,6 +12,7 @@ mod garbage;
 mod hostile;
 mod moves;
 mod mutations;
+mod overload;
 mod records;
 mod refused;
 mod secrets;

@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status};
 
 const MAX_SUBMISSIONS: usize = 128;
 const MAX_RECEIPTS: usize = 256;
+/// Bytes that weigh as much as a submission does by itself.
+const HEAVY: usize = 8 * 1024;
 /// Items read from the store at once.
 const READ: usize = 128;
 /// Items that wait for a slow device.
@@ -74,7 +76,8 @@ impl MailboxService for Mailboxes {
             let (device, through) = (session.device, message.through);
             let receipts = receipts(message.receipts)?;
             let acknowledgement = || Acknowledgement { alias, device, through, receipts: receipts.clone() };
-            while self.0.lanes.acknowledge.call(acknowledgement()).await? < through {}
+            let lane = &self.0.lanes.acknowledge;
+            while lane.call(device, 1, acknowledgement()).await? < through {}
             Ok(wire::AcknowledgeResponse {})
         })
         .await
@@ -138,12 +141,14 @@ impl Mailboxes {
             return Err(Refusal::field("submissions is empty"));
         }
         let now = self.0.store.now();
+        let bytes: usize = messages.iter().map(prost::Message::encoded_len).sum();
+        let weight = (messages.len() + bytes / HEAVY) as u64;
         let submissions = messages
             .into_iter()
             .map(|message| permitted(&session, Submission::from_wire(message, now)?))
             .collect::<Result<Vec<_>, Refusal>>()?;
         let call = Call { device: session.device, store_count, submissions };
-        let results = self.0.lanes.submit.call(call).await?;
+        let results = self.0.lanes.submit.call(session.device, weight, call).await?;
         let result = |result| wire::SubmitResult {
             result: Some(match result {
                 submit::Submitted::Decided(outcome) => wire::submit_result::Result::Outcome(outcome),

@@ -9,11 +9,13 @@ mod relay;
 mod session;
 
 use crate::blobs::Blobs;
+use crate::door;
 use crate::link::Arrivals;
 use crate::mesh::Mesh;
 use crate::places::Places;
 use crate::quota::Quotas;
 use crate::store::NodeStore;
+use chancery_kit::overload::Door;
 use chancery_kit::serve::{MAX_MESSAGE, ServeError, add_health};
 use chancery_proto::federation::v1::federation_service_server::FederationServiceServer;
 use chancery_proto::node::v1::account_service_server::AccountServiceServer;
@@ -40,10 +42,10 @@ pub(crate) struct Rooms {
 }
 
 pub(crate) use mailbox::{Lanes, Subscriptions};
-pub(crate) use session::Sessions;
+pub(crate) use session::{Session, Sessions};
 
-/// All services of a node.
-pub(crate) async fn routes(rooms: Arc<Rooms>) -> Result<RoutesBuilder, ServeError> {
+/// All services of a node, behind its door.
+pub(crate) async fn routes(rooms: Arc<Rooms>, places: door::Places) -> Result<RoutesBuilder, ServeError> {
     let mut routes = RoutesBuilder::default();
     macro_rules! add {
         ($server:ident, $service:expr) => {
@@ -58,5 +60,5 @@ pub(crate) async fn routes(rooms: Arc<Rooms>) -> Result<RoutesBuilder, ServeErro
     add!(FederationServiceServer, federation::Federation(rooms));
     add_health(&mut routes, &["chancery.node.v1.MailboxService", "chancery.federation.v1.FederationService"])
         .await;
-    Ok(routes)
+    Ok(routes.routes().into_axum_router().layer(Door::new(places)).into())
 }

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// `domain` of every `google.rpc.ErrorInfo`.
 pub const DOMAIN: &str = "chancery";
 
-/// How long a caller should wait after a refusal that may pass later.
+/// How long a caller should wait after a refusal that may pass later, unless the refusal says.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The gRPC status of a refusal.
@@ -27,7 +27,7 @@ pub fn to_status(refusal: &Refusal) -> Status {
         ]),
     );
     if reason.retry() == Retry::Later {
-        details.set_retry_info(Some(RETRY_AFTER));
+        details.set_retry_info(Some(refusal.retry_after.unwrap_or(RETRY_AFTER)));
     }
     Status::with_error_details(code(reason.code()), refusal.message.as_ref(), details)
 }
@@ -48,7 +48,8 @@ pub fn from_status(status: &Status) -> Refusal {
         tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Reason::InvalidField,
         _ => Reason::PeerMisbehaved,
     });
-    Refusal::new(reason, status.message().to_owned())
+    let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    Refusal { reason, message: status.message().to_owned().into(), retry_after }
 }
 
 const fn code(code: Code) -> tonic::Code {
@@ -98,11 +99,18 @@ mod tests {
         for reason in Reason::ALL {
             let refusal = Refusal::new(*reason, "what to do");
             let status = to_status(&refusal);
-            assert_eq!(from_status(&status), refusal);
+            let later = (reason.retry() == Retry::Later).then_some(RETRY_AFTER);
+            assert_eq!(from_status(&status), Refusal { retry_after: later, ..refusal });
             let info = status.get_details_error_info().unwrap();
             assert_eq!(info.metadata["fault"], reason.fault().as_str());
             assert_eq!(status.get_details_retry_info().is_some(), reason.retry() == Retry::Later);
         }
+    }
+
+    #[test]
+    fn a_refusal_that_knows_when_says_so() {
+        let refusal = Refusal::new(Reason::Overloaded, "soon").retry_after(Duration::from_millis(70));
+        assert_eq!(from_status(&to_status(&refusal)), refusal);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 /// Whose fault a refusal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -266,12 +267,19 @@ pub struct Refusal {
     /// For people: what is wrong and what to do. Never an identifier, handle,
     /// alias, key or content.
     pub message: Cow<'static, str>,
+    /// When to try again, where whoever refuses knows better than the reason does.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// A refusal.
     pub fn new(reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), retry_after: None }
+    }
+
+    /// The same, and when to try again.
+    pub fn retry_after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
     }
 
     /// A field of a request is not what its comment says.

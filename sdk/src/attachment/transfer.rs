@@ -145,13 +145,14 @@ impl<'a> Patience<'a> {
 
     /// Waits before the next attempt, or gives `error` back when there is to be none.
     async fn after(&mut self, error: TransferError, advanced: bool) -> Result<(), TransferError> {
-        let resumable = match &error {
-            TransferError::Cut(_) => true,
-            // The node is being restarted, or what it has is not what it had.
+        let (resumable, named) = match &error {
+            TransferError::Cut(_) => (true, None),
+            // The node is being restarted or has too much to do, or what it has is not what it had.
             TransferError::Refused(refusal) => {
-                matches!(refusal.reason, Reason::ShuttingDown | Reason::WrongOffset)
+                let passes = [Reason::ShuttingDown, Reason::Overloaded, Reason::WrongOffset];
+                (passes.contains(&refusal.reason), refusal.retry_after)
             }
-            TransferError::Misbehaved(_) | TransferError::Local(_) => false,
+            TransferError::Misbehaved(_) | TransferError::Local(_) => (false, None),
         };
         if advanced {
             *self = Self::new(self.resume);
@@ -161,7 +162,9 @@ impl<'a> Patience<'a> {
         if !resumable || self.fruitless >= self.resume.fruitless {
             return Err(error);
         }
-        tokio::time::sleep(self.pauses.next().unwrap_or(self.resume.longest_pause)).await;
+        let longest = self.resume.longest_pause;
+        let named = named.unwrap_or_default().min(longest);
+        tokio::time::sleep(named + self.pauses.next().unwrap_or(longest)).await;
         Ok(())
     }
 }

@@ -45,6 +45,10 @@ impl Endpoint {
         (|| self.register())
             .retry(pauses)
             .when(|refusal: &Refusal| refusal.reason.retry() != Retry::Never)
+            .adjust(|refusal, pause| {
+                let named = refusal.retry_after.unwrap_or_default().min(PAUSES.1);
+                pause.map(|pause| pause + named)
+            })
             .notify(|refusal, _| {
                 let reason = refusal.reason.as_str();
                 tracing::warn!(reason, "the home node does not take the endpoint yet");

@@ -113,7 +113,8 @@ where
 }
 
 /// Runs rounds of a task for ever; a failed one is tried again after a pause
-/// that doubles up to half a minute, each jittered over its whole length.
+/// that doubles up to half a minute, each jittered over its whole length, and not before
+/// the time that whoever refused named.
 async fn keep<F>(inner: &Inner, task: &'static str, round: impl Fn() -> F)
 where
     F: Future<Output = Result<(), Refusal>>,
@@ -128,7 +129,8 @@ where
                     tracing::warn!(task, reason = %refusal.reason, "endpoint.task.refused");
                     pause = LONGEST_PAUSE;
                 }
-                tokio::time::sleep(jittered(&*inner.resolver.entropy, pause)).await;
+                let named = refusal.retry_after.unwrap_or_default().min(LONGEST_PAUSE);
+                tokio::time::sleep(named + jittered(&*inner.resolver.entropy, pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }

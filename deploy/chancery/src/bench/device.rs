@@ -29,6 +29,7 @@ pub(super) struct Device {
     pub(super) alias: Alias,
     pub(super) node: NodeId,
     id: DeviceId,
+    key: SigningKey,
     channel: Channel,
 }
 
@@ -42,28 +43,27 @@ impl Device {
         let entropy: &dyn Entropy = &SystemEntropy;
         let key = SigningKey::from_bytes(&entropy.array());
         let (id, alias) = (DeviceId::random(entropy), Alias::random(entropy));
-        let (channel, exporter) = connect(endpoint, Party::Node(home.clone()), credentials).await?;
-        let exporter = exporter.latest().ok_or(Failure::Stopped)?;
-        let signed = [
-            b"chancery device auth v1\0".as_slice(),
-            home.as_str().as_bytes(),
-            b"\0",
-            id.as_bytes(),
-            &exporter,
-        ]
-        .concat();
-        let signature = key.sign(&signed).to_bytes();
+        let (channel, signature) = prove(endpoint, &home, credentials, (id, &key)).await?;
         let device = node::Device {
             device_id: id.to_wire(),
             auth_key: Bytes::copy_from_slice(key.verifying_key().as_bytes()),
         };
-        let request = node::OpenAccountRequest {
-            device: Some(device),
-            alias: alias.to_wire(),
-            signature: Bytes::copy_from_slice(&signature),
-        };
+        let request = node::OpenAccountRequest { device: Some(device), alias: alias.to_wire(), signature };
         AccountServiceClient::new(channel.clone()).open_account(request).await.map_err(Failure::call)?;
-        Ok(Self { alias, node: home, id, channel })
+        Ok(Self { alias, node: home, id, key, channel })
+    }
+
+    /// Connects anew and proves its key.
+    pub(super) async fn come_back(
+        &mut self,
+        endpoint: &str,
+        credentials: Arc<Credentials>,
+    ) -> Result<(), Failure> {
+        let (channel, signature) = prove(endpoint, &self.node, credentials, (self.id, &self.key)).await?;
+        let request = node::AuthenticateRequest { device_id: self.id.to_wire(), signature };
+        AccountServiceClient::new(channel.clone()).authenticate(request).await.map_err(Failure::call)?;
+        self.channel = channel;
+        Ok(())
     }
 
     /// Its mailbox.
@@ -73,16 +73,23 @@ impl Device {
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
-    /// A commit that opens a group with another device.
-    pub(super) fn opening(&self, group: GroupId, other: &Self) -> wire::Submission {
+    /// Submits a batch; every submission must be accepted.
+    pub(super) async fn submit(&self, submissions: Vec<wire::Submission>) -> Result<(), Failure> {
+        let request = node::SubmitRequest { submissions, store_count: 0 };
+        let response = self.mailbox().submit(request).await.map_err(Failure::call)?.into_inner();
+        if response.results.iter().all(accepted) { Ok(()) } else { Err(Failure::NotAllArrived) }
+    }
+
+    /// A commit that opens a group with an alias of a node.
+    pub(super) fn opening(&self, group: GroupId, alias: Alias, node: &NodeId) -> wire::Submission {
         let reference = [5; 32];
         // One EncryptedGroupSecrets: reference, empty KEM output and ciphertext.
         let part = [&[32][..], &reference, &[1, 0], &[1, 0]].concat();
         let length = u8::try_from(part.len()).unwrap_or(0);
         let welcome = [&[0, 1, 0, 3, 0, 1, length][..], &part, &[1, 0]].concat();
         let join = wire::Join {
-            alias: other.alias.to_wire(),
-            node: other.node.to_string(),
+            alias: alias.to_wire(),
+            node: node.to_string(),
             key_package_refs: vec![Bytes::copy_from_slice(&reference)],
         };
         let commit = wire::Commit {
@@ -114,6 +121,26 @@ impl Device {
             ..Default::default()
         }
     }
+}
+
+/// Whether the hub accepted a submission.
+pub(super) fn accepted(result: &node::SubmitResult) -> bool {
+    let Some(node::submit_result::Result::Outcome(outcome)) = &result.result else { return false };
+    matches!(outcome.decision, Some(wire::outcome::Decision::Accepted(_)))
+}
+
+/// A connection, and a device's proof that holds on it.
+async fn prove(
+    endpoint: &str,
+    home: &NodeId,
+    credentials: Arc<Credentials>,
+    (id, key): (DeviceId, &SigningKey),
+) -> Result<(Channel, Bytes), Failure> {
+    let (channel, exporter) = connect(endpoint, Party::Node(home.clone()), credentials).await?;
+    let exporter = exporter.latest().ok_or(Failure::Stopped)?;
+    let context = b"chancery device auth v1\0".as_slice();
+    let signed = [context, home.as_str().as_bytes(), b"\0", id.as_bytes(), &exporter].concat();
+    Ok((channel, Bytes::copy_from_slice(&key.sign(&signed).to_bytes())))
 }
 
 /// The frame of a PrivateMessage (RFC 9420, section 6.3) around zeroes.

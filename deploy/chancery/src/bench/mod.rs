@@ -2,13 +2,17 @@
 //! machine itself sets, measured in the same run.
 
 mod ceiling;
+mod crowd;
 mod device;
 mod directory;
 mod handles;
 mod letters;
+mod node;
+mod overload;
 mod records;
 mod relay;
 mod resolve;
+mod restart;
 
 use crate::Failure;
 use clap::{Args, Subcommand};
@@ -37,8 +41,12 @@ enum Bench {
     Directory(directory::DirectoryArgs),
     /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
     Letters(letters::LettersArgs),
+    /// Ten times the submissions that a node of its own process can take, and what is left of it.
+    Overload(overload::OverloadArgs),
     /// Envelopes of 1 KiB from one node to another, durable at both ends.
     Relay(relay::RelayArgs),
+    /// A node of its own process with much in its queues, killed and started again.
+    Restart(restart::RestartArgs),
 }
 
 #[cfg(test)]
@@ -71,6 +79,10 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
             present(&directory::run(directory, &folder.0, args.json).await?, args.json)?
         }
         Bench::Letters(letters) => present(&letters::run(letters, &folder.0, shutdown).await?, args.json)?,
+        Bench::Overload(overload) => {
+            present(&overload::run(overload, &folder.0, shutdown).await?, args.json)?
+        }
+        Bench::Restart(restart) => present(&restart::run(restart, &folder.0, shutdown).await?, args.json)?,
         Bench::Relay(relay) => present(&relay::run(relay, &folder.0, shutdown).await?, args.json)?,
     };
     crate::local::print(&text)
@@ -120,6 +132,14 @@ impl Drop for Folder {
 /// CPU seconds (user and system) that this process has used.
 fn cpu_seconds() -> f64 {
     cpu_seconds_of(std::process::id())
+}
+
+/// MiB of memory that `/proc/PID/status` states in a field; 0 when the process is gone.
+fn memory_mib(process: u32, field: &str) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let stated = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kib = stated.and_then(|stated| stated.trim().trim_end_matches(" kB").parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
 }
 
 /// CPU seconds that a process has used, from `/proc/PID/stat` in ticks of 10 ms.

@@ -1,7 +1,7 @@
 //! What records cost: a directory in a process of its own, as it is shipped, asked
 //! over mutual TLS by this one, which shares the machine with it.
 
-use super::{cpu_seconds_of, resolve, round};
+use super::{cpu_seconds_of, memory_mib, resolve, round};
 use crate::Failure;
 use crate::local::federation::{FEDERATION, LocalFederation, name};
 use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, AUTHORITY_KEY, Layout};
@@ -242,10 +242,7 @@ impl Process {
 
     /// As SIGKILL does it; notes how much it held.
     pub(super) fn kill(&mut self) -> Result<(), Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        self.rss_mib = kib.unwrap_or(0.0) / 1024.0;
+        self.rss_mib = memory_mib(self.child.id(), "VmHWM");
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

@@ -142,7 +142,14 @@ impl Pair {
         let (sender, receiver) = (Arc::new(open(first).await?), open(second).await?);
         let groups: Vec<_> = (0..args.groups.max(1)).map(|_| GroupId::random(&*entropy)).collect();
         for chunk in groups.chunks(BATCH) {
-            submit(&sender, chunk.iter().map(|group| sender.opening(*group, &receiver)).collect()).await?;
+            sender
+                .submit(
+                    chunk
+                        .iter()
+                        .map(|group| sender.opening(*group, receiver.alias, &receiver.node))
+                        .collect(),
+                )
+                .await?;
         }
         let request = node::SubscribeRequest { alias: receiver.alias.to_wire(), after: 0 };
         let arrivals = receiver.mailbox().subscribe(request).await.map_err(Failure::call)?.into_inner();
@@ -164,7 +171,7 @@ impl Pair {
             let batches: Vec<_> = messages.chunks(BATCH).map(<[_]>::to_vec).collect();
             let calls = batches.into_iter().map(|batch| {
                 let sender = Arc::clone(&sender);
-                async move { submit(&sender, batch).await }
+                async move { sender.submit(batch).await }
             });
             let results: Vec<_> =
                 futures::StreamExt::buffer_unordered(futures::stream::iter(calls), CALLS).collect().await;
@@ -214,7 +221,7 @@ impl Pair {
                     let message = self.sender.message(group, ENVELOPE);
                     sent.insert(message.message_id.clone(), Instant::now());
                     let sender = Arc::clone(&self.sender);
-                    calls.spawn(async move { submit(&sender, vec![message]).await });
+                    calls.spawn(async move { sender.submit(vec![message]).await });
                 }
                 item = self.arrivals.next() => {
                     let item = item.ok_or(Failure::Stopped)?.map_err(Failure::call)?;
@@ -266,15 +273,4 @@ impl Pair {
         };
         wire::Parcel { parcel: Some(wire::parcel::Parcel::Delivery(delivery)) }
     }
-}
-
-/// Submits a batch; every submission must be accepted.
-async fn submit(sender: &Device, submissions: Vec<wire::Submission>) -> Result<(), Failure> {
-    let request = node::SubmitRequest { submissions, store_count: 0 };
-    let response = sender.mailbox().submit(request).await.map_err(Failure::call)?.into_inner();
-    let accepted = |result: &node::SubmitResult| {
-        matches!(&result.result, Some(node::submit_result::Result::Outcome(outcome))
-            if matches!(outcome.decision, Some(wire::outcome::Decision::Accepted(_))))
-    };
-    if response.results.iter().all(accepted) { Ok(()) } else { Err(Failure::NotAllArrived) }
 }

@@ -186,17 +186,16 @@ impl LocalFederation {
         Ok(())
     }
 
-    /// Starts the node of an administration and admits it with its agent's key.
+    /// Certifies the node of an administration, and admits it with its agent's key.
     ///
     /// # Errors
-    /// A port is taken, or the directory refuses.
-    pub(crate) async fn start_node(
+    /// The enrolment service or the directory refuses.
+    pub(crate) async fn admit_node(
         &mut self,
         administration: &str,
         agent_key: AgentKey,
-    ) -> Result<(), Failure> {
+    ) -> Result<Arc<Credentials>, Failure> {
         let party = format!("node-{administration}");
-        let listener = self.listen(&party).await?;
         let credentials =
             self.enrol(&format!("{party}/identity"), Party::Node(name(administration)?)).await?;
         let own = credentials.own().ok_or(Failure::NoCertificate)?;
@@ -210,6 +209,21 @@ impl LocalFederation {
         self.decide(Decision::Member(member)).await?;
         let entitlement = Entitlement { administration: Some(name(administration)?), per_day: EVALUATIONS };
         self.decide(Decision::Entitlement(entitlement)).await?;
+        Ok(credentials)
+    }
+
+    /// Starts the node of an administration and admits it with its agent's key.
+    ///
+    /// # Errors
+    /// A port is taken, or the directory refuses.
+    pub(crate) async fn start_node(
+        &mut self,
+        administration: &str,
+        agent_key: AgentKey,
+    ) -> Result<(), Failure> {
+        let party = format!("node-{administration}");
+        let listener = self.listen(&party).await?;
+        let credentials = self.admit_node(administration, agent_key).await?;
         let parts = NodeParts {
             data: self.layout.path(&party),
             directory: self.layout.address("directory").to_string(),
