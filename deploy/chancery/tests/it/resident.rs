@@ -9,7 +9,7 @@ use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{AuthorityAddress, Endpoint, EndpointConfig, SendOrder, To};
 use chancery_sdk::inbox::InboxItem;
 use chancery_sdk::request::{self, Order};
-use chancery_types::{Entropy as _, Identifier, Scheme, SystemClock, SystemEntropy};
+use chancery_types::{Entropy, Identifier, Scheme, SystemClock, SystemEntropy};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -115,7 +115,7 @@ impl Resident {
     pub(crate) async fn answer(&self, item: &InboxItem, text: &str) {
         let letter = Letter { markdown: text.to_owned(), in_reply_to: item.content_id, ..Letter::default() };
         let order = Order {
-            request_id: SystemEntropy.array(),
+            request_id: (&SystemEntropy as &dyn Entropy).array(),
             digest: [0; 32],
             compose: request::letter(letter),
             expires: self.endpoint.now().after(Duration::from_hours(1)),
