@@ -5,7 +5,7 @@
 use super::Rooms;
 use super::send::{Prepared, prepare, response};
 use crate::endpoint::Addressed;
-use chancery_kit::status::to_status;
+use chancery_kit::status::{from_status, to_status};
 use chancery_proto::agent::v1 as wire;
 use chancery_types::{MessageId, Refusal};
 use futures::future::join_all;
@@ -110,10 +110,13 @@ async fn answer(rooms: &Rooms, name: String, queued: Result<MessageId, Refusal>)
 
 fn failure(request_id: String, refusal: &Refusal) -> wire::SendBulkResponse {
     chancery_kit::serve::REFUSALS.add(refusal.reason);
+    let status = to_status(refusal);
+    let retry_after = from_status(&status).retry_after;
     let failure = wire::Failure {
-        code: code_name(to_status(refusal).code()).to_owned(),
+        code: code_name(status.code()).to_owned(),
         reason: refusal.reason.as_str().to_owned(),
         message: refusal.message.to_string(),
+        retry_after_ms: retry_after.map(|delay| u32::try_from(delay.as_millis()).unwrap_or(u32::MAX)),
     };
     wire::SendBulkResponse { request_id, result: Some(wire::send_bulk_response::Result::Failure(failure)) }
 }

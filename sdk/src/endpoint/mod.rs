@@ -5,6 +5,7 @@
 mod account;
 mod enrol;
 mod moving;
+mod rounds;
 mod run;
 mod send;
 mod succession;

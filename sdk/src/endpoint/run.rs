@@ -2,6 +2,7 @@
 //! outbox submitted, the stock of KeyPackages kept. Each tries again on its own
 //! with jittered, capped pauses; what it does is committed before the node hears of it.
 
+use super::rounds::{jittered, keep, until_done};
 use super::{AtHome, Endpoint, Inner, RecordCheck, moving};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
@@ -18,10 +19,9 @@ use chancery_proto::node::v1::{
     PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
 };
 use chancery_sdk_core::acknowledge::acknowledgement;
-use chancery_types::{Entropy, NodeId, Reason, Refusal, Retry};
+use chancery_types::{NodeId, Reason, Refusal};
 use futures::StreamExt as _;
 use futures::future::join_all;
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,22 +49,21 @@ const DIRECTORY_TICK: Duration = Duration::from_secs(600);
 /// How often this account's own record is looked at, on average.
 const RECORD_TICK: Duration = Duration::from_hours(6);
 const LAST_RESORT_MADE: &str = "last resort made at";
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl Endpoint {
     /// Receives and sends until `shutdown`. One call for each endpoint at a time.
     pub async fn run(&self, shutdown: CancellationToken) {
         let inner = &self.0;
+        let entropy = &*inner.resolver.entropy;
         let tasks = async {
             tokio::join!(
                 at_homes(inner),
-                keep(inner, "submit", || submit(inner)),
-                keep(inner, "succession", || inner.succeed()),
-                keep(inner, "key_packages", || stock(inner)),
-                keep(inner, "directory", || follow_directory(inner)),
-                keep(inner, "record", || watch_record(inner)),
-                until_done(inner, "move", || inner.resume_move()),
+                keep(entropy, "submit", || submit(inner)),
+                keep(entropy, "succession", || inner.succeed()),
+                keep(entropy, "key_packages", || stock(inner)),
+                keep(entropy, "directory", || follow_directory(inner)),
+                keep(entropy, "record", || watch_record(inner)),
+                until_done(entropy, "move", || inner.resume_move()),
             )
         };
         // The parts of a round are each one transaction: stopping between them loses nothing.
@@ -74,16 +73,17 @@ impl Endpoint {
 
 /// Reads the mailboxes that the homes keep, whichever these are.
 async fn at_homes(inner: &Inner) {
+    let entropy = &*inner.resolver.entropy;
     let mut changes = inner.homes.subscribe();
     loop {
         let homes = changes.borrow_and_update().clone();
         let reading = homes.iter().map(async |home| {
             tokio::join!(
-                keep(inner, "subscribe", || subscribe(inner, home)),
-                keep(inner, "acknowledge", || acknowledge(inner, home)),
+                keep(entropy, "subscribe", || subscribe(inner, home)),
+                keep(entropy, "acknowledge", || acknowledge(inner, home)),
                 async {
                     if !home.is_present {
-                        keep(inner, "leave", || inner.follow_up(home)).await;
+                        keep(entropy, "leave", || inner.follow_up(home)).await;
                     }
                 },
             );
@@ -93,53 +93,6 @@ async fn at_homes(inner: &Inner) {
             changed = changes.changed() => if changed.is_err() { return },
         }
     }
-}
-
-/// As [`keep`], up to the first round that succeeds.
-async fn until_done<F>(inner: &Inner, task: &'static str, round: impl Fn() -> F)
-where
-    F: Future<Output = Result<(), Refusal>>,
-{
-    let done = tokio::sync::Notify::new();
-    let rounds = keep(inner, task, async || {
-        round().await?;
-        done.notify_one();
-        std::future::pending().await
-    });
-    tokio::select! {
-        () = rounds => {}
-        () = done.notified() => {}
-    }
-}
-
-/// Runs rounds of a task for ever; a failed one is tried again after a pause
-/// that doubles up to half a minute, each jittered over its whole length, and not before
-/// the time that whoever refused named.
-async fn keep<F>(inner: &Inner, task: &'static str, round: impl Fn() -> F)
-where
-    F: Future<Output = Result<(), Refusal>>,
-{
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match round().await {
-            Ok(()) => pause = FIRST_PAUSE,
-            Err(refusal) => {
-                tracing::debug!(task, reason = %refusal.reason, "endpoint.task.fail");
-                if refusal.reason.retry() == Retry::Never {
-                    tracing::warn!(task, reason = %refusal.reason, "endpoint.task.refused");
-                    pause = LONGEST_PAUSE;
-                }
-                let named = refusal.retry_after.unwrap_or_default().min(LONGEST_PAUSE);
-                tokio::time::sleep(named + jittered(&*inner.resolver.entropy, pause)).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-    }
-}
-
-fn jittered(entropy: &dyn Entropy, pause: Duration) -> Duration {
-    let part = u32::from_le_bytes(entropy.array::<4>());
-    pause.mul_f64(f64::from(part) / f64::from(u32::MAX))
 }
 
 /// One subscription, until it ends.
