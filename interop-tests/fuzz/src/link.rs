@@ -84,7 +84,7 @@ fn enter(parcel: wire::Parcel) {
             let Ok(moved) = Moved::try_from(message.clone()) else { return };
             assert!(moved.node.as_str() == message.node && moved.alias.to_wire() == message.alias);
         }
-        None => {}
+        Some(Parcel::MoveNoted(_)) | None => {}
     }
 }
 
@@ -284,6 +284,7 @@ pub(crate) fn parcels() -> Vec<wire::Parcel> {
         Parcel::Report(report(wire::report::Outcome::Delivered(delivered))),
         Parcel::Report(report(wire::report::Outcome::Refused("EXPIRED".to_owned()))),
         Parcel::Moved(wire::Moved { alias: alias(7).to_wire(), node: "regional".to_owned() }),
+        Parcel::MoveNoted(wire::MoveNoted { alias: alias(7).to_wire() }),
     ]
     .map(|parcel| wire::Parcel { parcel: Some(parcel) })
     .to_vec()

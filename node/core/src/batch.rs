@@ -2,9 +2,9 @@
 
 use crate::parcel::{Delivery, Moved, Outcome, Report, Submission};
 use crate::tables::{Tables, Tx};
-use crate::{deliver, report, submit};
+use crate::{deliver, moves, report, submit};
 use chancery_proto::federation::v1 as wire;
-use chancery_types::{NodeId, Reason, Timestamp};
+use chancery_types::{Alias, NodeId, Reason, Refusal, Timestamp};
 
 /// Parcels of one kind that follow each other: order holds, and each run takes
 /// a handful of statements.
@@ -14,6 +14,7 @@ enum Run {
     Outcomes(Vec<Outcome>),
     Reports(Vec<Report>),
     Moved(Moved),
+    MoveNoted(Alias),
 }
 
 /// Takes the parcels of a batch. The result names, by index, those that will
@@ -37,7 +38,8 @@ pub async fn receive<T: Tables>(
             }
             Run::Outcomes(outcomes) => submit::decided(tx, peer, outcomes).await?,
             Run::Reports(reports) => report::receive(tx, peer, &reports).await?,
-            Run::Moved(moved) => tx.tables.relocate(moved.alias, peer, &moved.node).await?,
+            Run::Moved(moved) => moves::follow(tx, peer, &moved).await?,
+            Run::MoveNoted(alias) => tx.tables.forget_news(peer, alias).await?,
         }
     }
     refused.sort_by_key(|(index, _)| *index);
@@ -75,6 +77,9 @@ fn runs(parcels: &[wire::Parcel], now: Timestamp) -> (Vec<Run>, Vec<(usize, Reas
             Some(wire::parcel::Parcel::Moved(message)) => {
                 Moved::try_from(message).map(|moved| runs.push(Run::Moved(moved)))
             }
+            Some(wire::parcel::Parcel::MoveNoted(message)) => Alias::try_from(&message.alias)
+                .map(|alias| runs.push(Run::MoveNoted(alias)))
+                .map_err(Refusal::from),
             None => {
                 refused.push((index, Reason::InvalidField));
                 continue;

@@ -1,6 +1,6 @@
 //! What waits for peers. A parcel is kept until it is settled: a submission
-//! until its outcome, a delivery until each recipient's terminal report, anything
-//! else until the peer has acknowledged it.
+//! until its outcome, a delivery until each recipient's terminal report, news of a move
+//! until the hub has noted it, anything else until the peer has acknowledged it.
 
 use crate::link::Acked;
 use crate::mailbox::{self, Item};
@@ -26,12 +26,14 @@ pub enum Kind {
     Moved = 4,
     /// To the homes of a group's members, in the place of a delivery that expired long ago.
     Expired = 5,
+    /// To the former home of an alias.
+    MoveNoted = 6,
 }
 
 impl Kind {
     /// Whether it is kept until something is heard of it.
     pub const fn is_kept(self) -> bool {
-        matches!(self, Self::Submission | Self::Delivery)
+        matches!(self, Self::Submission | Self::Delivery | Self::Moved)
     }
 }
 

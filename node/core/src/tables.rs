@@ -289,6 +289,13 @@ pub trait Tables: Send {
         message_id: MessageId,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Forgets the news of an alias's move: its hub has noted it.
+    fn forget_news(
+        &mut self,
+        hub: &NodeId,
+        alias: Alias,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Parcels that waited beyond their expiry, and those that a peer has and that
     /// expired before `kept_until`; at most `most`.
     fn expired_parcels(

@@ -19,7 +19,7 @@ const MAX_ROUTES: u64 = 65_536 + ROUTES_AT_ONCE as u64;
 
 /// How far a departure is.
 pub(crate) struct Left {
-    /// Hubs that have not taken the news yet.
+    /// Hubs that have not noted it: what they sent before may still come.
     pub(crate) pending_hubs: u32,
     /// Position of the last item in the mailbox that is for the calling device.
     pub(crate) last_position: u64,
@@ -103,7 +103,7 @@ pub(crate) async fn leave(
     group::relocate(tx.tables.connection, alias, &tx.here, to).await?;
     tell_hubs(tx, alias, to).await?;
     let pending: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 4 AND sender = $1 AND state = 0")
+        sqlx::query_scalar("SELECT count(*) FROM outbox WHERE kind = 4 AND sender = $1 AND state < 2")
             .bind(key)
             .fetch_one(&mut *tx.tables.connection)
             .await?;

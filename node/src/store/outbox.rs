@@ -65,7 +65,7 @@ pub(super) async fn acknowledged(
     ids: &[i64],
 ) -> Result<Vec<Kept>, sqlx::Error> {
     let ids = || ids.iter().copied();
-    sql::select_in(&mut *connection, "DELETE FROM outbox WHERE id", "AND kind >= 2", ids()).await?;
+    sql::select_in(&mut *connection, "DELETE FROM outbox WHERE id", "AND kind IN (2, 3, 5, 6)", ids()).await?;
     let head = "UPDATE outbox SET state = 1 WHERE state = 0 AND id";
     let tail = format!("RETURNING {KEPT}");
     sql::select_in(connection, head, &tail, ids()).await?.iter().map(kept).collect()
@@ -127,6 +127,20 @@ pub(super) async fn drop_submission(
     sqlx::query("DELETE FROM outbox WHERE message_id = $1 AND peer = $2 AND kind = 0")
         .bind(message_id.as_bytes().as_slice())
         .bind(peer.as_str())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Forgets the news of an alias's move: its hub has noted it.
+pub(super) async fn forget_news(
+    connection: &mut SqliteConnection,
+    hub: &NodeId,
+    alias: Alias,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM outbox WHERE sender = $1 AND kind = 4 AND peer = $2")
+        .bind(alias.as_bytes().as_slice())
+        .bind(hub.as_str())
         .execute(connection)
         .await
         .map(drop)
@@ -256,7 +270,8 @@ fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
         2 => Kind::Outcome,
         3 => Kind::Report,
         4 => Kind::Moved,
-        _ => Kind::Expired,
+        5 => Kind::Expired,
+        _ => Kind::MoveNoted,
     };
     let recipients: Vec<u8> = row.try_get("recipients")?;
     Ok(Kept {

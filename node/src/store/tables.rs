@@ -156,6 +156,10 @@ impl Tables for Sql<'_> {
         outbox::drop_submission(self.connection, peer, message_id).await
     }
 
+    async fn forget_news(&mut self, hub: &NodeId, alias: Alias) -> Result<(), Error> {
+        outbox::forget_news(self.connection, hub, alias).await
+    }
+
     async fn expired_parcels(
         &mut self,
         now: Timestamp,

@@ -307,6 +307,17 @@ impl Tables for &mut Disk {
         Ok(())
     }
 
+    async fn forget_news(&mut self, hub: &NodeId, alias: Alias) -> Result<(), Infallible> {
+        let is_news = |parcel: &Parcel| {
+            parcel.out.kind == Kind::Moved && parcel.out.peer == *hub && parcel.out.sender == alias
+        };
+        let news = self.outbox.iter().filter(|(_, parcel)| is_news(parcel)).map(|(id, _)| *id);
+        for id in news.collect::<Vec<_>>() {
+            self.drop_parcel(id);
+        }
+        Ok(())
+    }
+
     async fn expired_parcels(
         &mut self,
         now: Timestamp,

@@ -75,6 +75,7 @@ impl Tables for Both<'_> {
         alike delivery(peer: &NodeId, message_id: MessageId, part: u32) -> Option<(i64, bool, Kept)>;
         alike release(id: i64, rest: &[Alias]) -> ();
         alike drop_submission(peer: &NodeId, message_id: MessageId) -> ();
+        alike forget_news(hub: &NodeId, alias: Alias) -> ();
         as_many expired_parcels(now: Timestamp, kept_until: Timestamp, most: usize) -> Vec<Ended>;
         as_many silent_submissions(since: Timestamp, good_until: Timestamp, most: usize) -> Vec<Ended>;
         alike silent_from(peer: &NodeId, now: Timestamp) -> ();
