@@ -68,6 +68,9 @@ pub(super) struct Figures {
     refused: usize,
     /// Calls that ended neither accepted nor refused with OVERLOADED and RetryInfo.
     otherwise: usize,
+    /// Calls whose callers hung up when the flood ended: more than the machine could even refuse
+    /// by then, mostly in the callers' own queues.
+    unanswered: usize,
     /// Accepted and not delivered.
     lost: usize,
     /// Delivered more than once.
@@ -134,6 +137,7 @@ pub(super) async fn run(
             accepted,
             refused: flood.refused * BATCH,
             otherwise: flood.otherwise,
+            unanswered: flood.unanswered,
             lost,
             doubled,
             rss_before_mib: round(rss_before_mib),
@@ -166,6 +170,8 @@ struct Flood {
     accepted: usize,
     refused: usize,
     otherwise: usize,
+    /// Their callers hung up when the flood ended.
+    unanswered: usize,
     /// From the first call to the last one that was made.
     seconds: f64,
     ended: Instant,
@@ -179,7 +185,15 @@ async fn flood(crowd: &Arc<Crowd>, submissions_per_s: f64, time: Duration) -> Fl
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let begun = Instant::now();
-    let mut flood = Flood { offered: 0, accepted: 0, refused: 0, otherwise: 0, seconds: 0.0, ended: begun };
+    let mut flood = Flood {
+        offered: 0,
+        accepted: 0,
+        refused: 0,
+        otherwise: 0,
+        unanswered: 0,
+        seconds: 0.0,
+        ended: begun,
+    };
     let count = |flood: &mut Flood, answer| match answer {
         Ok(Answer::Accepted) => flood.accepted += 1,
         Ok(Answer::Refused(_)) => flood.refused += 1,
@@ -199,10 +213,9 @@ async fn flood(crowd: &Arc<Crowd>, submissions_per_s: f64, time: Duration) -> Fl
         }
     }
     flood.seconds = begun.elapsed().as_secs_f64();
+    flood.unanswered = calls.len();
+    calls.shutdown().await;
     flood.ended = Instant::now();
-    while let Some(answer) = calls.join_next().await {
-        count(&mut flood, answer);
-    }
     flood
 }
 
