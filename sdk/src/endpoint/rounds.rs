@@ -58,7 +58,8 @@ pub(super) fn jittered(entropy: &dyn Entropy, pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::{FIRST_PAUSE, LONGEST_PAUSE, until_done};
-    use chancery_types::{Reason, Refusal, SeededEntropy};
+    use chancery_types::entropy::SeededEntropy;
+    use chancery_types::{Reason, Refusal};
     use std::cell::RefCell;
     use std::time::Duration;
     use tokio::time::Instant;
