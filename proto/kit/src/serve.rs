@@ -13,6 +13,10 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Deadline of a unary call whose caller set none; a shorter one of the
 /// caller's counts.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
+/// What a caller may have sent that nobody has read: after a flood each connection's is still to
+/// be worked off. Twice what one stream may have, so that none blocks the others.
+const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
+const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Largest message a server takes, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
@@ -76,8 +80,8 @@ where
         + 'static,
 {
     let server = tonic::transport::Server::builder()
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(8 * 1024 * 1024)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(256 * 1024)
         .max_concurrent_streams(1024)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

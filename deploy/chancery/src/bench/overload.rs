@@ -79,6 +79,10 @@ pub(super) struct Figures {
     rss_peak_mib: f64,
     /// Of the normal load before the flood, from Submit to its answer.
     normal_p99_ms: f64,
+    /// Of the worst second of it.
+    worst_p99_ms: f64,
+    /// Of each second after the flood, up to the first that was no worse.
+    p99_after_ms: Vec<f64>,
     /// From the flood's end to the first second whose p99 was no higher than that of the worst
     /// second before the flood.
     back_to_normal_s: f64,
@@ -112,7 +116,7 @@ pub(super) async fn run(
         };
         tokio::join!(flooding, peak(&apart, &ended))
     };
-    let back_to_normal_s = back_to_normal(&crowd, worst, flood.ended).await;
+    let (back_to_normal_s, p99_after_ms) = back_to_normal(&crowd, worst, flood.ended).await;
     let accepted = flood.accepted * BATCH;
     let (lost, doubled) = crowd.settle().await;
     let cpu_stolen_percent = machine.stolen_percent();
@@ -143,6 +147,8 @@ pub(super) async fn run(
             rss_before_mib: round(rss_before_mib),
             rss_peak_mib: round(rss_peak_mib),
             normal_p99_ms: round(quantile(&mut before, 0.99)),
+            worst_p99_ms: round(worst),
+            p99_after_ms,
             back_to_normal_s: round(back_to_normal_s),
         },
     })
@@ -244,12 +250,16 @@ async fn normal(crowd: &Arc<Crowd>) -> Vec<f64> {
     calls.join_all().await
 }
 
-async fn back_to_normal(crowd: &Arc<Crowd>, worst: f64, ended: Instant) -> f64 {
+/// When the first second began that was no worse, and the p99 of each up to it.
+async fn back_to_normal(crowd: &Arc<Crowd>, worst: f64, ended: Instant) -> (f64, Vec<f64>) {
+    let mut seconds = Vec::new();
     for _ in 0..WATCHED {
         let began = ended.elapsed();
-        if quantile(&mut normal(crowd).await, 0.99) <= worst {
-            return began.as_secs_f64();
+        let p99 = quantile(&mut normal(crowd).await, 0.99);
+        seconds.push(round(p99));
+        if p99 <= worst {
+            return (began.as_secs_f64(), seconds);
         }
     }
-    ended.elapsed().as_secs_f64()
+    (ended.elapsed().as_secs_f64(), seconds)
 }
