@@ -44,7 +44,8 @@ fn every_mutation_can_be_made_and_is_documented() {
         assert!(page.contains(&format!("| {name} | {breaks} | {found_by} | `")), "{name} is not on the page");
     }
     let columns = page.lines().filter_map(|line| line.strip_prefix("| ")).map(|row| row.split(" | "));
-    let rows = columns.filter(|columns| columns.clone().count() == 5).filter_map(|mut columns| columns.next());
+    let rows =
+        columns.filter(|columns| columns.clone().count() == 5).filter_map(|mut columns| columns.next());
     let rows: Vec<_> = rows.filter(|name| !matches!(*name, "mutation" | "---")).collect();
     assert_eq!(rows.len(), names.len(), "the page has a row for each mutation and no other");
     assert!(rows.iter().all(|name| names.contains(name)), "the page has a row of no mutation");

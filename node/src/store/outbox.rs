@@ -65,7 +65,8 @@ pub(super) async fn acknowledged(
     ids: &[i64],
 ) -> Result<Vec<Kept>, sqlx::Error> {
     let ids = || ids.iter().copied();
-    sql::select_in(&mut *connection, "DELETE FROM outbox WHERE id", "AND kind IN (2, 3, 5, 6)", ids()).await?;
+    sql::select_in(&mut *connection, "DELETE FROM outbox WHERE id", "AND kind IN (2, 3, 5, 6)", ids())
+        .await?;
     let head = "UPDATE outbox SET state = 1 WHERE state = 0 AND id";
     let tail = format!("RETURNING {KEPT}");
     sql::select_in(connection, head, &tail, ids()).await?.iter().map(kept).collect()
