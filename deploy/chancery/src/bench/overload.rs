@@ -68,8 +68,7 @@ pub(super) struct Figures {
     refused: usize,
     /// Calls that ended neither accepted nor refused with OVERLOADED and RetryInfo.
     otherwise: usize,
-    /// Calls whose callers hung up when the flood ended: more than the machine could even refuse
-    /// by then, mostly in the callers' own queues.
+    /// Calls whose callers hung up, unanswered, when the flood ended.
     unanswered: usize,
     /// Accepted and not delivered.
     lost: usize,
