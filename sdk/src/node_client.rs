@@ -1,7 +1,8 @@
 //! The connection to a home node: calls with deadlines, and proof of the
 //! device key on each new connection. Channels connect again on their own, so
-//! the node's NOT_AUTHENTICATED is the sign to prove it again. When the account
-//! moves, all clones of the client go to the new home.
+//! the node's NOT_AUTHENTICATED is the sign to prove it again; what the node says
+//! then is kept for whoever asks. When the account moves, all clones of the client
+//! go to the new home.
 
 use chancery_directory_core::statement::Member;
 use chancery_kit::status::{call_within, from_status};
@@ -19,7 +20,7 @@ use chancery_types::{Alias, DeviceId, Incarnation, NodeId, Reason, Refusal};
 use ed25519_dalek::{Signer as _, SigningKey};
 use prost::bytes::Bytes;
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -51,6 +52,13 @@ pub(crate) struct Greeting {
     pub(crate) acknowledged: u64,
 }
 
+/// One connection to a node, by its TLS exporter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connection([u8; 32]);
+
+/// What a node said when a connection was bound to this device.
+type Said = (Connection, Arc<wire::AuthenticateResponse>);
+
 /// A home node. Clones go to the same one.
 #[derive(Clone)]
 pub struct NodeClient {
@@ -65,12 +73,21 @@ struct At {
     channel: Channel,
     exporter: ExporterHandle,
     node: NodeId,
+    /// What it said on the connection that was bound last.
+    said: Arc<Mutex<Option<Said>>>,
 }
 
 impl At {
     fn new(endpoint: &str, node: NodeId, credentials: &Arc<Credentials>) -> Result<Self, TlsError> {
         let (channel, exporter) = connect_lazy(endpoint, Party::Node(node.clone()), Arc::clone(credentials))?;
-        Ok(Self { channel, exporter, node })
+        Ok(Self { channel, exporter, node, said: Arc::default() })
+    }
+
+    /// What the node said on the latest connection; `None`: it is not bound.
+    fn said(&self) -> Option<Said> {
+        let latest = self.exporter.latest().map(Connection);
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.clone().filter(|(connection, _)| Some(*connection) == latest)
     }
 
     /// "chancery device auth v1" ‖ 0x00 ‖ node id ‖ 0x00 ‖ device id ‖ TLS exporter.
@@ -127,23 +144,27 @@ impl NodeClient {
     /// # Errors
     /// The node cannot be reached or does not know the device.
     pub async fn blobs(&self) -> Result<BlobServiceClient<Channel>, Refusal> {
-        self.authenticate().await?;
+        self.bind(self.bound()).await?;
         Ok(BlobServiceClient::new(self.at().channel))
     }
 
     /// Makes a call that carries a signature over the connection's exporter. Before
     /// the first connection there is none: the first try then only connects.
-    async fn prove<T, F>(&self, call: impl Fn(Channel, Bytes) -> F) -> Result<T, Refusal>
+    async fn prove<T, F>(
+        &self,
+        at: &At,
+        call: impl Fn(Channel, Bytes) -> F,
+    ) -> Result<(Connection, T), Refusal>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let (at, mut tries) = (self.at(), 0);
+        let mut tries = 0;
         loop {
             let exporter = at.exporter.latest();
             tries += 1;
-            let signature = at.signature(&self.proof, exporter.unwrap_or_default());
-            match call(at.channel.clone(), signature).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+            let signed = exporter.unwrap_or_default();
+            match call(at.channel.clone(), at.signature(&self.proof, signed)).await {
+                Ok(answer) => return Ok((Connection(signed), answer.into_inner())),
                 Err(status) => {
                     let refusal = from_status(&status);
                     let moved = at.exporter.latest() != exporter;
@@ -161,7 +182,7 @@ impl NodeClient {
             device_id: self.proof.device.to_wire(),
             auth_key: self.proof.key.verifying_key().to_bytes().to_vec().into(),
         };
-        self.prove(|channel, signature| {
+        self.prove(&self.at(), |channel, signature| {
             let request =
                 wire::OpenAccountRequest { device: Some(device.clone()), alias: alias.to_wire(), signature };
             let mut client = AccountServiceClient::new(channel);
@@ -171,28 +192,42 @@ impl NodeClient {
         .map(drop)
     }
 
-    /// Binds the connection to this device; what the node says of it and an alias.
-    pub(crate) async fn greet(&self, alias: Alias) -> Result<Greeting, Refusal> {
-        let answer = self.authenticate().await?;
+    /// Binds the connection to this device unless it is; what the node said of it and an alias.
+    pub(crate) async fn greet(&self, alias: Alias) -> Result<(Connection, Greeting), Refusal> {
+        let (connection, answer) = self.bind(None).await?;
         let alias = alias.to_wire();
         let marks = answer.aliases.iter().zip(&answer.acknowledged);
         let acknowledged = marks.filter(|(known, _)| **known == alias).map(|(_, mark)| *mark).max();
-        Ok(Greeting {
+        let greeting = Greeting {
             incarnation: Incarnation::try_from(&answer.incarnation)?,
             store_count: answer.store_count,
             acknowledged: acknowledged.unwrap_or(0),
-        })
+        };
+        Ok((connection, greeting))
     }
 
-    /// Binds the connection to this device.
-    pub(crate) async fn authenticate(&self) -> Result<wire::AuthenticateResponse, Refusal> {
+    /// The latest connection, if it is bound to this device.
+    pub(crate) fn bound(&self) -> Option<Connection> {
+        self.at().said().map(|(connection, _)| connection)
+    }
+
+    /// Binds the connection to this device, unless that was done; on `before` it is done
+    /// again, because the node may have ended it.
+    async fn bind(&self, before: Option<Connection>) -> Result<Said, Refusal> {
         let _one_at_a_time = self.proving.lock().await;
-        self.prove(|channel, signature| {
+        let at = self.at();
+        if let Some(said) = at.said().filter(|(connection, _)| Some(*connection) != before) {
+            return Ok(said);
+        }
+        let proving = self.prove(&at, |channel, signature| {
             let request = wire::AuthenticateRequest { device_id: self.proof.device.to_wire(), signature };
             let mut client = AccountServiceClient::new(channel);
             async move { client.authenticate(timed(request)).await }
-        })
-        .await
+        });
+        let (connection, answer) = proving.await?;
+        let said = (connection, Arc::new(answer));
+        *at.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(said.clone());
+        Ok(said)
     }
 
     /// Makes a call; binds the connection first when the node asks for it.
@@ -200,6 +235,7 @@ impl NodeClient {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let before = self.bound();
         match call(self.at().channel).await {
             Ok(answer) => return Ok(answer.into_inner()),
             Err(status) => {
@@ -209,7 +245,7 @@ impl NodeClient {
                 }
             }
         }
-        self.authenticate().await?;
+        self.bind(before).await?;
         call(self.at().channel).await.map(Response::into_inner).map_err(|status| from_status(&status))
     }
 

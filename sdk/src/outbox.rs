@@ -224,14 +224,14 @@ pub(crate) fn submit_first_commit(
 ) -> Result<(), EndpointError> {
     let message_id = tx.entropy().message_id(tx.clock());
     let expires = tx.now().after(COMMIT_EXPIRY);
-    tx.sql()
-        .prepare_cached(
-            "INSERT INTO outbox (message_id, sent_as, group_id, commits, state, expires_at_ms, \
-             wants_events, needs_epoch) VALUES (?1, ?1, ?2, 1, 0, ?3, 0, 0)",
-        )?
-        .execute(params![message_id.as_bytes(), group.as_bytes(), expires.millis()])?;
-    let item = items(tx, "id = ?1", [tx.sql().last_insert_rowid()])?.pop();
-    let item = item.ok_or(StoreError::Row { table: "outbox", column: "id" })?;
+    let sql = format!(
+        "INSERT INTO outbox (message_id, sent_as, group_id, commits, state, expires_at_ms, \
+         wants_events, needs_epoch) VALUES (?1, ?1, ?2, 1, 0, ?3, 0, 0) RETURNING {COLUMNS}"
+    );
+    let item = tx
+        .sql()
+        .prepare_cached(&sql)?
+        .query_row(params![message_id.as_bytes(), group.as_bytes(), expires.millis()], from_row)?;
     submit(tx, (identity.alias, identity.device), &item, 0, submission::Body::Commit(commit))
 }
 

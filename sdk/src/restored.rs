@@ -16,7 +16,8 @@ use rusqlite::params;
 /// How often secret keys were used or made here: with each message that is encrypted,
 /// and each time that KeyPackages are made.
 pub(crate) const STORE_COUNT: &str = "submitted";
-/// The home's stock of KeyPackages is of another store.
+/// The home is to get another stock of KeyPackages, and [`STORE_COUNT`] with it: this store or
+/// the home's was restored.
 const REPLACE: &str = "replace key packages";
 
 /// What a greeting came to.
@@ -39,22 +40,29 @@ pub(crate) fn greet(
     said: &Greeting,
     count: Option<u64>,
 ) -> Result<Greeted, EndpointError> {
-    let known: Option<[u8; 16]> =
-        tx.sql().query_row("SELECT incarnation FROM homes WHERE id = ?1", [id], |row| row.get(0))?;
+    let (known, through): (Option<[u8; 16]>, u64) = tx
+        .sql()
+        .prepare_cached("SELECT incarnation, through FROM homes WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut greeted = Greeted::default();
     // What a new device has not read counts as acknowledged.
-    let is_behind = known.is_some() && said.acknowledged > home::through(tx, id)?;
+    let is_behind = known.is_some() && said.acknowledged > through;
     if is_behind || count.is_some_and(|count| said.store_count > count) {
         end_all(tx, said)?;
         greeted.store = true;
     }
-    home::set_through(tx, id, said.acknowledged)?;
+    if said.acknowledged > through {
+        home::set_through(tx, id, said.acknowledged)?;
+    }
     if known.map(Incarnation::from_bytes) != Some(said.incarnation) {
         tx.sql().execute(
             "UPDATE homes SET incarnation = ?2, through = iif(incarnation IS NULL, through, ?3) WHERE id = ?1",
             params![id, said.incarnation.as_bytes(), said.acknowledged],
         )?;
         greeted.home = known.is_some();
+    }
+    if greeted.home && home::present(tx)?.id == id {
+        keepsake::put(tx, REPLACE, &[])?;
     }
     Ok(greeted)
 }

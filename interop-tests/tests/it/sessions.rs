@@ -1,8 +1,10 @@
 //! What an open connection and a known log are worth: a proof counts on its own
-//! connection, a removed device is out at once, and a log never goes back.
+//! connection, and once; a removed device is out at once, and a log never goes back.
 
+use chancery_interop_tests::agent;
 use chancery_interop_tests::mesh::{Mesh, id};
-use chancery_interop_tests::party::{Device, person_number};
+use chancery_interop_tests::party::{Agent, Device, person_number};
+use chancery_interop_tests::recorder::{NOBODY, Received, Recorder};
 use chancery_interop_tests::rogue::{HandLink, Rogue, answer};
 use chancery_interop_tests::wait::until;
 use chancery_kit::status::from_status;
@@ -13,6 +15,7 @@ use chancery_proto::node::v1::account_service_client::AccountServiceClient;
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
 use chancery_sdk::alarm::Alarm;
 use chancery_types::Reason;
+use prost::Message as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Channel;
@@ -36,6 +39,37 @@ async fn a_captured_proof_is_worth_nothing_on_another_connection() {
     assert!(authenticate(&elsewhere.channel, captured.request.clone()).await.is_err());
     authenticate(&captured.channel, captured.request).await.unwrap();
     authenticate(&other.channel, other.request).await.unwrap();
+}
+
+/// How often a node said what it knows of a person's device.
+fn greetings(recorder: &Recorder) -> usize {
+    let is_greeting = |received: &&Received| {
+        !received.call
+            && received.receiver == NOBODY
+            && received.method == "/chancery.node.v1.AccountService/Authenticate"
+            && wire::AuthenticateResponse::decode(&*received.bytes)
+                .is_ok_and(|answer| !answer.incarnation.is_empty())
+    };
+    recorder.received().iter().filter(is_greeting).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_greets_its_home_once_on_each_connection() {
+    let recorder = Recorder::default();
+    let mut mesh = Mesh::recorded(recorder.clone()).await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    let _ = Agent::start(&mut mesh, "regional").await;
+    let mut client = agent::connect(&federal.address).await;
+    let to = person_number(1);
+    let mut device = Device::enrol(&mesh, "regional", &to, "device").await;
+    for connections in 1..=3 {
+        device = device.live();
+        let id = agent::request_id(connections as u128);
+        client.send(agent::request(&id, &to, "To whom it concerns")).await.unwrap();
+        device.inbox(connections).await;
+        assert_eq!(greetings(&recorder), connections);
+        device = device.reopened_at(&mesh.nodes["regional"].address).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

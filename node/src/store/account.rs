@@ -53,9 +53,9 @@ pub(crate) async fn aliases(store: &NodeStore, account: AccountId) -> Result<Vec
         .collect()
 }
 
-/// Devices say how often they have used or made secret keys.
+/// Devices say how often they have used or made secret keys; 0: one does not say.
 pub(crate) async fn raise_counts(tx: &mut Tx<'_>, counts: &[(DeviceId, u64)]) -> Result<(), sqlx::Error> {
-    for (device, count) in counts {
+    for (device, count) in counts.iter().filter(|(_, count)| *count > 0) {
         sqlx::query("UPDATE device SET store_count = $2 WHERE device_id = $1 AND store_count < $2")
             .bind(device.as_bytes().as_slice())
             .bind(sql::signed(*count))

@@ -76,10 +76,14 @@ pub(crate) async fn acknowledged(
     device: DeviceId,
     aliases: &[Alias],
 ) -> Result<Vec<u64>, sqlx::Error> {
-    let rows = sqlx::query("SELECT alias, through FROM mailbox_cursor WHERE device_id = $1")
-        .bind(device.as_bytes().as_slice())
-        .fetch_all(store.readers())
-        .await?;
+    // By the account's aliases, because the key of cursors begins with them.
+    let rows = sqlx::query(
+        "SELECT c.alias, c.through FROM device d JOIN alias a ON a.account_id = d.account_id
+         JOIN mailbox_cursor c ON c.alias = a.alias AND c.device_id = d.device_id WHERE d.device_id = $1",
+    )
+    .bind(device.as_bytes().as_slice())
+    .fetch_all(store.readers())
+    .await?;
     let through = |row: &SqliteRow| {
         let alias: Alias = sql::column(row.try_get::<Vec<u8>, _>(0)?, "mailbox_cursor.alias")?;
         Ok::<_, sqlx::Error>((alias, sql::unsigned(row.try_get(1)?)))

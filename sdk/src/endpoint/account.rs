@@ -21,8 +21,6 @@ impl Endpoint {
         let is_first = self.0.call(|tx| Ok(identity::key(tx, OwnKey::Credential).is_ok())).await?;
         if is_first {
             self.0.client.open_account(self.0.identity.alias).await?;
-        } else {
-            self.0.client.authenticate().await?;
         }
         let home = self.0.homes.borrow().first().cloned();
         if let Some(home) = home {

@@ -22,7 +22,7 @@ use crate::home;
 use crate::identity::{self, Identity, OwnKey};
 use crate::inbox::{self, InboxItem};
 use crate::link;
-use crate::node_client::{DeviceProof, NodeClient};
+use crate::node_client::{Connection, DeviceProof, NodeClient};
 use crate::outbox::Decided;
 use crate::own_record::OwnRecord;
 pub use crate::own_record::{RecordChange, RecordCheck, Words};
@@ -121,8 +121,10 @@ struct AtHome {
     joined: Notify,
     /// Position of its mailbox that it knows to be safe here, since this start.
     acknowledged: AtomicU64,
-    /// [`STORE_COUNT`] before anything was done at it since this start, until it was greeted.
-    count: Mutex<Option<u64>>,
+    /// [`STORE_COUNT`] before anything was done at it since this start.
+    count: u64,
+    /// The connection on which it was greeted last, since this start; by one at a time.
+    greeted: tokio::sync::Mutex<Option<Connection>>,
 }
 
 impl AtHome {
@@ -135,7 +137,8 @@ impl AtHome {
             acknowledge_later: Notify::new(),
             joined: Notify::new(),
             acknowledged: AtomicU64::new(0),
-            count: Mutex::new(Some(count)),
+            count,
+            greeted: tokio::sync::Mutex::default(),
         }
     }
 }

@@ -7,7 +7,8 @@ use super::{AtHome, Endpoint, Inner, RecordCheck, moving};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::inbox::{self, Place};
-use crate::mls::{Suite, key_package};
+use crate::mls::Suite;
+use crate::mls::key_package::{self, Made};
 use crate::node_client::NodeClient;
 use crate::outbox;
 use crate::restored::{self, STORE_COUNT};
@@ -26,9 +27,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 
 /// Items of the mailbox in one transaction.
 const ITEMS: usize = 128;
+/// Connections on which a subscription is tried at once.
+const CONNECTIONS: usize = 3;
 /// Submissions in one call.
 const SUBMISSIONS: usize = 128;
 /// How long a delivery receipt may wait for more to come.
@@ -99,11 +103,7 @@ async fn at_homes(inner: &Inner) {
 async fn subscribe(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     // Senders that are agents are checked against the log.
     inner.view.state().await?;
-    inner.greet(at).await?;
-    let id = at.id;
-    let after = inner.call(move |tx| home::through(tx, id)).await?;
-    let stream = at.client.subscribe(inner.identity.alias, after).await?;
-    let mut chunks = stream.ready_chunks(ITEMS);
+    let mut chunks = open(inner, at).await?.ready_chunks(ITEMS);
     let mut progress = false;
     let mut items = Vec::new();
     loop {
@@ -135,6 +135,19 @@ async fn subscribe(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     // The node hung up: at once again only if that leads anywhere.
     let ended = Refusal::new(Reason::PeerUnreachable, "the node ended the subscription");
     if progress { Ok(()) } else { Err(ended) }
+}
+
+/// Opens a subscription on a connection on which the home was greeted.
+async fn open(inner: &Inner, at: &AtHome) -> Result<Streaming<SubscribeResponse>, Refusal> {
+    for _ in 0..CONNECTIONS {
+        let (greeted, after) = inner.greet(at).await?;
+        let stream = at.client.subscribe(inner.identity.alias, after).await?;
+        // The channel connects again on its own, and the home may have been restored meanwhile.
+        if at.client.bound() == Some(greeted) {
+            return Ok(stream);
+        }
+    }
+    Err(Refusal::new(Reason::PeerUnreachable, "no connection to the node lasts"))
 }
 
 /// What taking some items came to.
@@ -364,24 +377,23 @@ pub(super) async fn refill(inner: &Inner) -> Result<(), Refusal> {
 /// The same at any node where the account is open.
 pub(super) async fn fill(inner: &Inner, node: &NodeClient) -> Result<(), Refusal> {
     let now = inner.clock.now();
-    let made_at = inner.call(|tx| inbox::mark(tx, LAST_RESORT_MADE)).await?;
+    let read = |tx: &mut Tx<'_>| Ok((inbox::mark(tx, LAST_RESORT_MADE)?, restored::replaces_stock(tx)?));
+    let (made_at, replaces) = inner.call(read).await?;
     let made_at = chancery_types::Timestamp::from_millis(i64::try_from(made_at).unwrap_or(i64::MAX));
-    let mut last_resort = now.since(made_at) >= LAST_RESORT_AGE;
-    // Learns what is there before it makes anything.
+    let mut last_resort = replaces || now.since(made_at) >= LAST_RESORT_AGE;
     let alias = inner.identity.alias;
-    let publish = async |one_time: Vec<Vec<u8>>, last_resort: Vec<Vec<u8>>, replace: bool| {
+    let publish = async |made: Made, replace: bool| {
         let request = PublishKeyPackagesRequest {
             alias: alias.to_wire(),
-            one_time: one_time.into_iter().map(Into::into).collect(),
-            last_resort: last_resort.into_iter().map(Into::into).collect(),
-            store_count: inner.call(|tx| inbox::mark(tx, STORE_COUNT)).await?,
+            one_time: made.one_time.into_iter().map(Into::into).collect(),
+            last_resort: made.last_resort.into_iter().map(Into::into).collect(),
+            store_count: made.store_count,
             replace,
         };
         node.publish_key_packages(request).await
     };
-    let replaces = inner.call(|tx| restored::replaces_stock(tx)).await?;
-    last_resort |= replaces;
-    let stock = publish(Vec::new(), Vec::new(), replaces).await?;
+    // Learns what is there before it makes anything.
+    let stock = publish(Made::default(), replaces).await?;
     let of = |suite: Suite| stock.iter().find(|stock| stock.cipher_suite == u32::from(suite.code()));
     last_resort |= Suite::ALL.iter().any(|suite| !of(*suite).is_some_and(|stock| stock.last_resort));
     for (nth, suite) in Suite::ALL.into_iter().enumerate() {
@@ -392,14 +404,17 @@ pub(super) async fn fill(inner: &Inner, node: &NodeClient) -> Result<(), Refusal
             continue;
         }
         let made = inner.call(move |tx| key_package::make(tx, &[(suite, missing)], last_resort)).await?;
-        publish(made.one_time, made.last_resort, false).await?;
+        publish(made, false).await?;
     }
     if last_resort {
         let made_at = u64::try_from(now.millis()).unwrap_or(0);
-        inner.call(move |tx| inbox::raise_mark(tx, LAST_RESORT_MADE, made_at)).await?;
-    }
-    if replaces {
-        inner.call(|tx| restored::stock_replaced(tx)).await?;
+        let note = move |tx: &mut Tx<'_>| {
+            if replaces {
+                restored::stock_replaced(tx)?;
+            }
+            inbox::raise_mark(tx, LAST_RESORT_MADE, made_at)
+        };
+        inner.call(note).await?;
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use super::{AtHome, Inner};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
+use crate::home;
+use crate::node_client::Connection;
 use crate::peer::Peer;
 use crate::restored::{self, Greeted};
 use crate::store::Tx;
@@ -10,17 +12,24 @@ use crate::succession;
 use chancery_sdk_core::{Stand, succession as core};
 use chancery_types::{GroupId, Reason, Refusal};
 use prost::bytes::Bytes;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 impl Inner {
-    /// Proves the device's key to a home, and compares what it says with what is here:
-    /// before anything is submitted there, and whenever its mailbox is read anew.
-    pub(super) async fn greet(&self, at: &AtHome) -> Result<(), Refusal> {
-        let (id, said) = (at.id, at.client.greet(self.identity.alias).await?);
-        let count = *at.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let Greeted { home, store } = self.call(move |tx| restored::greet(tx, id, &said, count)).await?;
-        *at.count.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Proves the device's key to a home, and compares what it says with what is here, once
+    /// on each connection: before anything is submitted there, and before its mailbox is read.
+    /// Gives the connection, and the position up to which that mailbox was taken.
+    pub(super) async fn greet(&self, at: &AtHome) -> Result<(Connection, u64), Refusal> {
+        let id = at.id;
+        let mut greeted = at.greeted.lock().await;
+        if let Some(connection) = greeted.filter(|connection| at.client.bound() == Some(*connection)) {
+            return Ok((connection, self.call(move |tx| home::through(tx, id)).await?));
+        }
+        let (connection, said) = at.client.greet(self.identity.alias).await?;
+        let count = greeted.is_none().then_some(at.count);
+        let compare =
+            move |tx: &mut Tx<'_>| Ok((restored::greet(tx, id, &said, count)?, home::through(tx, id)?));
+        let (Greeted { home, store }, through) = self.call(compare).await?;
+        *greeted = Some(connection);
         if home || store {
             at.acknowledged.store(0, Ordering::Relaxed);
             self.submitted.store(0, Ordering::Relaxed);
@@ -31,7 +40,7 @@ impl Inner {
         if at.is_present {
             self.greeted.send_replace(true);
         }
-        Ok(())
+        Ok((connection, through))
     }
 
     /// Opens the groups that are to take others' places, then waits until there are more.

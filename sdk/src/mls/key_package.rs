@@ -33,6 +33,8 @@ pub(crate) struct Made {
     pub(crate) one_time: Vec<Vec<u8>>,
     /// To be handed out when those are used up; one for each suite.
     pub(crate) last_resort: Vec<Vec<u8>>,
+    /// [`STORE_COUNT`], these counted in.
+    pub(crate) store_count: u64,
 }
 
 /// Makes `one_time` KeyPackages of each suite and, if wanted, one of last
@@ -46,8 +48,7 @@ pub(crate) fn make(
     last_resort: bool,
 ) -> Result<Made, EndpointError> {
     prune(tx)?;
-    inbox::count_up(tx, STORE_COUNT)?;
-    let mut made = Made::default();
+    let mut made = Made { store_count: inbox::count_up(tx, STORE_COUNT)?, ..Made::default() };
     for (suite, count) in one_time {
         for _ in 0..*count {
             made.one_time.push(make_one(tx, *suite, false)?);
@@ -75,15 +76,16 @@ fn make_one(tx: &mut Tx<'_>, suite: Suite, last_resort: bool) -> Result<Vec<u8>,
         .map_err(EndpointError::mls("make a KeyPackage"))?;
     let reference =
         bundle.key_package().hash_ref(provider.crypto()).map_err(EndpointError::mls("name a KeyPackage"))?;
-    tx.sql().execute(
-        "INSERT INTO key_packages (reference, suite, last_resort, made_at_ms) VALUES (?1, ?2, ?3, ?4)",
-        params![
+    tx.sql()
+        .prepare_cached(
+            "INSERT INTO key_packages (reference, suite, last_resort, made_at_ms) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![
             serde_json::to_vec(&reference).map_err(EndpointError::mls("name a KeyPackage"))?,
             suite.code(),
             last_resort,
             tx.now().millis()
-        ],
-    )?;
+        ])?;
     MlsMessageOut::from(bundle.into_key_package())
         .to_bytes()
         .map_err(EndpointError::mls("serialise a KeyPackage"))

@@ -319,9 +319,11 @@ async fn a_restored_home_gets_receipts_again() {
     let Pair { mut hub, agent, person, .. } = pair(Suite::Classical).await;
     let (mut said, letters) = (person.greeting().await, person.texts().await.len());
     assert_eq!(person.greet(said).await, Greeted::default());
+    assert!(!person.run(|tx| restored::replaces_stock(tx)).await);
     // Its copy is of before the device acknowledged anything.
     (said.incarnation, said.acknowledged) = (Incarnation::from_bytes([2; 16]), 0);
     assert_eq!(person.greet(said).await, Greeted { home: true, store: false });
+    assert!(person.run(|tx| restored::replaces_stock(tx)).await, "it may have handed some out since");
     hub.mailboxes.values_mut().for_each(|mailbox| mailbox.retain(|item| matches!(item, Item::Delivery(_))));
     let again = person.fetch(&mut hub).await;
     assert!(again.iter().filter(|taken| **taken == Processed::Duplicate).count() >= letters);

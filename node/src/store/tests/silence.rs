@@ -81,9 +81,27 @@ async fn what_was_submitted_to_a_hub_that_is_gone_comes_back_after_a_day() {
 }
 
 #[tokio::test]
+async fn a_device_hears_how_far_it_has_come_itself() {
+    let a = side("a", ANNA, &[10, 11]).await;
+    a.store
+        .change("cursors", |tx| {
+            Box::pin(async move {
+                let cursors = [((ANNA, device(10)), 5), ((ANNA, device(11)), 7), ((BERT, device(10)), 9)];
+                crate::store::mailbox::raise_cursors(tx.tables.connection, &cursors).await
+            })
+        })
+        .await
+        .unwrap();
+    for (by, through) in [(10, 5), (11, 7), (12, 0)] {
+        let heard = crate::store::mailbox::acknowledged(&a.store, device(by), &[ANNA]).await.unwrap();
+        assert_eq!(heard, [through]);
+    }
+}
+
+#[tokio::test]
 async fn the_count_of_a_devices_store_only_grows() {
     let a = side("a", ANNA, &[10]).await;
-    for (told, kept) in [(7, 7), (3, 7), (9, 9)] {
+    for (told, kept) in [(7, 7), (3, 7), (0, 7), (9, 9)] {
         a.store
             .change("count", move |tx| {
                 Box::pin(async move { account::raise_counts(tx, &[(device(10), told)]).await })
