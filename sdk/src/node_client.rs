@@ -368,6 +368,7 @@ impl NodeClient {
     pub(crate) async fn acknowledge(
         &self,
         alias: Alias,
+        incarnation: Incarnation,
         through: u64,
         receipts: Vec<Bytes>,
     ) -> Result<(), Refusal> {
@@ -376,6 +377,7 @@ impl NodeClient {
                 alias: alias.to_wire(),
                 through,
                 receipts: receipts.clone(),
+                incarnation: incarnation.to_wire(),
             });
             async move { MailboxServiceClient::new(channel).acknowledge(request).await }
         })

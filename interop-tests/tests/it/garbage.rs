@@ -207,6 +207,7 @@ async fn oversized_fields_are_refused() {
         alias: rogue.alias.to_wire(),
         through: 0,
         receipts: vec![Bytes::new(); 257],
+        ..Default::default()
     };
     assert_eq!(reason(answer(mailbox.acknowledge(receipts).await)), Reason::TooLarge);
     let package = [&[0, 1, 0, 5, 0, 1, 0, 1][..], &[0; 16 * 1024]].concat().into();

@@ -135,8 +135,12 @@ async fn a_flood_of_one_device_leaves_others_their_places() {
     let mut account = AccountServiceClient::new(noisy.channel.clone());
     let malformed = answer(account.authenticate(wire::AuthenticateRequest::default()).await).map(drop);
     assert_eq!(malformed.unwrap_err().reason, Reason::InvalidField, "it was read");
-    let acknowledge =
-        wire::AcknowledgeRequest { alias: reader.alias.to_wire(), through: 1, receipts: vec![] };
+    let acknowledge = wire::AcknowledgeRequest {
+        alias: reader.alias.to_wire(),
+        through: 1,
+        receipts: vec![],
+        ..Default::default()
+    };
     let mut acknowledging = MailboxServiceClient::new(reader.channel.clone());
     let mut acknowledged = Box::pin(acknowledging.acknowledge(acknowledge));
     assert!(timeout(Duration::from_millis(100), &mut acknowledged).await.is_err(), "it waits for the store");

@@ -73,6 +73,20 @@ async fn a_device_greets_its_home_once_on_each_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_meant_for_a_store_of_before_acknowledges_nothing() {
+    let mesh = Mesh::with_nodes().await;
+    let rogue = Rogue::new(&mesh, "federal").await;
+    let mut mailbox = MailboxServiceClient::new(rogue.channel.clone());
+    let mut acknowledge = async |incarnation: &'static [u8]| {
+        let (alias, incarnation) = (rogue.alias.to_wire(), incarnation.into());
+        let request = wire::AcknowledgeRequest { alias, incarnation, ..Default::default() };
+        answer(mailbox.acknowledge(request).await).map(drop).map_err(|refusal| refusal.reason)
+    };
+    assert_eq!(acknowledge(&[9; 16]).await, Err(Reason::NotAuthenticated));
+    assert_eq!(acknowledge(&[]).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_removed_device_is_out_at_once() {
     let mesh = Mesh::with_nodes().await;
     let first = Device::enrol(&mesh, "regional", &person_number(1), "first").await.live();

@@ -73,6 +73,11 @@ impl MailboxService for Mailboxes {
             let message = request.into_inner();
             let alias = Alias::try_from(&message.alias)?;
             session.own(&alias)?;
+            let here = self.0.store.incarnation().to_wire();
+            if !message.incarnation.is_empty() && message.incarnation != here {
+                let message = "the node's store was restored; authenticate, and compare what it says";
+                return Err(Refusal::new(Reason::NotAuthenticated, message));
+            }
             let (device, through) = (session.device, message.through);
             let receipts = receipts(message.receipts)?;
             let acknowledgement = || Acknowledgement { alias, device, through, receipts: receipts.clone() };

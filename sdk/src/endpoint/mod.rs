@@ -39,7 +39,7 @@ use chancery_proto::federation::v1::outcome;
 use chancery_proto::node::v1::{SubscribeResponse, subscribe_response};
 use chancery_sdk_core::Stand;
 use chancery_types::{
-    Clock, Entropy, GroupId, Handle, Identifier, MessageId, NodeId, Reason, Refusal, Timestamp,
+    Clock, Entropy, GroupId, Handle, Identifier, Incarnation, MessageId, NodeId, Reason, Refusal, Timestamp,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -123,8 +123,9 @@ struct AtHome {
     acknowledged: AtomicU64,
     /// [`STORE_COUNT`] before anything was done at it since this start.
     count: u64,
-    /// The connection on which it was greeted last, since this start; by one at a time.
-    greeted: tokio::sync::Mutex<Option<Connection>>,
+    /// The connection on which it was greeted last, since this start, and which incarnation it
+    /// was; by one at a time, and `acknowledged` goes with it.
+    greeted: tokio::sync::Mutex<Option<(Connection, Incarnation)>>,
 }
 
 impl AtHome {

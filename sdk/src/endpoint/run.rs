@@ -319,16 +319,23 @@ async fn submit_all(
     Ok(released)
 }
 
-/// Acknowledges what was committed, a little later so that it is more at once.
+/// Acknowledges what was committed, a little later so that it is more at once; to the
+/// incarnation that was greeted, because another one may want receipts again.
 async fn acknowledge(inner: &Inner, at: &AtHome) -> Result<(), Refusal> {
     let mut more = true;
     while more {
+        let greeted = at.greeted.lock().await;
+        let Some((_, incarnation)) = *greeted else { break };
         let (id, acknowledged) = (at.id, at.acknowledged.load(Ordering::Relaxed));
+        drop(greeted);
         let ready = inner.call(move |tx| acknowledgement(tx, id, acknowledged)).await?;
         let Some(ready) = ready else { break };
         more = ready.more;
-        at.client.acknowledge(inner.identity.alias, ready.through, ready.receipts).await?;
-        at.acknowledged.store(ready.through, Ordering::Relaxed);
+        at.client.acknowledge(inner.identity.alias, incarnation, ready.through, ready.receipts).await?;
+        let greeted = at.greeted.lock().await;
+        if greeted.is_some_and(|(_, latest)| latest == incarnation) {
+            at.acknowledged.store(ready.through, Ordering::Relaxed);
+        }
     }
     let receipts = at.acknowledge.notified();
     let others = async {

@@ -21,15 +21,18 @@ impl Inner {
     pub(super) async fn greet(&self, at: &AtHome) -> Result<(Connection, u64), Refusal> {
         let id = at.id;
         let mut greeted = at.greeted.lock().await;
-        if let Some(connection) = greeted.filter(|connection| at.client.bound() == Some(*connection)) {
+        if let Some((connection, _)) =
+            greeted.filter(|(connection, _)| at.client.bound() == Some(*connection))
+        {
             return Ok((connection, self.call(move |tx| home::through(tx, id)).await?));
         }
         let (connection, said) = at.client.greet(self.identity.alias).await?;
+        let incarnation = said.incarnation;
         let count = greeted.is_none().then_some(at.count);
         let compare =
             move |tx: &mut Tx<'_>| Ok((restored::greet(tx, id, &said, count)?, home::through(tx, id)?));
         let (Greeted { home, store }, through) = self.call(compare).await?;
-        *greeted = Some(connection);
+        *greeted = Some((connection, incarnation));
         if home || store {
             at.acknowledged.store(0, Ordering::Relaxed);
             self.submitted.store(0, Ordering::Relaxed);
@@ -40,6 +43,7 @@ impl Inner {
         if at.is_present {
             self.greeted.send_replace(true);
         }
+        at.acknowledge.notify_one();
         Ok((connection, through))
     }
 

@@ -147,7 +147,7 @@ async fn read(device: Arc<Device>, mut items: Streaming<node::SubscribeResponse>
             }
             _ = ticks.tick(), if through > acknowledged => {
                 let alias = device.alias.to_wire();
-                let request = node::AcknowledgeRequest { alias, through, receipts: Vec::new() };
+                let request = node::AcknowledgeRequest { alias, through, receipts: Vec::new(), ..Default::default() };
                 if device.mailbox().acknowledge(request).await.is_ok() {
                     acknowledged = through;
                 }

@@ -247,8 +247,12 @@ impl Pair {
     }
 
     async fn acknowledge(&self, through: u64) -> Result<(), Failure> {
-        let request =
-            node::AcknowledgeRequest { alias: self.receiver.alias.to_wire(), through, receipts: Vec::new() };
+        let request = node::AcknowledgeRequest {
+            alias: self.receiver.alias.to_wire(),
+            through,
+            receipts: Vec::new(),
+            ..Default::default()
+        };
         self.receiver.mailbox().acknowledge(request).await.map(drop).map_err(Failure::call)
     }
 
