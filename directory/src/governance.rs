@@ -7,7 +7,7 @@ use bytes::Bytes;
 use chancery_directory_core::ceremony::{Party as CeremonyParty, Plan};
 use chancery_directory_core::governance::{MAX_SIGNATURES, MAX_STATEMENT};
 use chancery_directory_core::statement::{
-    Authority, Decision, DirectoryKeys, Entitlement, Member, Statement, erasure,
+    Accreditation, Authority, Decision, DirectoryKeys, Entitlement, Member, Statement, erasure,
 };
 use chancery_directory_core::{Error, SigningKey, Trust, governance};
 use chancery_kit::status::from_status;
@@ -103,8 +103,8 @@ pub fn write(path: &Path, statement: &wire::SignedStatement) -> Result<(), Direc
 }
 
 /// Reads a decision from a TOML file with one table: `member`, `authority`,
-/// `ceremony_plan`, `directory_keys`, `evaluation_entitlement`, `record_erasure` or
-/// `key_epoch_end`; keys in hexadecimal.
+/// `ceremony_plan`, `directory_keys`, `evaluation_entitlement`, `record_erasure`,
+/// `key_epoch_end` or `emergency_accreditation`; keys in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read or does not say a decision.
@@ -132,6 +132,7 @@ enum DecisionFile {
     EvaluationEntitlement(EntitlementFile),
     RecordErasure(ErasureFile),
     KeyEpochEnd(EpochEndFile),
+    EmergencyAccreditation(AccreditationFile),
 }
 
 #[derive(Deserialize)]
@@ -206,6 +207,13 @@ struct EpochEndFile {
     key_epoch: u32,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccreditationFile {
+    administration: String,
+    accredited: bool,
+}
+
 /// Bytes written in hexadecimal.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
@@ -271,6 +279,10 @@ impl TryFrom<DecisionFile> for Decision {
                 Self::Erasure(erasure(&wire::RecordErasure { records: records.collect() })?)
             }
             DecisionFile::KeyEpochEnd(e) => Self::KeyEpochEnd(e.key_epoch),
+            DecisionFile::EmergencyAccreditation(a) => Self::Accreditation(Accreditation {
+                administration: a.administration.parse()?,
+                accredited: a.accredited,
+            }),
             DecisionFile::DirectoryKeys(k) => {
                 Self::DirectoryKeys(DirectoryKeys::try_from(wire::DirectoryKeys {
                     hpke_public_key: k.hpke_public_key.0,

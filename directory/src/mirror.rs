@@ -95,7 +95,8 @@ impl Mirror {
         if let (Some(kept), Some((index, sequenced_at, sum))) = (kept, root) {
             let mut map = mirror.replay.map().clone();
             if map.root() == sum {
-                mirror.rooted = Some(RootedMap { map, index, sequenced_at });
+                let channels = mirror.replay.channels().clone();
+                mirror.rooted = Some(RootedMap { map, channels, index, sequenced_at });
             }
             // What no kept checkpoint covers is shown with the next one.
             if index < kept.size() {
@@ -300,6 +301,7 @@ fn take(
                 checked(&body, &change.commitment)?;
                 rows.bodies.push(NewBody::new(item, change.previous_index, body, 0));
             }
+            Effect::Channel(change) => rows.channels.push(change),
             Effect::Governs => rows.statements.push(index),
             Effect::Erases(records) => {
                 rows.statements.push(index);
@@ -308,7 +310,8 @@ fn take(
             }
             Effect::Root(_) => {
                 rows.root = Some(index);
-                taken.rooted = Some(RootedMap { map: replay.map().clone(), index, sequenced_at });
+                let (map, channels) = (replay.map().clone(), replay.channels().clone());
+                taken.rooted = Some(RootedMap { map, channels, index, sequenced_at });
             }
             Effect::Nothing => {}
         }

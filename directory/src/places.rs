@@ -6,7 +6,7 @@ use crate::view::{RootedMap, View};
 use bytes::{Bytes, BytesMut};
 use chancery_directory_core::Prefix;
 use chancery_directory_core::lookup::{MAX_PLACE, MAX_PLACE_BYTES};
-use chancery_directory_core::map::{Item, Part};
+use chancery_directory_core::map::{Item, Kind, Part};
 use chancery_directory_core::merkle::Hash;
 use chancery_kit::store::DatabasePlace;
 use chancery_proto::directory::v1 as wire;
@@ -64,7 +64,7 @@ impl Places {
         for prefix in prefixes {
             let part = rooted.map.part(*prefix, bits);
             let siblings = part.siblings().iter().map(Into::into).collect();
-            let Some(items) = self.items(part, *prefix, bits).await? else { return Ok(None) };
+            let Some(items) = self.items(rooted, part, *prefix, bits).await? else { return Ok(None) };
             bytes += items.len();
             if bytes > MAX_PLACE_BYTES {
                 return Err(too_large());
@@ -74,7 +74,13 @@ impl Places {
         Ok(Some(places))
     }
 
-    async fn items(&self, part: Part<'_>, prefix: Prefix, bits: u32) -> Result<Option<Bytes>, Refusal> {
+    async fn items(
+        &self,
+        rooted: &RootedMap,
+        part: Part<'_>,
+        prefix: Prefix,
+        bits: u32,
+    ) -> Result<Option<Bytes>, Refusal> {
         let key = (prefix, part.sum().hash);
         if let Some(items) = self.kept.get(&key) {
             return Ok(Some(items));
@@ -84,22 +90,47 @@ impl Places {
         }
         let found = part.items();
         // Those under the prefix stand side by side: whole, between others' without records.
-        let parts = found.chunk_by(|a, b| a.is_under(prefix, bits) == b.is_under(prefix, bits));
+        let shown = |item: &Item| match item.kind() {
+            _ if !item.is_under(prefix, bits) => Shown::Bare,
+            Kind::Channel => Shown::Channel,
+            Kind::Record | Kind::Pending => Shown::Record,
+        };
         let mut items = BytesMut::new();
-        for part in parts {
-            if part.first().is_some_and(|item| item.is_under(prefix, bits)) {
-                let wanted: Vec<_> = part.iter().map(Item::index).collect();
-                let Some(whole) = self.items.of(&wanted).await? else { return Ok(None) };
-                items.extend_from_slice(&whole);
-            } else {
-                let bare = wire::MapItems { items: part.iter().map(bare).collect() };
-                items.extend_from_slice(&bare.encode_to_vec());
-            }
+        for part in found.chunk_by(|a, b| shown(a) == shown(b)) {
+            let some = match part.first().map(shown) {
+                Some(Shown::Record) => {
+                    let wanted: Vec<_> = part.iter().map(Item::index).collect();
+                    let Some(whole) = self.items.of(&wanted).await? else { return Ok(None) };
+                    whole
+                }
+                Some(Shown::Channel) => encoded(part.iter().map(|item| channel(item, rooted)).collect()),
+                Some(Shown::Bare) | None => encoded(part.iter().map(bare).collect()),
+            };
+            items.extend_from_slice(&some);
         }
         let items = items.freeze();
         self.kept.insert(key, items.clone());
         Ok(Some(items))
     }
+}
+
+/// What an item comes with.
+#[derive(PartialEq, Eq)]
+enum Shown {
+    Record,
+    Channel,
+    Bare,
+}
+
+fn encoded(items: Vec<wire::MapItem>) -> Bytes {
+    wire::MapItems { items }.encode_to_vec().into()
+}
+
+/// Whoever is shown a channel's item under the prefix gets what stands for it.
+fn channel(item: &Item, rooted: &RootedMap) -> wire::MapItem {
+    let mut heads = rooted.channels.heads();
+    let head = heads.find(|head| head.entry.0 == item.index());
+    wire::MapItem { content: head.map(|head| Content::Channel(head.to_wire())), ..bare(item) }
 }
 
 fn bare(item: &Item) -> wire::MapItem {
@@ -108,8 +139,12 @@ fn bare(item: &Item) -> wire::MapItem {
     wire::MapItem {
         index: item.index(),
         sequenced_at_ms: item.sequenced_at().millis(),
-        pending: item.is_pending(),
-        content: Some(Content::Bare(wire::BareItem { handle_prefix, commitment })),
+        pending: item.kind() == Kind::Pending,
+        content: Some(Content::Bare(wire::BareItem {
+            handle_prefix,
+            commitment,
+            channel: item.kind() == Kind::Channel,
+        })),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::sequencer::Sequencer;
 use chancery_directory_core::FederationState;
+use chancery_directory_core::channels::Channels;
 use chancery_directory_core::map::Map;
 use chancery_types::{Clock, Reason, Refusal, Timestamp};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ const ROOT_AGE: Duration = Duration::from_mins(30);
 #[derive(Clone)]
 pub(crate) struct RootedMap {
     pub(crate) map: Map,
+    /// What stands for the channels in it.
+    pub(crate) channels: Channels,
     /// Entry of the root.
     pub(crate) index: u64,
     /// When that was sequenced.
@@ -24,7 +27,8 @@ pub(crate) struct RootedMap {
 impl Default for RootedMap {
     /// Of a log without a root.
     fn default() -> Self {
-        Self { map: Map::default(), index: 0, sequenced_at: Timestamp::from_millis(i64::MIN) }
+        let (map, channels) = (Map::default(), Channels::default());
+        Self { map, channels, index: 0, sequenced_at: Timestamp::from_millis(i64::MIN) }
     }
 }
 

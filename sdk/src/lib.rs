@@ -11,6 +11,7 @@ pub mod agent;
 pub mod alarm;
 pub mod attachment;
 pub mod authority;
+pub mod broadcast;
 pub mod content;
 pub mod credential;
 pub mod endpoint;

@@ -92,7 +92,11 @@ impl Trust {
                         let verified = Conclusion::verify(&concluded, federation, governors)?;
                         state.conclude(verified, inclusion.index);
                     }
-                    Event::RecordChange(_) | Event::EvaluationTotals(_) | Event::MapRoot(_) => {
+                    Event::RecordChange(_)
+                    | Event::EvaluationTotals(_)
+                    | Event::MapRoot(_)
+                    | Event::Channel(_)
+                    | Event::Manifest(_) => {
                         return Err(Error::Proof("an entry given for a statement is none"));
                     }
                 }

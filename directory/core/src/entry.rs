@@ -35,6 +35,10 @@ pub enum Event {
     EvaluationTotals(wire::SignedEvaluationTotals),
     /// Root of the map that the entries before this one make.
     MapRoot(Sum),
+    /// A channel was published or changed; not verified yet.
+    Channel(wire::SignedChannel),
+    /// Something was broadcast; not verified yet.
+    Manifest(wire::SignedManifest),
 }
 
 /// Commits to a record without naming it.
@@ -100,6 +104,8 @@ impl Leaf {
                     ends_index: change.ends_index,
                 }),
                 Event::MapRoot(sum) => Wire::MapRoot(wire::MapRoot { sum: Some(sum.into()) }),
+                Event::Channel(channel) => Wire::Channel(channel.clone()),
+                Event::Manifest(manifest) => Wire::Manifest(manifest.clone()),
             }),
         }
         .encode_to_vec();
@@ -150,6 +156,8 @@ impl Leaf {
                 let sum = root.sum.ok_or(Error::Field("a root of the map is empty"))?;
                 Event::MapRoot(sum.try_into()?)
             }
+            Some(Wire::Channel(channel)) => Event::Channel(channel),
+            Some(Wire::Manifest(manifest)) => Event::Manifest(manifest),
             None => return Err(Error::Unsupported("the entry's kind is unknown to this build")),
         };
         Ok(Entry { sequenced_at: Timestamp::from_millis(entry.sequenced_at_ms), event })

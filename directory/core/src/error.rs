@@ -75,6 +75,21 @@ pub enum Error {
     /// An evaluator's totals do not hold.
     #[error("{0}")]
     Totals(&'static str),
+    /// Nobody published the channel.
+    #[error("the channel is not in the log")]
+    ChannelUnknown,
+    /// The channel or its broadcasts moved on, or tell two things.
+    #[error("{0}")]
+    ChannelConflict(&'static str),
+    /// Whoever signed is not the agent that speaks on the channel.
+    #[error("{0}")]
+    NotYourChannel(&'static str),
+    /// The channel is closed.
+    #[error("the channel is closed")]
+    ChannelClosed,
+    /// The administration may not carry emergencies.
+    #[error("the administration is not accredited for emergencies")]
+    NotAccredited,
     /// A sealed message does not open.
     #[error("a sealed message does not open")]
     CannotOpen,
@@ -120,6 +135,11 @@ impl Error {
             Self::ReEnrolmentPending => Reason::ReEnrolmentPending,
             Self::Stale => Reason::DirectoryStale,
             Self::Ceremony(_) => Reason::InvalidCeremony,
+            Self::ChannelUnknown => Reason::ChannelUnknown,
+            Self::ChannelConflict(_) => Reason::ChannelConflict,
+            Self::NotYourChannel(_) => Reason::NotYourChannel,
+            Self::ChannelClosed => Reason::ChannelClosed,
+            Self::NotAccredited => Reason::NotAccredited,
             Self::CannotOpen => Reason::CannotOpen,
             Self::NotGoverned { .. } => Reason::NotGoverned,
             Self::Proof(_) => Reason::InvalidProof,

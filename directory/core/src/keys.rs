@@ -32,6 +32,10 @@ pub enum Purpose {
     EnrolmentReceipt,
     /// That whoever holds a receipt is whom it names.
     EnrolmentRenewal,
+    /// A broadcast channel.
+    Channel,
+    /// What is broadcast on it.
+    Manifest,
 }
 
 impl Purpose {
@@ -46,6 +50,8 @@ impl Purpose {
             Self::Enrolment => "chancery enrolment v1",
             Self::EnrolmentReceipt => "chancery enrolment receipt v1",
             Self::EnrolmentRenewal => "chancery enrolment renewal v1",
+            Self::Channel => "chancery channel v1",
+            Self::Manifest => "chancery manifest v1",
         }
     }
 

@@ -8,6 +8,8 @@
 
 pub mod attestation;
 pub mod ceremony;
+pub mod channel;
+pub mod channels;
 pub mod client;
 pub mod enrolment;
 pub mod entry;
@@ -17,6 +19,7 @@ pub mod governance;
 pub mod handle;
 pub mod keys;
 pub mod lookup;
+pub mod manifest;
 pub mod map;
 pub mod merkle;
 pub mod note;

@@ -1,12 +1,14 @@
-//! What a sender verifies of a lookup: that nothing is left out of the places it
+//! What a sender, or who reads a channel, verifies of a lookup: that nothing is left out of the places it
 //! asked for, down to a root of the map that the log holds; and of a record, before
 //! it is believed. An owner's device verifies the same of its own.
 
 use crate::attestation::{CLOCK_SKEW, SchemeName, SignedAttestation, WRONG_SIGNATURE};
+use crate::channel::{self, SignedChannel};
+use crate::channels;
 use crate::entry::{Event, Leaf, RecordChange, SALT_LENGTH};
 use crate::keys::Batch;
 use crate::map::proof::Place;
-use crate::map::{Item, Sum};
+use crate::map::{Item, Kind, Sum};
 use crate::note::VerifiedCheckpoint;
 use crate::prefix::MAX_BITS;
 use crate::record::SignedRecord;
@@ -14,7 +16,7 @@ use crate::statement::array;
 use crate::{Address, Error, FederationState, Prefix, RecordKey, Trust};
 use bytes::{Buf as _, Bytes};
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Handle, Timestamp};
+use chancery_types::{ChannelId, Handle, Timestamp};
 use prost::{Message as _, encoding};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -46,6 +48,19 @@ pub struct VerifiedRoot {
     pub checkpoint: VerifiedCheckpoint,
 }
 
+/// What stands for a channel.
+#[derive(Clone, Debug)]
+pub struct VerifiedHead {
+    /// Its latest version. Whether its owner lists the agent that signed it, who logged it judged.
+    pub channel: SignedChannel,
+    /// Sequence of the latest broadcast; 0: none.
+    pub sequence: u64,
+    /// [`crate::manifest::SignedManifest::hash`] of it; zeroes: none.
+    pub manifest_hash: [u8; 32],
+    /// Index of the latest entry about the channel.
+    pub index: u64,
+}
+
 /// A record with its place in the log, not judged yet.
 #[derive(Clone, Debug)]
 struct Found {
@@ -61,6 +76,7 @@ pub struct VerifiedLookup {
     bits: u32,
     standing: BTreeMap<Handle, Found>,
     pending: BTreeMap<Handle, Found>,
+    channels: BTreeMap<ChannelId, VerifiedHead>,
 }
 
 impl Trust {
@@ -92,6 +108,7 @@ impl Trust {
             bits,
             standing: BTreeMap::new(),
             pending: BTreeMap::new(),
+            channels: BTreeMap::new(),
         };
         for (prefix, place) in prefixes.iter().zip(response.places) {
             lookup.take(*prefix, place)?;
@@ -131,28 +148,36 @@ impl VerifiedLookup {
         let listed = wire::MapItems::decode(place.items).map_err(|_| MALFORMED)?.items;
         let root = usize::try_from(place.root).ok().and_then(|root| self.roots.get(root));
         let root = root.ok_or(Error::Proof("a place of the map names no root"))?;
-        let (mut items, mut found) = (Vec::with_capacity(listed.len()), Vec::new());
+        let (mut items, mut found, mut heads) = (Vec::with_capacity(listed.len()), Vec::new(), Vec::new());
         for item in listed {
-            let (item, record) = read_item(item)?;
+            let (item, content) = read_item(item)?;
             if item.index() >= root.index {
                 return Err(Error::Proof("an item does not come before its root"));
             }
-            match record {
-                Some(record) => found.push(Found { record, item }),
-                None if item.is_under(prefix, self.bits) => {
-                    return Err(Error::Proof("a record under the prefix is withheld"));
+            match content {
+                Content::Record(record) => found.push(Found { record: *record, item }),
+                Content::Channel(head) => heads.push(*head),
+                Content::Bare if item.is_under(prefix, self.bits) => {
+                    return Err(Error::Proof("a record or channel under the prefix is withheld"));
                 }
-                None => {}
+                Content::Bare => {}
             }
             items.push(item);
         }
         let siblings = place.siblings.into_iter().map(Sum::try_from).collect::<Result<_, _>>()?;
         Place { siblings, items }.verify(prefix, self.bits, &root.sum)?;
         for found in found {
-            let of = if found.item.is_pending() { &mut self.pending } else { &mut self.standing };
+            let is_pending = found.item.kind() == Kind::Pending;
+            let of = if is_pending { &mut self.pending } else { &mut self.standing };
             let (handle, index) = (*found.record.handle(), found.item.index());
             if of.insert(handle, found).is_some_and(|other| other.item.index() != index) {
                 return Err(Error::Proof("two records stand for one handle"));
+            }
+        }
+        for head in heads {
+            let (id, index) = (head.channel.channel().id, head.index);
+            if self.channels.insert(id, head).is_some_and(|other| other.index != index) {
+                return Err(Error::Proof("two heads stand for one channel"));
             }
         }
         Ok(())
@@ -238,6 +263,17 @@ impl VerifiedLookup {
         self.judged(&self.pending, handle, None, federation, false)
     }
 
+    /// What stands for a channel. `None`: nobody published it.
+    ///
+    /// # Errors
+    /// The channel's place was not asked for.
+    pub fn channel(&self, id: &ChannelId) -> Result<Option<&VerifiedHead>, Error> {
+        if !self.prefixes.contains(&Prefix::of_channel(id, self.bits)) {
+            return Err(Error::Field("the lookup did not ask for this channel"));
+        }
+        Ok(self.channels.get(id))
+    }
+
     fn judged(
         &self,
         among: &BTreeMap<Handle, Found>,
@@ -299,17 +335,46 @@ fn fields(mut message: Bytes, most: usize) -> Result<usize, Error> {
     Ok(count)
 }
 
-fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error> {
-    use wire::map_item::Content;
-    let (change, record) = match item.content {
-        Some(Content::Body(body)) => {
+/// What comes with an item.
+enum Content {
+    Record(Box<SignedRecord>),
+    Channel(Box<VerifiedHead>),
+    Bare,
+}
+
+fn read_item(item: wire::MapItem) -> Result<(Item, Content), Error> {
+    use wire::map_item::Content as Wire;
+    let (index, sequenced_at) = (item.index, Timestamp::from_millis(item.sequenced_at_ms));
+    let (change, content) = match item.content {
+        Some(Wire::Channel(_) | Wire::Bare(wire::BareItem { channel: true, .. })) if item.pending => {
+            return Err(Error::Proof("a channel is not pending"));
+        }
+        Some(Wire::Channel(head)) => {
+            let commitment = channels::commitment(&head);
+            let channel = head.channel.ok_or(Error::Proof("a channel's item comes without the channel"))?;
+            let channel = SignedChannel::try_from(channel)?;
+            let item =
+                Item::of_channel(channel::place(&channel.channel().id), index, sequenced_at, commitment);
+            let manifest_hash = array(&head.manifest_hash, "a manifest's hash has not 32 bytes")?;
+            let head = VerifiedHead { channel, sequence: head.sequence, manifest_hash, index };
+            return Ok((item, Content::Channel(Box::new(head))));
+        }
+        Some(Wire::Bare(bare)) if bare.channel => {
+            let place = array(&bare.handle_prefix, "a handle's prefix has not 4 bytes")?;
+            let commitment = array(&bare.commitment, "a commitment has not 32 bytes")?;
+            return Ok((Item::of_channel(place, index, sequenced_at, commitment), Content::Bare));
+        }
+        Some(Wire::Body(body)) => {
             let record = body.record.ok_or(Error::Proof("an item comes without its record"))?;
             let record: SignedRecord = record.try_into()?;
             let salt: [u8; SALT_LENGTH] = array(&body.salt, "a salt has not 32 bytes")?;
             let change = RecordChange::new(record.handle(), record.previous_index(), &salt, record.wire());
-            (change, Some(record))
+            if record.previous_index().is_some_and(|previous| previous >= index) {
+                return Err(Error::Proof("a record's previous entry does not come before it"));
+            }
+            (change, Content::Record(Box::new(record)))
         }
-        Some(Content::Bare(bare)) => (
+        Some(Wire::Bare(bare)) => (
             RecordChange {
                 handle_prefix: array(&bare.handle_prefix, "a handle's prefix has not 4 bytes")?,
                 previous_index: None,
@@ -317,16 +382,12 @@ fn read_item(item: wire::MapItem) -> Result<(Item, Option<SignedRecord>), Error>
                 pending: false,
                 ends_index: None,
             },
-            None,
+            Content::Bare,
         ),
         None => return Err(Error::Proof("an item of the map is empty")),
     };
     let change = RecordChange { pending: item.pending, ..change };
-    let item = Item::new(&change, item.index, Timestamp::from_millis(item.sequenced_at_ms));
-    if record.as_ref().is_some_and(|r| r.previous_index().is_some_and(|previous| previous >= item.index())) {
-        return Err(Error::Proof("a record's previous entry does not come before it"));
-    }
-    Ok((item, record))
+    Ok((Item::new(&change, index, sequenced_at), content))
 }
 
 impl fmt::Debug for VerifiedLookup {

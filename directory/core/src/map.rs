@@ -1,5 +1,5 @@
-//! The map: which record stands for each handle, derived from the log's record
-//! changes and nothing else. A binary Merkle trie over the first 32 bits of
+//! The map: which record stands for each handle and which broadcast is each channel's
+//! latest, derived from the log and nothing else. A binary Merkle trie over the first 32 bits of
 //! handles, whose leaves are buckets of commitments. Its shape and root follow
 //! from the set of items alone, so that whoever holds the items of a place can
 //! compute its hash ([`proof`]). docs/decisions/0010.
@@ -25,18 +25,28 @@ pub const ITEM_LENGTH: usize = 53;
 /// Items whose handles agree in 32 bits stay together, however many.
 const MAX_DEPTH: u32 = MAX_BITS;
 
-/// What stands for one handle: its record, or a re-enrolment that is pending.
+/// What an item is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The record of a handle.
+    Record = 0,
+    /// A re-enrolment that is not in force.
+    Pending = 1,
+    /// A broadcast channel.
+    Channel = 2,
+}
+
+/// What stands for one handle, its record or a re-enrolment that is pending, or for a channel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Item {
-    /// First 32 bits of the handle.
+    /// First 32 bits of the handle, or of the channel's place.
     prefix: u32,
     /// Its entry.
     index: u64,
     /// When the entry was sequenced.
     sequenced_at: Timestamp,
-    /// Whether it is a re-enrolment that is not in force.
-    pending: bool,
-    /// The entry's commitment to the record.
+    kind: Kind,
+    /// The entry's commitment to the record, or to what stands for the channel.
     commitment: [u8; 32],
 }
 
@@ -44,7 +54,18 @@ impl Item {
     /// The item that a logged change puts.
     pub const fn new(change: &RecordChange, index: u64, sequenced_at: Timestamp) -> Self {
         let prefix = u32::from_be_bytes(change.handle_prefix);
-        Self { prefix, index, sequenced_at, pending: change.pending, commitment: change.commitment }
+        let kind = if change.pending { Kind::Pending } else { Kind::Record };
+        Self { prefix, index, sequenced_at, kind, commitment: change.commitment }
+    }
+
+    /// The item of a channel, at its place.
+    pub const fn of_channel(
+        place: [u8; 4],
+        index: u64,
+        sequenced_at: Timestamp,
+        commitment: [u8; 32],
+    ) -> Self {
+        Self { prefix: u32::from_be_bytes(place), index, sequenced_at, kind: Kind::Channel, commitment }
     }
 
     /// Its entry.
@@ -57,12 +78,12 @@ impl Item {
         self.sequenced_at
     }
 
-    /// Whether it is a re-enrolment that is not in force.
-    pub const fn is_pending(&self) -> bool {
-        self.pending
+    /// What it is.
+    pub const fn kind(&self) -> Kind {
+        self.kind
     }
 
-    /// The entry's commitment to the record.
+    /// The entry's commitment to the record, or to what stands for the channel.
     pub const fn commitment(&self) -> &[u8; 32] {
         &self.commitment
     }
@@ -82,25 +103,30 @@ impl Item {
         let (head, rest) = rest.split_at_mut(8);
         head.copy_from_slice(&self.sequenced_at.millis().to_be_bytes());
         let (head, rest) = rest.split_at_mut(1);
-        head.fill(u8::from(self.pending));
+        head.fill(self.kind as u8);
         rest.copy_from_slice(&self.commitment);
         bytes
     }
 
-    /// From those bytes.
-    pub fn from_bytes(bytes: &[u8; ITEM_LENGTH]) -> Self {
+    /// From those bytes; `None` if it is of a kind that there is not.
+    pub fn from_bytes(bytes: &[u8; ITEM_LENGTH]) -> Option<Self> {
         let (prefix, rest) = bytes.split_first_chunk().unwrap_or((&[0; 4], &[]));
         let (index, rest) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
         let (millis, rest) = rest.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        let (pending, rest) = rest.split_first_chunk().unwrap_or((&[0], &[]));
+        let (kind, rest) = rest.split_first_chunk().unwrap_or((&[0], &[]));
         let (commitment, _) = rest.split_first_chunk().unwrap_or((&[0; 32], &[]));
-        Self {
+        Some(Self {
             prefix: u32::from_be_bytes(*prefix),
             index: u64::from_be_bytes(*index),
             sequenced_at: Timestamp::from_millis(i64::from_be_bytes(*millis)),
-            pending: *pending != [0],
+            kind: match kind {
+                [0] => Kind::Record,
+                [1] => Kind::Pending,
+                [2] => Kind::Channel,
+                _ => return None,
+            },
             commitment: *commitment,
-        }
+        })
     }
 
     /// Whether it stands under `prefix` of `bits` bits.
@@ -204,18 +230,18 @@ impl Map {
     /// What it takes out does not stand, or the entry was taken before: the
     /// log breaks its own rules.
     pub fn apply(&mut self, change: &RecordChange, index: u64, sequenced_at: Timestamp) -> Result<(), Error> {
-        let standing = |map: &Self, of: u64, pending: bool| {
-            let found = map.under(change.handle_prefix).iter().any(|i| i.index == of && i.pending == pending);
+        let standing = |map: &Self, of: u64, kind: Kind| {
+            let found = map.under(change.handle_prefix).iter().any(|i| i.index == of && i.kind == kind);
             if found { Ok(()) } else { Err(Error::Proof("a change names an entry that does not stand")) }
         };
         if let Some(previous) = change.previous_index {
-            standing(self, previous, false)?;
+            standing(self, previous, Kind::Record)?;
             if !change.pending {
                 self.remove(change.handle_prefix, previous);
             }
         }
         if let Some(ended) = change.ends_index {
-            standing(self, ended, true)?;
+            standing(self, ended, Kind::Pending)?;
             self.remove(change.handle_prefix, ended);
         }
         if Arc::make_mut(&mut self.root).insert(Item::new(change, index, sequenced_at), 0) {
@@ -225,10 +251,30 @@ impl Map {
         }
     }
 
-    /// Takes out what stands by an entry; whether it stood.
+    /// Puts a channel's item in the place of the one before.
+    ///
+    /// # Errors
+    /// The one before does not stand, or the entry was taken before.
+    pub fn put_channel(&mut self, item: Item, before: Option<u64>) -> Result<(), Error> {
+        const NOT_STANDING: Error = Error::Proof("a channel's entry does not follow what stands");
+        if let Some(before) = before {
+            let stands =
+                self.under(item.prefix()).iter().any(|i| i.index == before && i.kind == Kind::Channel);
+            if !stands || !self.take_out(item.prefix(), before) {
+                return Err(NOT_STANDING);
+            }
+        }
+        if Arc::make_mut(&mut self.root).insert(item, 0) { Ok(()) } else { Err(NOT_STANDING) }
+    }
+
+    /// Takes out the record, or the re-enrolment, that stands by an entry; whether it stood.
     pub fn remove(&mut self, prefix: [u8; 4], index: u64) -> bool {
-        self.under(prefix).iter().any(|item| item.index == index)
-            && Arc::make_mut(&mut self.root).remove(u32::from_be_bytes(prefix), index, 0)
+        let stands = self.under(prefix).iter().any(|i| i.index == index && i.kind != Kind::Channel);
+        stands && self.take_out(prefix, index)
+    }
+
+    fn take_out(&mut self, prefix: [u8; 4], index: u64) -> bool {
+        Arc::make_mut(&mut self.root).remove(u32::from_be_bytes(prefix), index, 0)
     }
 
     /// All that stands for handles with these first 32 bits.

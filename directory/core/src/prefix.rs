@@ -1,7 +1,7 @@
 //! Prefixes of handles: what a lookup names instead of a handle.
 
-use crate::Error;
-use chancery_types::Handle;
+use crate::{Error, channel};
+use chancery_types::{ChannelId, Handle};
 
 /// Most bits a lookup may name.
 pub const MAX_BITS: u32 = 32;
@@ -16,6 +16,11 @@ impl Prefix {
     pub fn of(handle: &Handle, bits: u32) -> Self {
         let [a, b, c, d, ..] = *handle.as_bytes();
         Self(u32::from_be_bytes([a, b, c, d]) & mask(bits))
+    }
+
+    /// The prefix of `bits` bits under which a channel stands.
+    pub fn of_channel(id: &ChannelId, bits: u32) -> Self {
+        Self::from_bits(u32::from_be_bytes(channel::place(id)), bits)
     }
 
     /// The first `bits` bits of these 32; more are read as 32.

@@ -2,13 +2,17 @@
 //! and an auditor believe a directory's roots because they come to the same.
 
 use crate::ceremony::conclusion::Conclusion;
+use crate::channel::SignedChannel;
+use crate::channels::{Channels, Head, Judgement};
 use crate::entry::{Event, Leaf, RecordChange};
-use crate::map::{Map, Sum};
+use crate::manifest::SignedManifest;
+use crate::map::{Item, Map, Sum};
 use crate::state::Admission;
 use crate::statement::{Decision, ErasedRecord};
 use crate::totals::EvaluationTotals;
 use crate::{Error, FederationState, GovernanceKeys, governance};
-use chancery_types::Timestamp;
+use chancery_types::{ChannelId, Timestamp};
+use std::sync::Arc;
 
 /// A log as far as it was replayed.
 #[derive(Clone, Debug)]
@@ -16,9 +20,21 @@ pub struct Replay {
     federation: String,
     governance: GovernanceKeys,
     state: FederationState,
+    channels: Channels,
     map: Map,
     next: u64,
     last: Timestamp,
+}
+
+/// What stands when a log was replayed so far.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// What governs.
+    pub state: FederationState,
+    /// What stands for channels.
+    pub channels: Channels,
+    /// What stands for all handles and channels.
+    pub map: Map,
 }
 
 /// What an entry did.
@@ -26,6 +42,8 @@ pub struct Replay {
 pub enum Effect {
     /// The map changed.
     Record(RecordChange),
+    /// The map changed: what stands for a channel.
+    Channel(ChannelChange),
     /// What governs changed.
     Governs,
     /// Records were erased.
@@ -36,23 +54,56 @@ pub enum Effect {
     Nothing,
 }
 
+/// What stands for a channel, after an entry about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelChange {
+    /// The channel.
+    pub id: ChannelId,
+    /// Its item in the map …
+    pub item: Item,
+    /// … and the entry whose place that takes.
+    pub before: Option<u64>,
+    /// Entry that holds its latest version.
+    pub channel_index: u64,
+    /// Sequence and hash of the broadcast that was logged, if one was.
+    pub manifest: Option<(u64, [u8; 32])>,
+}
+
+impl ChannelChange {
+    /// Puts a head into the map.
+    ///
+    /// # Errors
+    /// The entry that it follows does not stand.
+    pub fn apply(
+        map: &mut Map,
+        head: &Head,
+        before: Option<u64>,
+        manifest: Option<(u64, [u8; 32])>,
+    ) -> Result<Self, Error> {
+        let item = head.item();
+        map.put_channel(item, before)?;
+        let (id, channel_index) = (head.channel.channel().id, head.channel_index);
+        Ok(Self { id, item, before, channel_index, manifest })
+    }
+}
+
 impl Replay {
     /// A log of which nothing was replayed.
     pub fn new(federation: &str, governance: GovernanceKeys) -> Self {
         let start = Timestamp::from_millis(i64::MIN);
-        Self::resumed(federation, governance, FederationState::default(), Map::default(), 0, start)
+        Self::resumed(federation, governance, Standing::default(), 0, start)
     }
 
     /// As kept after `next` entries, the last of which was sequenced at `last`.
     pub fn resumed(
         federation: &str,
         governance: GovernanceKeys,
-        state: FederationState,
-        map: Map,
+        standing: Standing,
         next: u64,
         last: Timestamp,
     ) -> Self {
-        Self { federation: federation.to_owned(), governance, state, map, next, last }
+        let Standing { state, channels, map } = standing;
+        Self { federation: federation.to_owned(), governance, state, channels, map, next, last }
     }
 
     /// What governs.
@@ -60,7 +111,12 @@ impl Replay {
         &self.state
     }
 
-    /// What stands for all handles.
+    /// What stands for channels.
+    pub const fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// What stands for all handles and channels.
     pub const fn map(&self) -> &Map {
         &self.map
     }
@@ -118,6 +174,24 @@ impl Replay {
                 EvaluationTotals::verify(&totals, &self.state, at)?;
                 Effect::Nothing
             }
+            Event::Channel(signed) => {
+                let signed = SignedChannel::try_from(signed)?;
+                if self.channels.judge(&signed, &self.federation, &self.state)? != Judgement::New {
+                    return Err(Error::Proof("a version of a channel is logged twice"));
+                }
+                let mut channels = self.channels.clone();
+                let (head, before) = channels.apply(signed, index, at);
+                self.put(channels, &head, before, None)?
+            }
+            Event::Manifest(signed) => {
+                let signed = SignedManifest::try_from(signed)?;
+                if self.channels.judge_manifest(&signed, &self.state, at)? != Judgement::New {
+                    return Err(Error::Proof("a sequence of a channel is logged twice"));
+                }
+                let mut channels = self.channels.clone();
+                let (head, before) = channels.apply_manifest(&signed, index, at)?;
+                self.put(channels, &head, before, Some((signed.manifest().sequence, signed.hash())))?
+            }
             Event::MapRoot(sum) => {
                 if sum != self.map.root() {
                     return Err(Error::Proof("a logged root of the map is not what the log makes"));
@@ -127,6 +201,19 @@ impl Replay {
         };
         (self.next, self.last) = (index + 1, at);
         Ok(effect)
+    }
+
+    fn put(
+        &mut self,
+        channels: Channels,
+        head: &Arc<Head>,
+        before: Option<u64>,
+        manifest: Option<(u64, [u8; 32])>,
+    ) -> Result<Effect, Error> {
+        let mut map = self.map.clone();
+        let change = ChannelChange::apply(&mut map, head, before, manifest)?;
+        (self.map, self.channels) = (map, channels);
+        Ok(Effect::Channel(change))
     }
 
     fn erase(&mut self, records: &[ErasedRecord]) -> Result<(), Error> {
@@ -143,8 +230,8 @@ impl Replay {
 mod tests {
     use super::*;
     use crate::entry::Entry;
-    use crate::map::Item;
-    use crate::testing::{FEDERATION, NOW, World};
+    use crate::manifest::{Manifest, NONE};
+    use crate::testing::{FEDERATION, NOW, World, channel, manifest};
     use chancery_types::entropy::SeededEntropy;
     use std::time::Duration;
 
@@ -182,6 +269,44 @@ mod tests {
         assert_eq!(take(&mut replay, NOW, statement), Ok(Effect::Erases(erased)));
         assert!(replay.map().is_empty());
         assert_eq!((replay.next(), replay.last()), (7, NOW));
+    }
+
+    #[test]
+    fn a_log_says_what_stands_for_channels() {
+        let (mut world, mut replay) = world();
+        world.list_agent(true);
+        assert_eq!(take(&mut replay, NOW, world.log[3].clone()), Ok(Effect::Governs));
+        let published = channel(&world).sign(&world.agent);
+        let put = take(&mut replay, NOW, Event::Channel(published.clone())).unwrap();
+        let Effect::Channel(change) = put else { panic!("a channel does something else") };
+        assert_eq!((change.before, change.channel_index, change.manifest), (None, 4, None));
+        assert!(take(&mut replay, NOW, Event::Channel(published)).is_err(), "a version logged twice");
+        let first = SignedManifest::try_from(manifest(1, NONE).sign(&world.agent)).unwrap();
+        let put = take(&mut replay, NOW, Event::Manifest(first.wire().clone())).unwrap();
+        let Effect::Channel(change) = put else { panic!("a manifest does something else") };
+        assert_eq!((change.before, change.channel_index), (Some(4), 4));
+        assert_eq!(change.manifest, Some((1, first.hash())));
+        assert_eq!(replay.map().under(change.item.prefix()), [change.item], "one item for a channel");
+        let other = Manifest { blob_size: 2, ..manifest(1, NONE) }.sign(&world.agent);
+        let next = manifest(2, first.hash()).sign(&world.agent);
+        let root = replay.map().clone().root();
+        for (what, wrong) in [
+            ("a second manifest of a sequence", Event::Manifest(other)),
+            ("the same manifest again", Event::Manifest(first.wire().clone())),
+            ("a stranger's", Event::Manifest(manifest(2, first.hash()).sign(&world.account))),
+            ("one that follows on nothing", Event::Manifest(manifest(3, first.hash()).sign(&world.agent))),
+        ] {
+            assert!(take(&mut replay, NOW, wrong).is_err(), "{what}");
+            assert_eq!((replay.next(), replay.map().clone().root()), (6, root), "{what}");
+        }
+        // An agent that is listed no more broadcasts nothing more.
+        let mut unlisted = replay.clone();
+        world.list_agent(false);
+        take(&mut unlisted, NOW, world.log[4].clone()).unwrap();
+        assert!(take(&mut unlisted, NOW, Event::Manifest(next.clone())).is_err());
+        take(&mut replay, NOW, Event::Manifest(next)).unwrap();
+        let id = channel(&world).id;
+        assert_eq!(replay.channels().head(&id).unwrap().latest.unwrap().sequence, 2);
     }
 
     #[test]

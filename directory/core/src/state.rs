@@ -7,7 +7,7 @@ use crate::ceremony::conclusion::Conclusion;
 use crate::governance::VerifiedStatement;
 use crate::statement::{Authority, Decision, DirectoryKeys, Member};
 use chancery_types::{NodeId, Timestamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What an administration may have evaluated until the log says otherwise.
 const ENTITLEMENT: u64 = 10_000;
@@ -27,6 +27,8 @@ pub struct FederationState {
     /// Which ceremony brought the evaluators into force.
     ceremony: Option<[u8; 32]>,
     directory: Option<DirectoryKeys>,
+    /// Whose channels may carry emergencies.
+    accredited: BTreeSet<NodeId>,
     in_force: BTreeMap<Subject, u64>,
     /// Where each nonce was logged, and with which statement.
     nonces: HashMap<[u8; 16], (u64, [u8; 32])>,
@@ -43,6 +45,7 @@ enum Subject {
     FormerEvaluators,
     Directory,
     Entitlement(Option<NodeId>),
+    Accreditation(NodeId),
 }
 
 /// What becomes of a statement that is handed in.
@@ -98,6 +101,11 @@ impl FederationState {
         self.entitlements.get(&None).copied().unwrap_or(CEILING)
     }
 
+    /// Whether an administration's channels may carry emergencies.
+    pub fn is_accredited(&self, administration: &NodeId) -> bool {
+        self.accredited.contains(administration)
+    }
+
     /// The directory's keys.
     pub const fn directory(&self) -> Option<&DirectoryKeys> {
         self.directory.as_ref()
@@ -131,6 +139,8 @@ impl FederationState {
             Decision::CeremonyPlan(_) | Decision::Erasure(_) => false,
             Decision::DirectoryKeys(k) => self.directory.as_ref() == Some(k),
             Decision::Entitlement(e) => self.entitlements.get(&e.administration) == Some(&e.per_day),
+            // None withdrawn is as one that never was.
+            Decision::Accreditation(a) => self.is_accredited(&a.administration) == a.accredited,
         }
     }
 
@@ -164,6 +174,7 @@ impl FederationState {
             }
             Decision::DirectoryKeys(_) => Some(Subject::Directory),
             Decision::Entitlement(e) => Some(Subject::Entitlement(e.administration.clone())),
+            Decision::Accreditation(a) => Some(Subject::Accreditation(a.administration.clone())),
             Decision::CeremonyPlan(_) | Decision::Erasure(_) | Decision::KeyEpochEnd(_) => None,
         }
     }
@@ -183,6 +194,8 @@ impl FederationState {
             }
             Decision::DirectoryKeys(k) => self.directory = Some(k),
             Decision::Entitlement(e) => drop(self.entitlements.insert(e.administration, e.per_day)),
+            Decision::Accreditation(a) if a.accredited => drop(self.accredited.insert(a.administration)),
+            Decision::Accreditation(a) => drop(self.accredited.remove(&a.administration)),
             Decision::KeyEpochEnd(_) => {
                 self.former = None;
                 self.in_force.remove(&Subject::FormerEvaluators);

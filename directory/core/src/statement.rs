@@ -50,6 +50,8 @@ pub enum Decision {
     Erasure(Vec<ErasedRecord>),
     /// Ends the key epoch before the current one: its number.
     KeyEpochEnd(u32),
+    /// Says whether an administration's channels may carry emergencies.
+    Accreditation(Accreditation),
 }
 
 /// An administration and what its node and agents are bound to.
@@ -96,6 +98,15 @@ pub struct Entitlement {
     pub per_day: u64,
 }
 
+/// Whether an administration's channels may carry emergencies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accreditation {
+    /// Which administration.
+    pub administration: NodeId,
+    /// Whether they may.
+    pub accredited: bool,
+}
+
 /// A record that is erased, with all its versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErasedRecord {
@@ -125,6 +136,10 @@ impl TryFrom<wire::Statement> for Statement {
             Some(Wire::EvaluationEntitlement(e)) => Decision::Entitlement(e.try_into()?),
             Some(Wire::RecordErasure(e)) => Decision::Erasure(erasure(&e)?),
             Some(Wire::KeyEpochEnd(e)) => Decision::KeyEpochEnd(e.key_epoch),
+            Some(Wire::EmergencyAccreditation(a)) => Decision::Accreditation(Accreditation {
+                administration: a.administration.parse()?,
+                accredited: a.accredited,
+            }),
             None => return Err(Error::Unsupported("the statement's kind is unknown to this build")),
         };
         if !(1..=255).contains(&statement.federation.len()) {
@@ -154,6 +169,10 @@ impl From<&Statement> for wire::Statement {
                     records: records.iter().map(Into::into).collect(),
                 }),
                 Decision::KeyEpochEnd(epoch) => Wire::KeyEpochEnd(wire::KeyEpochEnd { key_epoch: *epoch }),
+                Decision::Accreditation(a) => Wire::EmergencyAccreditation(wire::EmergencyAccreditation {
+                    administration: a.administration.to_string(),
+                    accredited: a.accredited,
+                }),
             }),
         }
     }

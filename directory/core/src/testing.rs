@@ -5,20 +5,22 @@ use crate::ceremony::conclusion::{self, Conclusion};
 use crate::ceremony::party::{self, Secret};
 use crate::ceremony::transcript::{Dealings, Outcome};
 use crate::ceremony::{Ceremony, Joins, Party, Plan};
+use crate::channel::{Admission, Channel, Suite, Text};
 use crate::entry::{Entry, Event, Leaf};
 use crate::governance::{self, GovernanceKeys};
 use crate::handle::{self, RecordKey, Serving};
 use crate::keys::{self, AccountKey, GovernanceKey, SigningKey};
+use crate::manifest::Manifest;
 use crate::merkle::{self, Hash};
 use crate::note::{self, CheckpointSigner, VerifiedCheckpoint};
 use crate::oprf::SecretKey;
 use crate::record::RecordDraft;
-use crate::statement::{Authority, Decision, DirectoryKeys, Statement};
+use crate::statement::{Accreditation, Authority, Decision, DirectoryKeys, Member, Statement};
 use crate::{Address, Error, FederationState, Trust};
 use bytes::Bytes;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::entropy::SeededEntropy;
-use chancery_types::{Alias, Entropy, Handle, NodeId, Timestamp};
+use chancery_types::{Alias, BlobId, ChannelId, Entropy, Handle, NodeId, Timestamp};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,6 +251,8 @@ pub(crate) struct World {
     pub(crate) governance: GovernanceKeys,
     pub(crate) authority: SigningKey,
     pub(crate) account: SigningKey,
+    /// Of the member that [`World::list_agent`] admits.
+    pub(crate) agent: SigningKey,
     pub(crate) handle: Handle,
     pub(crate) record_key: RecordKey,
     pub(crate) address: Address,
@@ -282,6 +286,7 @@ impl World {
             governance,
             authority,
             account: keys::generate(entropy),
+            agent: keys::generate(entropy),
             handle,
             record_key,
             address,
@@ -352,6 +357,24 @@ impl World {
         key
     }
 
+    /// Admits the administration `federal` with its agent `post`, or with none.
+    pub(crate) fn list_agent(&mut self, listed: bool) {
+        let agents = listed.then(|| ("post".parse().unwrap(), (&self.agent).into()));
+        self.decide(Decision::Member(Member {
+            administration: "federal".parse().unwrap(),
+            display_names: BTreeMap::from([("en".to_owned(), "Federal".to_owned())]),
+            endpoints: vec!["localhost:1".to_owned()],
+            node_key_pin: [9; 32],
+            agents: agents.into_iter().collect(),
+        }));
+    }
+
+    /// Says whether `federal` may carry emergencies.
+    pub(crate) fn accredit(&mut self, accredited: bool) {
+        let administration = "federal".parse().unwrap();
+        self.decide(Decision::Accreditation(Accreditation { administration, accredited }));
+    }
+
     /// Takes an authority's admission back.
     pub(crate) fn withdraw_authority(&mut self, name: &str, key: &SigningKey, at: Timestamp) {
         let authority = Authority { authority: name.parse().unwrap(), key: key.into(), schemes: [].into() };
@@ -363,5 +386,46 @@ impl World {
 
     pub(crate) fn first_record(&self, version: u64) -> wire::SignedRecord {
         self.draft(version, None).sign(&self.account)
+    }
+}
+
+/// Version 1 of a channel of `federal`'s.
+pub(crate) fn channel(world: &World) -> Channel {
+    Channel {
+        federation: FEDERATION.to_owned(),
+        id: ChannelId::from_bytes([3; 16]),
+        version: 1,
+        administration: "federal".parse().unwrap(),
+        agent: "post".parse().unwrap(),
+        texts: BTreeMap::from([(
+            "en".to_owned(),
+            Text { name: "News".to_owned(), description: "What is new".to_owned() },
+        )]),
+        admission: Admission::Open,
+        category: 1,
+        contact: "mailto:news@federal.example".to_owned(),
+        suite: Suite::Hybrid,
+        cell_size: 256,
+        emergency: false,
+        history: 0,
+        agent_alias: world.address.alias,
+        closed: false,
+    }
+}
+
+/// A manifest of that channel's.
+pub(crate) fn manifest(sequence: u64, previous_hash: [u8; 32]) -> Manifest {
+    Manifest {
+        channel: ChannelId::from_bytes([3; 16]),
+        sequence,
+        previous_hash,
+        blob: BlobId::from_bytes([7; 32]),
+        blob_size: 1_000,
+        key_commitment: [8; 32],
+        category: 1,
+        emergency: false,
+        created_at: NOW,
+        expires_at: NOW.after(Duration::from_hours(24)),
+        about: None,
     }
 }

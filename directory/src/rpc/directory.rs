@@ -7,17 +7,18 @@ use crate::store::read;
 use crate::view::View;
 use bytes::Bytes;
 use chancery_directory_core::client::Publication;
+use chancery_directory_core::entry::{Entry, Event};
 use chancery_directory_core::lookup::MAX_PREFIXES;
 use chancery_directory_core::merkle::Hash;
 use chancery_directory_core::operation::OperationKey;
 use chancery_directory_core::record::SignedRecord;
-use chancery_directory_core::{Error, Prefix, VerifiedCheckpoint};
+use chancery_directory_core::{Error, Prefix, VerifiedCheckpoint, manifest};
 use chancery_directory_log::LogReader;
 use chancery_kit::serve::{REFUSALS, unary};
 use chancery_kit::store::DatabasePlace;
 use chancery_proto::directory::v1 as wire;
 use chancery_proto::directory::v1::directory_service_server::{DirectoryService, DirectoryServiceServer};
-use chancery_types::{Entropy, Reason, Refusal};
+use chancery_types::{Entropy, NodeId, Reason, Refusal};
 use sqlx::{Any, Pool};
 use std::sync::Arc;
 use tokio::sync::RwLock;
@@ -28,6 +29,10 @@ pub(crate) const NAME: &str = "chancery.directory.v1.DirectoryService";
 
 /// Entries listed when the caller names no number.
 const DEFAULT_ENTRIES: u32 = 256;
+/// Channels listed when the caller names no number.
+const DEFAULT_CHANNELS: u32 = 100;
+/// Channels listed at most.
+const MAX_CHANNELS: u32 = 256;
 /// Entries listed at most.
 const MAX_ENTRIES: u32 = 1_024;
 
@@ -138,18 +143,74 @@ impl Service {
     async fn statements(&self, start: u64) -> Result<wire::ListStatementsResponse, Refusal> {
         let indices: Vec<_> =
             self.view.state().in_force().into_iter().filter(|index| *index >= start).collect();
-        let checkpoint = self.covering(indices.last()).await?;
-        let proofs = self.log.inclusion_proofs(&indices, checkpoint.size()).await?;
-        let mut statements = Vec::with_capacity(indices.len());
-        for (index, path) in indices.into_iter().zip(proofs) {
-            let entry = self.log.entries(index, 1).await?.pop();
-            let entry = entry.ok_or_else(|| Refusal::new(Reason::Internal, "a statement is not there"))?;
-            statements.push(wire::LoggedEntry {
-                entry: entry.bytes().clone(),
-                inclusion: Some(inclusion(index, path)),
-            });
-        }
+        let (statements, checkpoint) = self.logged(&indices).await?;
         Ok(wire::ListStatementsResponse { statements, checkpoint: checkpoint.note().clone() })
+    }
+
+    async fn put_channel(
+        &self,
+        request: Request<wire::SubmitChannelRequest>,
+    ) -> Result<wire::SubmitChannelResponse, Refusal> {
+        self.admit(&request)?;
+        let channel = request.into_inner().channel;
+        let channel = channel.ok_or_else(|| Refusal::field("the channel is missing"))?;
+        let index = self.writer()?.sequencer.put_channel(channel.try_into()?).await?;
+        Ok(wire::SubmitChannelResponse { index })
+    }
+
+    async fn broadcast(
+        &self,
+        request: Request<wire::SubmitManifestRequest>,
+    ) -> Result<wire::SubmitManifestResponse, Refusal> {
+        self.admit(&request)?;
+        let signed = request.into_inner().manifest;
+        let signed = signed.ok_or_else(|| Refusal::field("the manifest is missing"))?;
+        let index = self.writer()?.sequencer.broadcast(signed.clone().try_into()?).await?;
+        let checkpoint = self.log.covering(index).await?;
+        let path = self.log.inclusion_proof(index, checkpoint.size()).await?;
+        let entry = self.log.entries(index, 1).await?.pop();
+        let entry = entry.ok_or_else(|| Refusal::new(Reason::Internal, "a manifest is not there"))?;
+        // As it was logged: the same again may be signed anew.
+        let Entry { sequenced_at, event: Event::Manifest(logged) } = entry.entry()? else {
+            return Err(Refusal::new(Reason::Internal, "an entry given for a manifest is none"));
+        };
+        let logged = manifest::logged(logged, sequenced_at, index, &path, &checkpoint);
+        Ok(wire::SubmitManifestResponse { logged: Some(logged) })
+    }
+
+    async fn channels(
+        &self,
+        request: wire::ListChannelsRequest,
+    ) -> Result<wire::ListChannelsResponse, Refusal> {
+        let wanted: Option<NodeId> = match request.administration.as_str() {
+            "" => None,
+            name => Some(name.parse()?),
+        };
+        let limit = if request.limit == 0 { DEFAULT_CHANNELS } else { request.limit.min(MAX_CHANNELS) };
+        let shown = self.view.map().await?;
+        let heads = shown.channels.heads().filter(|head| {
+            let owner = &head.channel.channel().administration;
+            head.channel_index >= request.start && wanted.as_ref().is_none_or(|wanted| wanted == owner)
+        });
+        let mut indices: Vec<_> = heads.map(|head| head.channel_index).collect();
+        indices.sort_unstable();
+        indices.truncate(limit as usize);
+        let (channels, checkpoint) = self.logged(&indices).await?;
+        Ok(wire::ListChannelsResponse { channels, checkpoint: checkpoint.note().clone() })
+    }
+
+    /// Entries with the proofs that a checkpoint covers them.
+    async fn logged(&self, indices: &[u64]) -> Result<(Vec<wire::LoggedEntry>, VerifiedCheckpoint), Refusal> {
+        let checkpoint = self.covering(indices.last()).await?;
+        let proofs = self.log.inclusion_proofs(indices, checkpoint.size()).await?;
+        let mut logged = Vec::with_capacity(indices.len());
+        for (index, path) in indices.iter().copied().zip(proofs) {
+            let entry = self.log.entries(index, 1).await?.pop();
+            let entry = entry.ok_or_else(|| Refusal::new(Reason::Internal, "an entry is not there"))?;
+            let inclusion = Some(inclusion(index, path));
+            logged.push(wire::LoggedEntry { entry: entry.bytes().clone(), inclusion });
+        }
+        Ok((logged, checkpoint))
     }
 
     async fn decided(
@@ -224,6 +285,27 @@ impl DirectoryService for Service {
             Ok(wire::SubmitEvaluationTotalsResponse { index: self.writer()?.sequencer.total(totals).await? })
         })
         .await
+    }
+
+    async fn submit_channel(
+        &self,
+        request: Request<wire::SubmitChannelRequest>,
+    ) -> Result<Response<wire::SubmitChannelResponse>, Status> {
+        unary(self.put_channel(request)).await
+    }
+
+    async fn submit_manifest(
+        &self,
+        request: Request<wire::SubmitManifestRequest>,
+    ) -> Result<Response<wire::SubmitManifestResponse>, Status> {
+        unary(self.broadcast(request)).await
+    }
+
+    async fn list_channels(
+        &self,
+        request: Request<wire::ListChannelsRequest>,
+    ) -> Result<Response<wire::ListChannelsResponse>, Status> {
+        unary(self.channels(request.into_inner())).await
     }
 
     async fn fetch_checkpoint(

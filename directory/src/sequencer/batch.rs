@@ -4,17 +4,21 @@ use super::Work;
 use super::task::Task;
 use crate::store::write::{NewBody, NewRows};
 use chancery_directory_core::ceremony::conclusion::Conclusion;
+use chancery_directory_core::channel::SignedChannel;
+use chancery_directory_core::channels::{self, Channels};
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::entry::{Entry, Event, Leaf};
+use chancery_directory_core::manifest::SignedManifest;
 use chancery_directory_core::map::{Item, Map};
 use chancery_directory_core::record::SignedRecord;
+use chancery_directory_core::replay::ChannelChange;
 use chancery_directory_core::rules::{Held, Judgement, Logged, judge};
 use chancery_directory_core::state::Admission;
 use chancery_directory_core::statement::{Decision, ErasedRecord};
 use chancery_directory_core::totals::EvaluationTotals;
 use chancery_directory_core::{Error, FederationState, governance};
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{Handle, NodeId, Reason, Refusal, Timestamp};
+use chancery_types::{ChannelId, Handle, NodeId, Reason, Refusal, Timestamp};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
@@ -23,6 +27,7 @@ pub(super) struct Batch {
     pub(super) now: Timestamp,
     /// Set once the batch holds a statement.
     pub(super) state: Option<FederationState>,
+    pub(super) channels: Channels,
     pub(super) map: Map,
     pub(super) leaves: Vec<Leaf>,
     pub(super) rows: NewRows,
@@ -30,29 +35,32 @@ pub(super) struct Batch {
     pub(super) root: Option<u64>,
     /// Whether a root is to end it, even if none is due.
     wants_root: bool,
-    held: HashMap<Handle, Held>,
-    totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
+    known: Known,
+}
+
+/// What is stored about that which a batch judges; with what the batch adds.
+pub(super) struct Known {
+    /// What stands for handles.
+    pub(super) held: HashMap<Handle, Held>,
+    /// Digest and entry of an evaluator's totals of a day.
+    pub(super) totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
+    /// Hash and entry of the manifest of a channel's sequence.
+    pub(super) manifests: HashMap<(ChannelId, u64), ([u8; 32], u64)>,
 }
 
 impl Batch {
-    pub(super) fn new(
-        next: u64,
-        now: Timestamp,
-        map: Map,
-        held: HashMap<Handle, Held>,
-        totals: HashMap<(NodeId, u32), ([u8; 32], u64)>,
-    ) -> Self {
+    pub(super) fn new(task: &Task, now: Timestamp, known: Known) -> Self {
         Self {
-            next,
+            next: task.parts.appender.next_index(),
             now,
             state: None,
-            map,
+            channels: task.channels.clone(),
+            map: task.map.clone(),
             leaves: Vec::new(),
             rows: NewRows::default(),
             root: None,
             wants_root: false,
-            held,
-            totals,
+            known,
         }
     }
 
@@ -62,6 +70,8 @@ impl Batch {
             Work::Statement(statement) => self.statement(statement, task)?,
             Work::Ceremony(concluded) => self.ceremony(concluded, task)?,
             Work::Totals(totals) => self.totals(totals, task)?,
+            Work::Channel(channel) => self.channel(*channel, task)?,
+            Work::Manifest(manifest) => self.manifest(&manifest, task)?,
             Work::Root => {
                 self.wants_root = true;
                 self.next
@@ -84,7 +94,7 @@ impl Batch {
 
     fn record(&mut self, record: SignedRecord, task: &Task) -> Result<Publication, Refusal> {
         let handle = *record.handle();
-        let before = self.held.get(&handle).cloned().unwrap_or_default();
+        let before = self.known.held.get(&handle).cloned().unwrap_or_default();
         let state = self.state.as_ref().unwrap_or(&task.state);
         let accepted = match judge(record, &before, state, self.now)? {
             Judgement::Accepted(accepted) => accepted,
@@ -105,7 +115,7 @@ impl Batch {
         let record = Some(accepted.record().wire().clone());
         let body = wire::RecordBody { record, salt: salt.to_vec().into() };
         self.rows.bodies.push(NewBody::new(item, change.previous_index, body, accepted.changes()));
-        self.held.insert(handle, accepted.logged_at(index, self.now, before));
+        self.known.held.insert(handle, accepted.logged_at(index, self.now, before));
         Ok(Publication { index, pending: change.pending })
     }
 
@@ -133,7 +143,7 @@ impl Batch {
             let pending = held.pending.as_ref().map(is_named);
             pending.is_some_and(|pending| held.standing.as_ref().map(is_named) != Some(pending))
         };
-        if self.held.values().any(torn) {
+        if self.known.held.values().any(torn) {
             let message = "a record and the re-enrolment that is pending over it are erased together";
             return Err(Error::Statement(message).into());
         }
@@ -142,7 +152,7 @@ impl Batch {
             return Err(Error::Statement("an entry that is to be erased does not stand in the map").into());
         }
         self.map = map;
-        self.held.retain(|_, held| !held.standing.as_ref().is_some_and(is_named));
+        self.known.held.retain(|_, held| !held.standing.as_ref().is_some_and(is_named));
         self.rows.gone.extend(&indices);
         self.rows.erased.extend(indices);
         // At once: a lookup must not miss a body that its root still names.
@@ -171,14 +181,47 @@ impl Batch {
         let totals = EvaluationTotals::verify(&signed, state, self.now)?;
         let digest: [u8; 32] = Sha256::digest(&signed.totals).into();
         let day = (totals.evaluator, totals.day);
-        match self.totals.get(&day) {
+        match self.known.totals.get(&day) {
             Some((logged, index)) if *logged == digest => return Ok(*index),
             Some(_) => return Err(reused("other totals of the evaluator were logged for the day")),
             None => {}
         }
         let index = self.log(Event::EvaluationTotals(signed))?;
         self.rows.totals.push((day.clone(), digest, index));
-        self.totals.insert(day, (digest, index));
+        self.known.totals.insert(day, (digest, index));
+        Ok(index)
+    }
+
+    fn channel(&mut self, signed: SignedChannel, task: &Task) -> Result<u64, Refusal> {
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        match self.channels.judge(&signed, &task.parts.federation, state)? {
+            channels::Judgement::New => {}
+            channels::Judgement::Repeated(index) => return Ok(index),
+            channels::Judgement::Passed => return Err(CHANNEL_TWICE.into()),
+        }
+        let index = self.log(Event::Channel(signed.wire().clone()))?;
+        let (head, before) = self.channels.apply(signed, index, self.now);
+        self.rows.channels.push(ChannelChange::apply(&mut self.map, &head, before, None)?);
+        Ok(index)
+    }
+
+    fn manifest(&mut self, signed: &SignedManifest, task: &Task) -> Result<u64, Refusal> {
+        let state = self.state.as_ref().unwrap_or(&task.state);
+        let manifest = signed.manifest();
+        let (place, hash) = ((manifest.channel, manifest.sequence), signed.hash());
+        match self.channels.judge_manifest(signed, state, self.now)? {
+            channels::Judgement::New => {}
+            channels::Judgement::Repeated(index) => return Ok(index),
+            channels::Judgement::Passed => match self.known.manifests.get(&place) {
+                Some((logged, index)) if *logged == hash => return Ok(*index),
+                _ => return Err(CHANNEL_TWICE.into()),
+            },
+        }
+        let index = self.log(Event::Manifest(signed.wire().clone()))?;
+        let (head, before) = self.channels.apply_manifest(signed, index, self.now)?;
+        let logged = Some((manifest.sequence, hash));
+        self.rows.channels.push(ChannelChange::apply(&mut self.map, &head, before, logged)?);
+        self.known.manifests.insert(place, (hash, index));
         Ok(index)
     }
 
@@ -189,6 +232,9 @@ impl Batch {
         Ok(index)
     }
 }
+
+/// Two broadcasts of one sequence: the channel's owner must not, and nobody may see both.
+const CHANNEL_TWICE: Error = Error::ChannelConflict("another broadcast of the sequence was logged");
 
 fn reused(message: &'static str) -> Refusal {
     Refusal::new(Reason::RequestIdReused, message)

@@ -6,8 +6,10 @@ mod batch;
 mod task;
 
 use crate::view::Showing;
+use chancery_directory_core::channel::SignedChannel;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::governance::GovernanceKeys;
+use chancery_directory_core::manifest::SignedManifest;
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_log::{Appender, LogError};
 use chancery_kit::store::{DatabasePlace, Store};
@@ -27,6 +29,8 @@ enum Work {
     Statement(wire::SignedStatement),
     Ceremony(Box<wire::ConcludedCeremony>),
     Totals(wire::SignedEvaluationTotals),
+    Channel(Box<SignedChannel>),
+    Manifest(Box<SignedManifest>),
     /// A root of the map, though it did not change.
     Root,
 }
@@ -87,6 +91,16 @@ impl Sequencer {
     /// Logs what an evaluator answered in a day; gives the index of its entry.
     pub(crate) async fn total(&self, totals: wire::SignedEvaluationTotals) -> Result<u64, Refusal> {
         Ok(self.submit(Work::Totals(totals)).await?.index)
+    }
+
+    /// Logs a channel; gives the index of its entry.
+    pub(crate) async fn put_channel(&self, channel: SignedChannel) -> Result<u64, Refusal> {
+        Ok(self.submit(Work::Channel(Box::new(channel))).await?.index)
+    }
+
+    /// Logs a manifest; gives the index of its entry.
+    pub(crate) async fn broadcast(&self, manifest: SignedManifest) -> Result<u64, Refusal> {
+        Ok(self.submit(Work::Manifest(Box::new(manifest))).await?.index)
     }
 
     async fn submit(&self, work: Work) -> Result<Publication, Refusal> {

@@ -1,14 +1,15 @@
 //! The task that owns the log and the map.
 
-use super::batch::Batch;
+use super::batch::{Batch, Known};
 use super::{Job, Parts, Work};
 use crate::store::read;
 use crate::stored;
 use crate::view::{RootedMap, Showing};
 use chancery_directory_core::FederationState;
+use chancery_directory_core::channels::Channels;
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::governance;
-use chancery_directory_core::map::Map;
+use chancery_directory_core::map::{Kind, Map};
 use chancery_directory_core::rules::Held;
 use chancery_directory_core::totals::EvaluationTotals;
 use chancery_directory_log::LogError;
@@ -27,6 +28,7 @@ const ROOT_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Task {
     pub(super) parts: Parts,
     pub(super) state: FederationState,
+    pub(super) channels: Channels,
     /// With all that is logged; shown as of the latest root.
     pub(super) map: Map,
     showing: Showing,
@@ -45,6 +47,7 @@ impl Task {
         let mut task = Self {
             parts,
             state: FederationState::default(),
+            channels: Channels::default(),
             map: Map::default(),
             showing,
             rooted_at: Instant::now(),
@@ -54,21 +57,23 @@ impl Task {
         task.read().await?;
         match read::root(task.parts.store.readers()).await? {
             Some((index, sequenced_at, sum)) if sum == task.map.root() => {
-                let map = task.map.clone();
-                task.showing.map.send_replace(Arc::new(RootedMap { map, index, sequenced_at }));
+                let (map, channels) = (task.map.clone(), task.channels.clone());
+                let rooted = RootedMap { map, channels, index, sequenced_at };
+                task.showing.map.send_replace(Arc::new(rooted));
             }
             _ => drop(task.sequence(vec![Work::Root]).await?),
         }
         Ok(task)
     }
 
-    /// State and map as stored.
+    /// State, channels and map as stored.
     async fn read(&mut self) -> Result<(), LogError> {
         let parts = &self.parts;
         let rows = (parts.store.readers(), &parts.database);
         let next = parts.appender.next_index();
         let stored = stored::replay(rows, &parts.federation, &parts.governance, next).await?;
         (self.state, self.map, self.last) = (stored.state().clone(), stored.map().clone(), stored.last());
+        self.channels = stored.channels().clone();
         self.showing.state.send_replace(Arc::new(self.state.clone()));
         Ok(())
     }
@@ -147,9 +152,11 @@ impl Task {
             self.showing.state.send_replace(Arc::new(self.state.clone()));
         }
         self.map = batch.map;
+        self.channels = batch.channels;
         if let Some(index) = batch.root {
-            let map = self.map.clone();
-            self.showing.map.send_replace(Arc::new(RootedMap { map, index, sequenced_at: batch.now }));
+            let (map, channels) = (self.map.clone(), self.channels.clone());
+            let rooted = RootedMap { map, channels, index, sequenced_at: batch.now };
+            self.showing.map.send_replace(Arc::new(rooted));
             self.rooted_at = Instant::now();
         }
         self.parts.appender.committed(&entries);
@@ -158,22 +165,22 @@ impl Task {
 
     /// Reads what the work will be judged against.
     async fn begin(&self, work: &[Work]) -> Result<Batch, LogError> {
-        let (mut entries, mut days) = (Vec::new(), Vec::new());
+        let (mut entries, mut days, mut sequences) = (Vec::new(), Vec::new(), Vec::new());
         for work in work {
             match work {
                 Work::Record(record) => {
                     let [a, b, c, d, ..] = *record.handle().as_bytes();
-                    entries.extend(
-                        self.map.under([a, b, c, d]).iter().map(|item| (item.index(), item.is_pending())),
-                    );
+                    entries.extend(self.records_under([a, b, c, d]));
                 }
                 Work::Statement(statement) => {
                     let erased = governance::erased(statement);
-                    let under = erased.iter().flat_map(|record| self.map.under(record.handle_prefix));
-                    entries.extend(under.map(|item| (item.index(), item.is_pending())));
+                    entries.extend(erased.iter().flat_map(|record| self.records_under(record.handle_prefix)));
                 }
                 Work::Totals(totals) => days.extend(EvaluationTotals::claim(totals).ok()),
-                Work::Ceremony(_) | Work::Root => {}
+                Work::Manifest(manifest) => {
+                    sequences.push((manifest.manifest().channel, manifest.manifest().sequence));
+                }
+                Work::Ceremony(_) | Work::Channel(_) | Work::Root => {}
             }
         }
         let pool = self.parts.store.readers();
@@ -189,6 +196,13 @@ impl Task {
         }
         let now = self.parts.clock.now().max(self.last);
         let totals = read::totals(pool, &days).await?;
-        Ok(Batch::new(self.parts.appender.next_index(), now, self.map.clone(), held, totals))
+        let manifests = read::manifests(pool, &sequences).await?;
+        Ok(Batch::new(self, now, Known { held, totals, manifests }))
+    }
+
+    /// Entries of what stands for handles that begin like this, and whether it is pending.
+    fn records_under(&self, prefix: [u8; 4]) -> impl Iterator<Item = (u64, bool)> {
+        let under = self.map.under(prefix).iter().filter(|item| item.kind() != Kind::Channel);
+        under.map(|item| (item.index(), item.kind() == Kind::Pending))
     }
 }

@@ -3,12 +3,12 @@
 use super::{CHUNK, array, index, position, unreadable};
 use bytes::Bytes;
 use chancery_directory_core::entry::{Event, Leaf};
-use chancery_directory_core::map::{ITEM_LENGTH, Item, Sum};
+use chancery_directory_core::map::{ITEM_LENGTH, Item, Kind, Sum};
 use chancery_directory_core::record::SignedRecord;
 use chancery_directory_core::rules::Logged;
 use chancery_kit::store::{DatabasePlace, StoreError, values};
 use chancery_proto::directory::v1 as wire;
-use chancery_types::{NodeId, Timestamp};
+use chancery_types::{ChannelId, NodeId, Timestamp};
 use futures::TryStreamExt as _;
 use prost::Message as _;
 use sqlx::any::AnyRow;
@@ -102,7 +102,9 @@ pub(crate) async fn items(pool: &Pool<Any>, database: &DatabasePlace) -> Result<
         if !rest.is_empty() {
             return Err(unreadable("map_item.item", "wrong length"));
         }
-        items.extend(whole.iter().map(Item::from_bytes));
+        for bytes in whole {
+            items.push(item(bytes)?);
+        }
     }
     Ok(items)
 }
@@ -115,7 +117,49 @@ pub(crate) async fn bare_items(pool: &Pool<Any>) -> Result<Vec<Item>, StoreError
     )
     .fetch_all(pool)
     .await?;
-    rows.iter().map(|row| Ok(Item::from_bytes(&array(row.try_get(0)?, "map_item.item")?))).collect()
+    let items = rows.iter().map(|row| item(&array(row.try_get(0)?, "map_item.item")?));
+    let items = items.collect::<Result<Vec<_>, StoreError>>()?;
+    // What stands for a channel is in the log itself.
+    Ok(items.into_iter().filter(|item| item.kind() != Kind::Channel).collect())
+}
+
+fn item(bytes: &[u8; ITEM_LENGTH]) -> Result<Item, StoreError> {
+    Item::from_bytes(bytes).ok_or_else(|| unreadable("map_item.item", "an item of an unknown kind"))
+}
+
+/// What the log tells last of each channel: the entries of its version and of what stands,
+/// in the order of the latter.
+pub(crate) async fn channels(pool: &Pool<Any>) -> Result<Vec<[(u64, Leaf); 2]>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT v.position, v.entry, h.position, h.entry FROM channel c \
+         JOIN log_entry v ON v.position = c.channel_index \
+         JOIN log_entry h ON h.position = c.head_index ORDER BY h.position",
+    )
+    .fetch_all(pool)
+    .await?;
+    let entry = |row: &AnyRow, at: usize| Ok((index(row.try_get(at)?)?, leaf(row.try_get(at + 1)?)?));
+    rows.iter().map(|row| Ok([entry(row, 0)?, entry(row, 2)?])).collect()
+}
+
+/// Hash and entry of the manifest that was logged for each of these sequences.
+pub(crate) async fn manifests(
+    pool: &Pool<Any>,
+    sequences: &[(ChannelId, u64)],
+) -> Result<HashMap<(ChannelId, u64), ([u8; 32], u64)>, StoreError> {
+    let mut found = HashMap::new();
+    for (channel, sequence) in sequences {
+        let row =
+            sqlx::query("SELECT hash, entry_index FROM manifest WHERE channel_id = $1 AND sequence = $2")
+                .bind(channel.as_bytes().as_slice())
+                .bind(position(*sequence)?)
+                .fetch_optional(pool)
+                .await?;
+        if let Some(row) = row {
+            let hash = array(row.try_get(0)?, "manifest.hash")?;
+            found.insert((*channel, *sequence), (hash, index(row.try_get(1)?)?));
+        }
+    }
+    Ok(found)
 }
 
 /// The latest root of the map: its entry, when that was sequenced, the root.

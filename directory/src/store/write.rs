@@ -1,7 +1,8 @@
 //! What one batch of the sequencer writes beside its entries.
 
 use super::{CHUNK, position};
-use chancery_directory_core::map::Item;
+use chancery_directory_core::map::{Item, Kind};
+use chancery_directory_core::replay::ChannelChange;
 use chancery_kit::store::values;
 use chancery_proto::directory::v1 as wire;
 use chancery_types::NodeId;
@@ -25,7 +26,7 @@ impl NewBody {
         let listed = wire::MapItem {
             index: item.index(),
             sequenced_at_ms: item.sequenced_at().millis(),
-            pending: item.is_pending(),
+            pending: item.kind() == Kind::Pending,
             content: Some(wire::map_item::Content::Body(body)),
         };
         let bytes = wire::MapItems { items: vec![listed] }.encode_to_vec();
@@ -37,7 +38,7 @@ impl NewBody {
 #[derive(Default)]
 pub(crate) struct NewRows {
     pub(crate) bodies: Vec<NewBody>,
-    /// Items that now stand in the map …
+    /// Items of handles that now stand in the map …
     pub(crate) items: Vec<Item>,
     /// … and entries that no longer do.
     pub(crate) gone: Vec<u64>,
@@ -47,6 +48,8 @@ pub(crate) struct NewRows {
     pub(crate) root: Option<u64>,
     /// Entries that hold statements.
     pub(crate) statements: Vec<u64>,
+    /// What now stands for channels.
+    pub(crate) channels: Vec<ChannelChange>,
     /// Totals: evaluator and day, digest, entry.
     pub(crate) totals: Vec<((NodeId, u32), [u8; 32], u64)>,
 }
@@ -57,6 +60,7 @@ impl NewRows {
         self.write_bodies(connection).await?;
         self.write_items(connection).await?;
         self.erase(connection).await?;
+        self.write_channels(connection).await?;
         for ((evaluator, day), digest, entry) in &self.totals {
             sqlx::query(
                 "INSERT INTO evaluation_total (evaluator, day, digest, entry_index) VALUES ($1, $2, $3, $4)",
@@ -109,7 +113,9 @@ impl NewRows {
     }
 
     async fn write_items(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
-        for chunk in self.items.chunks(CHUNK) {
+        let channels = self.channels.iter().map(|change| change.item);
+        let items: Vec<_> = self.items.iter().copied().chain(channels).collect();
+        for chunk in items.chunks(CHUNK) {
             let text = format!("INSERT INTO map_item (entry_index, item) VALUES {}", values(chunk.len(), 2));
             let mut query = sqlx::query(AssertSqlSafe(text));
             for item in chunk {
@@ -117,10 +123,39 @@ impl NewRows {
             }
             query.execute(&mut *connection).await?;
         }
-        for_each_chunk(connection, &self.gone, |list| {
+        let before = self.channels.iter().filter_map(|change| change.before);
+        let gone: Vec<_> = self.gone.iter().copied().chain(before).collect();
+        for_each_chunk(connection, &gone, |list| {
             format!("DELETE FROM map_item WHERE entry_index IN (VALUES {list})")
         })
         .await
+    }
+
+    async fn write_channels(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {
+        for change in &self.channels {
+            let head = change.item.index();
+            sqlx::query(
+                "INSERT INTO channel (channel_id, channel_index, head_index) VALUES ($1, $2, $3) \
+                 ON CONFLICT (channel_id) DO UPDATE \
+                 SET channel_index = excluded.channel_index, head_index = excluded.head_index",
+            )
+            .bind(change.id.as_bytes().as_slice())
+            .bind(position(change.channel_index)?)
+            .bind(position(head)?)
+            .execute(&mut *connection)
+            .await?;
+            let Some((sequence, hash)) = change.manifest else { continue };
+            sqlx::query(
+                "INSERT INTO manifest (channel_id, sequence, hash, entry_index) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(change.id.as_bytes().as_slice())
+            .bind(position(sequence)?)
+            .bind(hash.as_slice())
+            .bind(position(head)?)
+            .execute(&mut *connection)
+            .await?;
+        }
+        Ok(())
     }
 
     async fn erase(&self, connection: &mut AnyConnection) -> Result<(), sqlx::Error> {

@@ -56,7 +56,7 @@ async fn send(channel: &Channel, path: &'static str, bytes: Vec<u8>) -> Result<(
     grpc.unary(tonic::Request::new(Bytes::from(bytes)), path, Raw).await.map(drop)
 }
 
-const DIRECTORY: [&str; 10] = [
+const DIRECTORY: [&str; 13] = [
     "/chancery.directory.v1.DirectoryService/Lookup",
     "/chancery.directory.v1.DirectoryService/Publish",
     "/chancery.directory.v1.DirectoryService/SubmitStatement",
@@ -67,6 +67,9 @@ const DIRECTORY: [&str; 10] = [
     "/chancery.directory.v1.DirectoryService/ListStatements",
     "/chancery.directory.v1.DirectoryService/SubmitCeremony",
     "/chancery.directory.v1.DirectoryService/SubmitEvaluationTotals",
+    "/chancery.directory.v1.DirectoryService/SubmitChannel",
+    "/chancery.directory.v1.DirectoryService/SubmitManifest",
+    "/chancery.directory.v1.DirectoryService/ListChannels",
 ];
 const EVALUATOR: [&str; 5] = [
     "/chancery.directory.v1.EvaluatorService/Evaluate",

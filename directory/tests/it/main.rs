@@ -5,6 +5,7 @@
 
 mod access;
 mod ceremonies;
+mod channels;
 mod garbage;
 mod mesh;
 mod mirrors;

@@ -6,7 +6,7 @@ use crate::world::{FEDERATION, NOW, WORLD, admitted, founded, key, name, sign};
 use chancery_directory_core::governance::{self, MAX_SIGNATURES, MAX_STATEMENT};
 use chancery_directory_core::keys::{self, Purpose};
 use chancery_directory_core::statement::{
-    Decision, DirectoryKeys, Entitlement, ErasedRecord, Member, Statement,
+    Accreditation, Decision, DirectoryKeys, Entitlement, ErasedRecord, Member, Statement,
 };
 use chancery_directory_core::totals::{EvaluationTotals, MAX_ADMINISTRATIONS, Total, day_of};
 use chancery_proto::directory::v1 as wire;
@@ -39,7 +39,10 @@ fn statement(bytes: &[u8]) {
         }
         Decision::Erasure(records) => assert!((1..=256).contains(&records.len())),
         Decision::DirectoryKeys(keys) => assert!(keys.lookup_prefix_bits <= 32),
-        Decision::Authority(_) | Decision::Entitlement(_) | Decision::KeyEpochEnd(_) => {}
+        Decision::Authority(_)
+        | Decision::Entitlement(_)
+        | Decision::KeyEpochEnd(_)
+        | Decision::Accreditation(_) => {}
     }
 }
 
@@ -115,6 +118,7 @@ pub(crate) fn decisions() -> Vec<Decision> {
         Decision::Entitlement(Entitlement { administration: Some(name("federal")), per_day: 10 }),
         Decision::Erasure(vec![ErasedRecord { handle_prefix: [1, 2, 3, 4], index: 5 }]),
         Decision::KeyEpochEnd(1),
+        Decision::Accreditation(Accreditation { administration: name("federal"), accredited: true }),
     ]
 }
 

@@ -18,6 +18,7 @@
 pub mod mutate;
 
 mod ceremony;
+mod channel;
 mod config;
 mod content;
 mod directory;
@@ -72,6 +73,8 @@ pub const TARGETS: &[Target] = &[
     log::STATEMENTS,
     ceremony::TRANSCRIPT,
     ceremony::CONCLUSION,
+    channel::CHANNEL,
+    channel::MANIFEST,
     handle::EVALUATION,
     handle::ANSWER,
     record::RECORD,

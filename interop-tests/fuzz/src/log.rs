@@ -1,13 +1,17 @@
 //! The log as others read it: entries, checkpoints, proofs, and a whole log replayed.
 
 use crate::Target;
+use crate::channel::{agent, broadcast, owner, sample};
 use crate::input::{Steps, message};
 use crate::world::{
     FEDERATION, NOW, WORLD, admitted, consistency, founded, inclusion, key, leaf, root, sign,
 };
 use bytes::Bytes;
+use chancery_directory_core::SigningKey;
+use chancery_directory_core::channel::Channel;
 use chancery_directory_core::entry::{Event, Leaf, MAX_ENTRY, RecordChange};
-use chancery_directory_core::map::{Item, Map, Sum};
+use chancery_directory_core::manifest::NONE;
+use chancery_directory_core::map::{Item, Kind, Map, Sum};
 use chancery_directory_core::merkle::{Hash, MAX_PATH, leaf_hash, verify_consistency, verify_inclusion};
 use chancery_directory_core::note::{LogVerifier, MAX_CHECKPOINT};
 use chancery_directory_core::replay::{Effect, Replay};
@@ -45,7 +49,12 @@ fn entry(bytes: &[u8]) {
 
 fn entry_seeds() -> Vec<Vec<u8>> {
     let change = change([1, 2, 3, 4], Some(3));
-    let events = [Event::RecordChange(change), Event::MapRoot(Map::default().root())];
+    let events = [
+        Event::RecordChange(change),
+        Event::MapRoot(Map::default().root()),
+        Event::Channel(sample(1).sign(&agent())),
+        Event::Manifest(broadcast(1, [0; 32]).sign(&agent())),
+    ];
     let own = WORLD.events.iter().take(1).cloned().chain(events);
     own.map(|event| leaf(NOW, event).bytes().to_vec()).collect()
 }
@@ -173,7 +182,7 @@ fn replay(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let mut replay = Replay::new(FEDERATION, world.governance.clone());
     let (mut standing, mut last) =
-        (BTreeMap::<u64, ([u8; 4], bool)>::new(), Timestamp::from_millis(i64::MIN));
+        (BTreeMap::<u64, ([u8; 4], Kind)>::new(), Timestamp::from_millis(i64::MIN));
     let mut taken = 0;
     while steps.more(taken, 60) {
         taken += 1;
@@ -201,13 +210,13 @@ fn replay(bytes: &[u8]) {
     }
 }
 
-fn items(map: &Map) -> impl Iterator<Item = (u64, ([u8; 4], bool))> + '_ {
+fn items(map: &Map) -> impl Iterator<Item = (u64, ([u8; 4], Kind))> + '_ {
     let nothing = chancery_directory_core::Prefix::from_bits(0, 0);
     let items = map.part(nothing, 0).items();
-    items.into_iter().map(|item: Item| (item.index(), (item.prefix(), item.is_pending())))
+    items.into_iter().map(|item: Item| (item.index(), (item.prefix(), item.kind())))
 }
 
-fn follow(standing: &mut BTreeMap<u64, ([u8; 4], bool)>, effect: Effect, index: u64, map: &Map) {
+fn follow(standing: &mut BTreeMap<u64, ([u8; 4], Kind)>, effect: Effect, index: u64, map: &Map) {
     match effect {
         Effect::Record(change) => {
             if let Some(previous) = change.previous_index {
@@ -216,12 +225,25 @@ fn follow(standing: &mut BTreeMap<u64, ([u8; 4], bool)>, effect: Effect, index: 
                 } else {
                     standing.remove(&previous)
                 };
-                assert!(stood == Some((change.handle_prefix, false)), "a change of what did not stand");
+                assert!(
+                    stood == Some((change.handle_prefix, Kind::Record)),
+                    "a change of what did not stand"
+                );
             }
             if let Some(ended) = change.ends_index {
-                assert!(standing.remove(&ended) == Some((change.handle_prefix, true)));
+                assert!(standing.remove(&ended) == Some((change.handle_prefix, Kind::Pending)));
             }
-            standing.insert(index, (change.handle_prefix, change.pending));
+            let kind = if change.pending { Kind::Pending } else { Kind::Record };
+            standing.insert(index, (change.handle_prefix, kind));
+        }
+        Effect::Channel(change) => {
+            let place = (change.item.prefix(), Kind::Channel);
+            if let Some(before) = change.before {
+                assert!(standing.remove(&before) == Some(place), "a channel follows on what did not stand");
+            }
+            assert!(!standing.values().any(|other| *other == place), "a channel stands twice");
+            assert!(change.item.index() == index && change.channel_index <= index);
+            standing.insert(index, place);
         }
         Effect::Erases(records) => {
             for record in records {
@@ -240,7 +262,7 @@ fn event(steps: &mut Steps<'_>, replay: &Replay) -> Event {
         0 => steps.number(),
         n => replay.next().saturating_sub(n.into()),
     };
-    match steps.below(8) {
+    match steps.below(12) {
         0..4 => {
             let previous_index = steps.flip().then(|| index(steps));
             let ends_index = (steps.below(4) == 0).then(|| index(steps));
@@ -256,8 +278,27 @@ fn event(steps: &mut Steps<'_>, replay: &Replay) -> Event {
             Event::Statement(signed(steps, Decision::Erasure(vec![record])))
         }
         6 => steps.of(&WORLD.events).clone(),
+        7 => Event::Statement(signed(steps, owner(steps.below(4) != 0))),
+        8 | 9 => {
+            let head = replay.channels().head(&sample(1).id);
+            let version = head.map_or(0, |head| head.channel.channel().version) + 1;
+            let version = if steps.below(4) == 0 { steps.number().max(1) >> 1 } else { version };
+            let closed = steps.below(8) == 0;
+            Event::Channel(Channel { closed, ..sample(version.max(1)) }.sign(&signer(steps)))
+        }
+        10 => {
+            let latest = replay.channels().head(&sample(1).id).and_then(|head| head.latest);
+            let (sequence, hash) = latest.map_or((0, NONE), |latest| (latest.sequence, latest.hash));
+            let sequence = if steps.below(4) == 0 { steps.number() >> 1 } else { sequence + 1 };
+            Event::Manifest(broadcast(sequence, hash).sign(&signer(steps)))
+        }
         _ => Event::Statement(signed(steps, admitted("five", &key(61), "e164"))),
     }
+}
+
+/// The channel's agent, mostly.
+fn signer(steps: &mut Steps<'_>) -> SigningKey {
+    if steps.below(4) == 0 { key(99) } else { agent() }
 }
 
 fn signed(steps: &mut Steps<'_>, decision: Decision) -> wire::SignedStatement {

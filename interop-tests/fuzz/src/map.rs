@@ -238,6 +238,7 @@ fn read_back(
         Content::Bare(wire::BareItem {
             handle_prefix: item.prefix().to_vec().into(),
             commitment: item.commitment().to_vec().into(),
+            channel: false,
         })
     };
     let sequenced_at_ms = item.sequenced_at().millis();

@@ -1,5 +1,6 @@
 //! Another language, without generated code: Python with grpcio and the
-//! agent's reflection alone (`foreign/letter.py`).
+//! agent's reflection alone (`foreign/letter.py`), and with the protocol's page alone
+//! (`foreign/broadcast.py`).
 
 use chancery_interop_tests::mesh::Mesh;
 use chancery_interop_tests::party::{Agent, Device, person_number};
@@ -17,14 +18,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Python with the packages that `foreign/letter.py` needs.
+/// Python with the packages that `foreign/requirements.txt` names.
 fn python() -> PathBuf {
     let python = std::env::var_os("CHANCERY_TEST_PYTHON").map(PathBuf::from);
     let python = python.unwrap_or_else(|| root().join("target/venv/bin/python"));
     assert!(
         python.is_file(),
-        "{} is missing: `python3 -m venv target/venv && target/venv/bin/pip install grpcio grpcio-reflection`, \
-         or name another in CHANCERY_TEST_PYTHON",
+        "{} is missing: `python3 -m venv target/venv && \
+         target/venv/bin/pip install -r interop-tests/foreign/requirements.txt`, or name another in CHANCERY_TEST_PYTHON",
         python.display()
     );
     python
@@ -58,6 +59,14 @@ fn check(seen: &Value, to: &Identifier) {
         let message = refusal["message"].as_str().unwrap();
         assert!(!message.contains(to.value()) && !message.contains("85073003329"), "{message}");
     }
+}
+
+#[test]
+fn pythons_reading_of_the_protocol_gives_the_vectors_of_broadcasts() {
+    let script = root().join("interop-tests/foreign/broadcast.py");
+    let output = std::process::Command::new(python()).arg(script).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "33 values agree\n");
 }
 
 fn kinds(seen: &Value) -> Vec<&str> {

@@ -151,6 +151,7 @@ async fn nothing_is_answered_to_callers_who_do_not_say_who_they_are() {
             "ListEntries",
             "ProveConsistency",
             "ListStatements",
+            "ListChannels",
             "SubmitStatement",
             "SubmitCeremony",
             "SubmitEvaluationTotals",

@@ -93,6 +93,8 @@ ids! {
     BlobId[32] = "blob id";
     /// Value of a hub's hash chain over a group's messages.
     Chain[32] = "chain value";
+    /// Broadcast channel.
+    ChannelId[16] = "channel id";
     /// Device of an account.
     DeviceId[16] = "device id";
     /// MLS group.

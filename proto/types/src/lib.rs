@@ -11,8 +11,8 @@ pub mod reason;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{Entropy, SystemEntropy};
 pub use id::{
-    AccountId, Alias, BlobId, Chain, DeviceId, GroupId, Handle, Incarnation, KeyPackageRef, MessageId,
-    WrongLength,
+    AccountId, Alias, BlobId, Chain, ChannelId, DeviceId, GroupId, Handle, Incarnation, KeyPackageRef,
+    MessageId, WrongLength,
 };
 pub use identifier::{Identifier, IdentifierError, Scheme};
 pub use name::{NameError, NodeId};

@@ -228,6 +228,16 @@ reasons! {
     RecordChangeLimit = "RECORD_CHANGE_LIMIT", ResourceExhausted, Policy, Later;
     /// A re-enrolment of the handle is pending, which this cannot end.
     ReEnrolmentPending = "RE_ENROLMENT_PENDING", FailedPrecondition, Policy, Later;
+    /// The channel is not in the log.
+    ChannelUnknown = "CHANNEL_UNKNOWN", NotFound, Caller, Never;
+    /// Another version of the channel, or another broadcast of its sequence, was logged.
+    ChannelConflict = "CHANNEL_CONFLICT", Aborted, Caller, AfterRefresh;
+    /// The channel's owner lists no such agent, or another one speaks on it.
+    NotYourChannel = "NOT_YOUR_CHANNEL", PermissionDenied, Caller, Never;
+    /// Nothing is broadcast on the channel any more.
+    ChannelClosed = "CHANNEL_CLOSED", FailedPrecondition, Policy, Never;
+    /// The administration is not accredited for emergencies.
+    NotAccredited = "NOT_ACCREDITED", PermissionDenied, Policy, Never;
     /// What the directory shows is too old to be believed.
     DirectoryStale = "DIRECTORY_STALE", Unavailable, Directory, Later;
     /// A message, transcript or plan of the evaluators' ceremony does not hold.

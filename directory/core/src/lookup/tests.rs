@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::keys;
+use crate::manifest::{NONE, SignedManifest};
 use crate::map::Map;
 use crate::record::RecordDraft;
-use crate::testing::{Log, NOW, World};
+use crate::testing::{Log, NOW, World, channel, manifest};
 use bytes::Bytes;
 use chancery_proto::directory::v1::map_item::Content;
 use chancery_types::entropy::SeededEntropy;
@@ -55,14 +56,14 @@ impl Setting {
         let item = |item: &Item| wire::MapItem {
             index: item.index(),
             sequenced_at_ms: item.sequenced_at().millis(),
-            pending: item.is_pending(),
+            pending: item.kind() == Kind::Pending,
             content: Some(if item.is_under(self.prefix(), BITS) {
                 let record = Some(self.bodies[&item.index()].clone());
                 Content::Body(wire::RecordBody { record, salt: SALT.to_vec().into() })
             } else {
                 let handle_prefix = Bytes::copy_from_slice(&item.prefix());
                 let commitment = Bytes::copy_from_slice(item.commitment());
-                Content::Bare(wire::BareItem { handle_prefix, commitment })
+                Content::Bare(wire::BareItem { handle_prefix, commitment, channel: false })
             }),
         };
         wire::LookupResponse {
@@ -166,6 +167,7 @@ fn absence_is_proven_and_said_of_what_was_asked_alone() {
         let bare = Content::Bare(wire::BareItem {
             handle_prefix: change.handle_prefix.to_vec().into(),
             commitment: change.commitment.to_vec().into(),
+            channel: false,
         });
         edit(a, |items| items[0].content = Some(bare));
     };
@@ -326,4 +328,81 @@ fn others_under_a_short_place_come_without_their_records() {
     let bare = |item: &wire::MapItem| matches!(item.content, Some(Content::Bare(_)));
     assert_eq!(items(&answer).iter().filter(|item| bare(item)).count(), 60);
     assert!(setting.find(answer).unwrap().is_some());
+}
+
+#[test]
+fn what_stands_for_a_channel_is_proven() {
+    let mut setting = Setting::new();
+    setting.world.list_agent(true);
+    let mut channels = crate::channels::Channels::default();
+    let id = channel(&setting.world).id;
+    let signed = SignedChannel::try_from(channel(&setting.world).sign(&setting.world.agent)).unwrap();
+    let index = setting.log.append(NOW, Event::Channel(signed.wire().clone()));
+    let (head, _) = channels.apply(signed, index, NOW);
+    setting.map.put_channel(head.item(), None).unwrap();
+    let first = SignedManifest::try_from(manifest(1, NONE).sign(&setting.world.agent)).unwrap();
+    let index = setting.log.append(NOW, Event::Manifest(first.wire().clone()));
+    let (head, before) = channels.apply_manifest(&first, index, NOW).unwrap();
+    setting.map.put_channel(head.item(), before).unwrap();
+
+    let prefix = Prefix::of_channel(&id, BITS);
+    let root = setting.log.append(NOW, Event::MapRoot(setting.map.root()));
+    let place = setting.map.part(prefix, BITS).into_place();
+    let answer = |change: &dyn Fn(&mut wire::MapItem)| {
+        let item = |item: &Item| {
+            let mut listed = wire::MapItem {
+                index: item.index(),
+                sequenced_at_ms: item.sequenced_at().millis(),
+                pending: false,
+                content: Some(Content::Channel(head.to_wire())),
+            };
+            if item.kind() == Kind::Channel {
+                change(&mut listed);
+            } else {
+                let handle_prefix = Bytes::copy_from_slice(&item.prefix());
+                let commitment = Bytes::copy_from_slice(item.commitment());
+                let bare = wire::BareItem { handle_prefix, commitment, channel: false };
+                listed.content = Some(Content::Bare(bare));
+            }
+            listed
+        };
+        let answer = wire::LookupResponse {
+            places: vec![wire::Place {
+                root: 0,
+                siblings: place.siblings.iter().map(Into::into).collect(),
+                items: encoded(place.items.iter().map(item).collect()),
+            }],
+            roots: vec![wire::LoggedRoot {
+                entry: Some(setting.log.entry(root)),
+                checkpoint: setting.log.checkpoint().note().clone(),
+            }],
+        };
+        setting.log.trust(&setting.world).verify_lookup(answer, &[prefix], BITS, NOW)
+    };
+    let lookup = answer(&|_| {}).unwrap();
+    let found = lookup.channel(&id).unwrap().unwrap();
+    assert_eq!((found.sequence, found.manifest_hash, found.index), (1, first.hash(), index));
+    assert_eq!(found.channel.channel(), &channel(&setting.world));
+    // An older head, another manifest, another kind, nothing at all.
+    let head_of = |change: &dyn Fn(&mut wire::ChannelHead)| {
+        let mut other = head.to_wire();
+        change(&mut other);
+        Content::Channel(other)
+    };
+    let lies: [&dyn Fn(&mut wire::MapItem); 6] = [
+        &|item| item.content = Some(head_of(&|head| head.sequence = 0)),
+        &|item| item.content = Some(head_of(&|head| head.manifest_hash = vec![1; 32].into())),
+        &|item| item.content = Some(head_of(&|head| head.channel = None)),
+        &|item| item.pending = true,
+        &|item| item.index -= 1,
+        &|item| {
+            let commitment = crate::channels::commitment(&head.to_wire()).to_vec().into();
+            let handle_prefix = crate::channel::place(&id).to_vec().into();
+            item.content = Some(Content::Bare(wire::BareItem { handle_prefix, commitment, channel: true }));
+        },
+    ];
+    for (nth, lie) in lies.into_iter().enumerate() {
+        assert!(matches!(answer(lie), Err(Error::Proof(_))), "the {nth}-th");
+    }
+    assert!(lookup.channel(&ChannelId::from_bytes([9; 16])).is_err(), "it was not asked for");
 }

@@ -92,7 +92,7 @@ proptest! {
         let mut shuffled = items.clone();
         shuffled.reverse();
         prop_assert_eq!(Map::from_items(shuffled).unwrap().root(), root);
-        prop_assert!(items.iter().all(|item| Item::from_bytes(&item.to_bytes()) == *item));
+        prop_assert!(items.iter().all(|item| Item::from_bytes(&item.to_bytes()) == Some(*item)));
         place.verify(prefix(head, bits), bits, &root).unwrap();
         let under = |item: &&Item| prefix(item.prefix, bits) == prefix(head, bits);
         prop_assert!(items.iter().filter(under).all(|item| place.items.contains(item)));
@@ -120,7 +120,7 @@ fn every_lie_about_a_place_is_caught() {
         lie(&|p| p.items.push(Item { index: u64::MAX, ..p.items[p.items.len() - 1] }));
         lie(&|p| p.items[0].commitment[31] ^= 1);
         lie(&|p| p.items[0].index ^= 1);
-        lie(&|p| p.items[0].pending = true);
+        lie(&|p| p.items[0].kind = Kind::Pending);
         lie(&|p| p.items[0].sequenced_at = Timestamp::from_millis(1));
         lie(&|p| p.items.insert(0, p.items[0]));
         lie(&|p| p.items.swap(0, 1));
@@ -181,6 +181,26 @@ fn a_log_that_breaks_its_rules_is_noticed() {
     assert!(take(&change(1, Some(8), 0), 9).is_err(), "a pending one is not the record");
     let ends = |ends_index| RecordChange { ends_index, ..change(1, Some(7), 2) };
     assert!(take(&ends(Some(7)), 9).is_err(), "a record is not pending");
+}
+
+#[test]
+fn a_channel_has_one_item_and_no_record_takes_its_place() {
+    let item = |index, seed| Item::of_channel([0, 0, 0, 1], index, at(index), [seed; 32]);
+    let mut map = Map::default();
+    apply(&mut map, &change(1, None, 0), 0).unwrap();
+    map.put_channel(item(1, 1), None).unwrap();
+    map.put_channel(item(2, 2), Some(1)).unwrap();
+    assert_eq!(map.under([0, 0, 0, 1]).iter().map(Item::index).collect::<Vec<_>>(), [0, 2]);
+    assert!(map.clone().put_channel(item(3, 3), Some(1)).is_err(), "it stands no more");
+    assert!(map.clone().put_channel(item(3, 3), Some(0)).is_err(), "it is a record");
+    assert!(map.clone().put_channel(item(2, 3), None).is_err(), "the entry was taken");
+    assert!(apply(&mut map, &change(1, Some(2), 0), 3).is_err(), "a record follows on a channel");
+    assert!(!map.remove([0, 0, 0, 1], 2), "a channel is erased");
+    let bytes = item(2, 2).to_bytes();
+    assert_eq!(Item::from_bytes(&bytes), Some(item(2, 2)));
+    let mut unknown = bytes;
+    unknown[20] = 3;
+    assert_eq!(Item::from_bytes(&unknown), None);
 }
 
 #[test]

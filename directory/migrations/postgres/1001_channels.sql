@@ -1,0 +1,23 @@
+-- Where the log tells of channels: what they are and what was broadcast stands in the
+-- entries themselves.
+
+CREATE TABLE channel (
+    -- Never changes.
+    channel_id BYTEA NOT NULL PRIMARY KEY,
+    -- Entry of the latest version. Only grows.
+    channel_index BIGINT NOT NULL,
+    -- Latest entry about the channel: a version or a manifest. Only grows.
+    head_index BIGINT NOT NULL
+);
+
+CREATE TABLE manifest (
+    -- The channel. Never changes.
+    channel_id BYTEA NOT NULL,
+    -- Of the broadcast, from 1 without gaps. Never changes.
+    sequence BIGINT NOT NULL,
+    -- SHA-256("chancery manifest" ‖ manifest), 32 bytes. Never changes.
+    hash BYTEA NOT NULL,
+    -- Entry that holds it. Never changes.
+    entry_index BIGINT NOT NULL,
+    PRIMARY KEY (channel_id, sequence)
+);
