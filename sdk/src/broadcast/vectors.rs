@@ -24,7 +24,8 @@ impl Vectors {
 
 #[test]
 fn the_published_vectors_hold() {
-    let vectors = Vectors(serde_json::from_str(include_str!("../../../docs/vectors/broadcast.json")).unwrap());
+    let vectors =
+        Vectors(serde_json::from_str(include_str!("../../../docs/vectors/broadcast.json")).unwrap());
     let agent = SigningKey::from_bytes(&vectors.array("/agent/seed"));
     let channel = wire::SignedChannel {
         channel: vectors.bytes("/channel/bytes").into(),
