@@ -137,7 +137,9 @@ pub(crate) async fn channels(pool: &Pool<Any>) -> Result<Vec<[(u64, Leaf); 2]>, 
     )
     .fetch_all(pool)
     .await?;
-    let entry = |row: &AnyRow, at: usize| Ok((index(row.try_get(at)?)?, leaf(row.try_get(at + 1)?)?));
+    let entry = |row: &AnyRow, at: usize| {
+        Ok::<_, StoreError>((index(row.try_get(at)?)?, leaf(row.try_get(at + 1)?)?))
+    };
     rows.iter().map(|row| Ok([entry(row, 0)?, entry(row, 2)?])).collect()
 }
 

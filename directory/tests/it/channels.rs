@@ -180,7 +180,7 @@ async fn channels_are_logged_listed_and_proven(backend: Backend) {
 
 async fn a_sequence_is_broadcast_once(backend: Backend) {
     let mut owner = Owner::new(backend).await;
-    assert_eq!(owner.broadcast(&owner.manifest(1, NONE)).await.unwrap_err(), Reason::ChannelUnknown);
+    assert_eq!(owner.broadcast(&owner.manifest(1, NONE)).await.err().unwrap(), Reason::ChannelUnknown);
     owner.publish(owner.channel().sign(&owner.agent)).await.unwrap();
     let (trust, key) = (owner.setting.trust.clone(), AgentKey::from(&owner.agent));
     let first = owner.manifest(1, NONE);
@@ -200,9 +200,9 @@ async fn a_sequence_is_broadcast_once(backend: Backend) {
         }
         let again = trust.verify_manifest(owner.broadcast(&first).await.unwrap(), &key).unwrap();
         assert_eq!((again.index, again.sequenced_at), (verified.index, verified.sequenced_at));
-        assert_eq!(owner.broadcast(&other).await.unwrap_err(), Reason::ChannelConflict);
+        assert_eq!(owner.broadcast(&other).await.err().unwrap(), Reason::ChannelConflict);
         let skipped = owner.manifest(3, verified.signed.hash());
-        assert_eq!(owner.broadcast(&skipped).await.unwrap_err(), Reason::ChannelConflict);
+        assert_eq!(owner.broadcast(&skipped).await.err().unwrap(), Reason::ChannelConflict);
     }
     // Two at once of one sequence: one is logged.
     let rival = Manifest { blob_size: 2, ..second.clone() };
@@ -216,11 +216,11 @@ async fn a_sequence_is_broadcast_once(backend: Backend) {
     // An agent that is listed no more, and a channel that is closed.
     owner.list(None).await;
     let third = owner.manifest(3, won.hash());
-    assert_eq!(owner.broadcast(&third).await.unwrap_err(), Reason::NotYourChannel);
+    assert_eq!(owner.broadcast(&third).await.err().unwrap(), Reason::NotYourChannel);
     owner.list(Some(&owner.agent)).await;
     let closed = Channel { version: 2, closed: true, ..owner.channel() };
     owner.publish(closed.sign(&owner.agent)).await.unwrap();
-    assert_eq!(owner.broadcast(&third).await.unwrap_err(), Reason::ChannelClosed);
+    assert_eq!(owner.broadcast(&third).await.err().unwrap(), Reason::ChannelClosed);
 }
 
 async fn a_mirror_shows_channels_and_a_replay_comes_to_the_same(backend: Backend) {

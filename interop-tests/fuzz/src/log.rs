@@ -278,7 +278,10 @@ fn event(steps: &mut Steps<'_>, replay: &Replay) -> Event {
             Event::Statement(signed(steps, Decision::Erasure(vec![record])))
         }
         6 => steps.of(&WORLD.events).clone(),
-        7 => Event::Statement(signed(steps, owner(steps.below(4) != 0))),
+        7 => {
+            let listed = steps.below(4) != 0;
+            Event::Statement(signed(steps, owner(listed)))
+        }
         8 | 9 => {
             let head = replay.channels().head(&sample(1).id);
             let version = head.map_or(0, |head| head.channel.channel().version) + 1;

@@ -99,8 +99,8 @@ fn part(map: &mut Map, model: &BTreeMap<([u8; 4], u64), Item>, prefix: Prefix, b
     let found: Vec<_> = place.items.iter().filter(|item| item.is_under(prefix, bits)).copied().collect();
     let expected: Vec<_> = model.values().filter(|item| item.is_under(prefix, bits)).copied().collect();
     assert!(found == expected, "a part leaves something out");
-    let read: Vec<_> = place.items.iter().map(|item| Item::from_bytes(&item.to_bytes())).collect();
-    assert!(read == place.items, "an item changes by encoding");
+    let same = |item: &Item| Item::from_bytes(&item.to_bytes()) == Some(*item);
+    assert!(place.items.iter().all(same), "an item changes by encoding");
 }
 
 fn changes_seeds() -> Vec<Vec<u8>> {
@@ -154,7 +154,9 @@ fn tamper(steps: &mut Steps<'_>, place: &mut Place) {
             2 if at < place.items.len() => {
                 let mut bytes = place.items[at].to_bytes();
                 bytes[steps.below(53) as usize] ^= 1 << steps.below(8);
-                place.items[at] = Item::from_bytes(&bytes);
+                if let Some(item) = Item::from_bytes(&bytes) {
+                    place.items[at] = item;
+                }
             }
             3 => place.items.truncate(at),
             4 if beside < place.siblings.len() => drop(place.siblings.remove(beside)),

@@ -103,7 +103,7 @@ async fn read(device: &Rogue, messages: &[federation::Submission]) -> HashMap<By
 }
 
 fn overloaded(refusal: &Refusal) -> Duration {
-    assert_eq!(refusal.reason, Reason::Overloaded);
+    assert_eq!(refusal.reason, Reason::Overloaded, "{}", refusal.message);
     refusal.retry_after.expect("it says when to come again")
 }
 

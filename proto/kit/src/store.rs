@@ -25,6 +25,9 @@ const QUEUE: usize = 4096;
 const GROUP: usize = 256;
 /// Connections that read beside the writer.
 const READERS: u32 = 4;
+/// The lock is waited for here. One that has read something first is not given it later if
+/// another process holds it: SQLite refuses at once.
+const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";
 
 /// A database and its one writer.
 pub struct Store<DB: Database> {
@@ -127,7 +130,7 @@ impl Store<Sqlite> {
         let pool = |most| SqlitePoolOptions::new().max_connections(most).test_before_acquire(false);
         let writer = pool(1).connect_with(options.clone()).await?;
         let readers = pool(READERS).connect_with(options.read_only(true)).await?;
-        Self::with_pools(writer, readers, migrations).await
+        Self::with_pools((writer, BEGIN_SQLITE), readers, migrations).await
     }
 }
 
@@ -145,13 +148,13 @@ where
     DB::Connection: Migrate,
 {
     async fn with_pools(
-        writer: Pool<DB>,
+        writer: (Pool<DB>, &'static str),
         readers: Pool<DB>,
         migrations: &Migrator,
     ) -> Result<Self, StoreError> {
-        migrations.run_direct(None, &mut *writer.acquire().await?, false).await?;
+        migrations.run_direct(None, &mut *writer.0.acquire().await?, false).await?;
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(write_in_groups(writer, queue));
+        tokio::spawn(write_in_groups(writer.0, writer.1, queue));
         Ok(Self { readers, jobs })
     }
 }
@@ -193,10 +196,14 @@ impl<DB: Database> Store<DB> {
     }
 }
 
-async fn write_in_groups<DB: Database>(pool: Pool<DB>, mut queue: mpsc::Receiver<Queued<DB>>) {
+async fn write_in_groups<DB: Database>(
+    pool: Pool<DB>,
+    begin: &'static str,
+    mut queue: mpsc::Receiver<Queued<DB>>,
+) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.recv_many(&mut group, GROUP).await > 0 {
-        if let Err(error) = commit(&pool, &mut group).await {
+        if let Err(error) = commit(&pool, begin, &mut group).await {
             if let [only] = group.as_slice() {
                 tracing::warn!(job = only.name, %error, "store job failed");
                 if let Some(only) = group.pop() {
@@ -207,7 +214,7 @@ async fn write_in_groups<DB: Database>(pool: Pool<DB>, mut queue: mpsc::Receiver
             // One of them spoilt the transaction: each alone now.
             for job in group.drain(..) {
                 let mut alone = vec![job];
-                let result = commit(&pool, &mut alone).await;
+                let result = commit(&pool, begin, &mut alone).await;
                 if let Err(error) = &result {
                     tracing::warn!(job = alone.first().map(|j| j.name), %error, "store job failed");
                 }
@@ -224,9 +231,13 @@ async fn write_in_groups<DB: Database>(pool: Pool<DB>, mut queue: mpsc::Receiver
     pool.close().await;
 }
 
-async fn commit<DB: Database>(pool: &Pool<DB>, group: &mut [Queued<DB>]) -> Result<(), StoreError> {
+async fn commit<DB: Database>(
+    pool: &Pool<DB>,
+    begin: &'static str,
+    group: &mut [Queued<DB>],
+) -> Result<(), StoreError> {
     let mut connection = pool.acquire().await?;
-    let committed = commit_on::<DB>(&mut connection, group).await;
+    let committed = commit_on::<DB>(&mut connection, begin, group).await;
     if committed.is_err() {
         // SQLite ends some transactions by itself when the disk is full or fails. sqlx does not
         // hear of it: its next transaction on this connection could be a savepoint inside
@@ -240,9 +251,10 @@ async fn commit<DB: Database>(pool: &Pool<DB>, group: &mut [Queued<DB>]) -> Resu
 
 async fn commit_on<DB: Database>(
     connection: &mut DB::Connection,
+    begin: &'static str,
     group: &mut [Queued<DB>],
 ) -> Result<(), sqlx::Error> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = connection.begin_with(begin).await?;
     for job in group {
         (job.work)(transaction.deref_mut()).await?;
     }

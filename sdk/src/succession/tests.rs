@@ -80,6 +80,18 @@ async fn garbage(hub: &mut Hub, from: &Identity, thread: GroupId) {
     hub.mailboxes.values_mut().for_each(|mailbox| mailbox.push(Item::Delivery(commit.clone())));
 }
 
+/// A second device of a person's, and a commit that takes it into a thread.
+async fn admitted(person: &Device, agent: &Identity, thread: GroupId) -> Device {
+    let second = Device::new(900);
+    let request = second.run(link::request).await;
+    let approved = person.run(move |tx| link::approve(tx, &request, b"")).await;
+    second.run(move |tx| link::accept(tx, &approved.grant)).await;
+    second.lists(agent).await;
+    let key_package = second.key_package(Suite::Classical).await;
+    person.run(move |tx| thread::admit::admit(tx, &thread, vec![key_package])).await;
+    second
+}
+
 #[tokio::test]
 async fn garbage_that_won_an_epoch_costs_two_messages_of_each_side() {
     let Pair { mut hub, agent, person, person_identity, thread, .. } = pair(Suite::Classical).await;
@@ -145,6 +157,24 @@ async fn a_hub_that_is_gone_is_outlived_and_what_it_had_counts_once() {
     let identity = person.run(|tx| identity::identity(tx)).await;
     assert!(person.inbox().await.iter().all(|item| item.sender == agent_identity.alias));
     assert!(identity.alias != agent_identity.alias && person.alarms().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_hub_that_fell_silent_over_a_commit_may_have_merged_it() {
+    let Pair { mut hub, agent, agent_identity, person, thread, .. } = pair(Suite::Classical).await;
+    let second = admitted(&person, &agent_identity, thread).await;
+    let commit = person.due().await.remove(0);
+    // It did, and said so to everybody but the one who committed.
+    hub.submit(&commit);
+    person.refused(&commit, "PEER_UNREACHABLE").await;
+    assert_eq!(person.stand(thread).await, Stand::Broken, "whose epoch it is, nobody can tell");
+    agent.fetch(&mut hub).await;
+    agent.write(thread, "in the epoch that it made").await;
+    person.write(thread, "from the person").await;
+    assert_eq!(person.succeed(&[&agent], &[&second]).await, 1);
+    settle(&mut hub, &[&agent, &person, &second]).await;
+    assert_eq!(agent.texts().await, ["from the person"]);
+    assert!(person.alarms().await.is_empty());
 }
 
 #[tokio::test]
@@ -264,13 +294,7 @@ async fn a_restored_endpoint_uses_no_key_twice() {
 async fn a_restored_endpoint_gives_up_its_commits_and_reads_on() {
     let Pair { mut hub, agent, agent_identity, mut person, thread, .. } = pair(Suite::Classical).await;
     person.greet(person.greeting().await).await;
-    let second = Device::new(900);
-    let request = second.run(link::request).await;
-    let approved = person.run(move |tx| link::approve(tx, &request, b"")).await;
-    second.run(move |tx| link::accept(tx, &approved.grant)).await;
-    second.lists(&agent_identity).await;
-    let key_package = second.key_package(Suite::Classical).await;
-    person.run(move |tx| thread::admit::admit(tx, &thread, vec![key_package])).await;
+    let second = admitted(&person, &agent_identity, thread).await;
     assert_eq!(person.due().await.len(), 1);
     let copy = person.copy();
     person.run(|tx| inbox::count_up(tx, STORE_COUNT)).await;

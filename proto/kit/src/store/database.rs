@@ -1,7 +1,7 @@
 //! A store whose database is chosen when it starts: an SQLite file or PostgreSQL,
 //! under the same SQL text (numbered placeholders, BIGINT, TEXT and bytes alone).
 
-use super::{READERS, Store, StoreError, private_file};
+use super::{BEGIN_SQLITE, READERS, Store, StoreError, private_file};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions, install_default_drivers};
 use sqlx::migrate::Migrator;
 use sqlx::{Any, Executor as _, Pool};
@@ -77,13 +77,13 @@ impl Store<Any> {
             DatabasePlace::File(path) => {
                 private_file(path).map_err(|error| StoreError::File(error.into()))?;
                 let writer = sqlite(path, "rwc", 1, WRITER_PRAGMAS).await?;
-                (writer, sqlite(path, "ro", READERS, "").await?, &migrations.sqlite)
+                ((writer, BEGIN_SQLITE), sqlite(path, "ro", READERS, "").await?, &migrations.sqlite)
             }
             DatabasePlace::Postgres(url) => {
                 let options: AnyConnectOptions = url.parse()?;
                 let writer = AnyPoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
                 let readers = AnyPoolOptions::new().max_connections(READERS).connect_with(options).await?;
-                (writer, readers, &migrations.postgres)
+                ((writer, "BEGIN"), readers, &migrations.postgres)
             }
         };
         Self::with_pools(writer, readers, migrations).await

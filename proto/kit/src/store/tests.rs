@@ -1,4 +1,5 @@
 use super::*;
+use sqlx::ConnectOptions as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("tests/migrations");
@@ -110,4 +111,27 @@ async fn what_follows_a_transaction_that_ended_by_itself_is_committed() {
     insert(&store, 1).await.unwrap_err();
     insert(&store, 2).await.unwrap();
     assert_eq!(count(&store).await, 2);
+}
+
+/// A backup tool, or an operator's shell.
+#[tokio::test]
+async fn a_job_that_reads_first_waits_for_others_that_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let store = Store::open(&path, &MIGRATIONS).await.unwrap();
+    let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let mut copying = Box::pin(store.write("copy", |c| {
+        Box::pin(async move {
+            let most: i64 =
+                sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM thing").fetch_one(&mut *c).await?;
+            sqlx::query("INSERT INTO thing (id) VALUES ($1)").bind(most + 1).execute(c).await
+        })
+    }));
+    let waits = tokio::time::timeout(Duration::from_millis(100), &mut copying).await;
+    assert!(waits.is_err(), "it waits for the lock");
+    sqlx::query("INSERT INTO thing (id) VALUES (5)").execute(&mut other).await.unwrap();
+    sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+    copying.await.unwrap();
+    insert(&store, 6).await.unwrap_err();
 }
