@@ -10,10 +10,12 @@ use crate::keepsake;
 use crate::node_client::NodeClient;
 use crate::store::EndpointStore;
 use crate::{peer, resolve};
-use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedLookup};
-use chancery_directory_core::{FederationState, Prefix, Trust, VerifiedCheckpoint};
-use chancery_proto::directory::v1::ListStatementsResponse;
-use chancery_types::{Handle, Reason, Refusal};
+use chancery_directory_core::channel::Channel;
+use chancery_directory_core::lookup::{ALARMING_AGE, VerifiedHead, VerifiedLookup};
+use chancery_directory_core::manifest::VerifiedManifest;
+use chancery_directory_core::{AgentKey, FederationState, Prefix, Trust, VerifiedCheckpoint};
+use chancery_proto::directory::v1::{ListChannelsRequest, ListStatementsResponse, LoggedManifest};
+use chancery_types::{ChannelId, Handle, NodeId, Reason, Refusal};
 use prost::Message as _;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -112,21 +114,83 @@ impl DirectoryView {
     /// # Errors
     /// TOO_LARGE: fewer at once. Otherwise who cannot be reached, or what does not hold.
     pub(crate) async fn look_up(&self, handles: &[Handle], after: u64) -> Result<VerifiedLookup, Refusal> {
+        self.places_of(|bits| handles.iter().map(|handle| Prefix::of(handle, bits)).collect(), after).await
+    }
+
+    /// What stands for a channel, by a root behind entry `after`.
+    ///
+    /// # Errors
+    /// Who cannot be reached, or what does not hold.
+    pub(crate) async fn channel(&self, id: &ChannelId, after: u64) -> Result<Option<VerifiedHead>, Refusal> {
+        let lookup = self.places_of(|bits| [Prefix::of_channel(id, bits)].into(), after).await?;
+        Ok(lookup.channel(id)?.cloned())
+    }
+
+    /// Verifies that the log holds a manifest, and that `agent` signed it.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub(crate) fn verify_manifest(
+        &self,
+        logged: LoggedManifest,
+        agent: &AgentKey,
+    ) -> Result<VerifiedManifest, Refusal> {
+        Ok(self.trust.verify_manifest(logged, agent)?)
+    }
+
+    /// Channels as their owners published them, each in the log; all of them, or of one
+    /// administration.
+    ///
+    /// # Errors
+    /// Who cannot be reached, or what does not hold.
+    pub(crate) async fn channels(&self, administration: Option<&NodeId>) -> Result<Vec<Channel>, Refusal> {
+        let mut request = ListChannelsRequest {
+            administration: administration.map(ToString::to_string).unwrap_or_default(),
+            ..ListChannelsRequest::default()
+        };
+        let mut channels = Vec::new();
+        loop {
+            let response = self.client.list_channels(&request).await?;
+            let (checkpoint, listed) = self.trust.verify_channels(response)?;
+            self.see(checkpoint).await?;
+            let Some((last, _)) = listed.last() else { return Ok(channels) };
+            if *last < request.start {
+                return Err(Refusal::new(
+                    Reason::DirectoryMisbehaved,
+                    "channels are listed that nobody asked for",
+                ));
+            }
+            request.start = last + 1;
+            let wanted =
+                |channel: &Channel| administration.is_none_or(|wanted| *wanted == channel.administration);
+            channels.extend(listed.into_iter().map(|(_, channel)| channel).filter(wanted));
+        }
+    }
+
+    async fn places_of(
+        &self,
+        prefixes: impl Fn(u32) -> BTreeSet<Prefix>,
+        after: u64,
+    ) -> Result<VerifiedLookup, Refusal> {
         let bits = self.state().await?.lookup_prefix_bits();
-        match self.places(handles, after, bits).await {
+        match self.places(prefixes(bits), after, bits).await {
             // The federation may have settled on prefixes of another length.
             Err(refusal) if matches!(refusal.reason, Reason::InvalidProof | Reason::InvalidField) => {
                 match self.refresh().await?.lookup_prefix_bits() {
                     now if now == bits => Err(refusal),
-                    now => self.places(handles, after, now).await,
+                    now => self.places(prefixes(now), after, now).await,
                 }
             }
             found => found,
         }
     }
 
-    async fn places(&self, handles: &[Handle], after: u64, bits: u32) -> Result<VerifiedLookup, Refusal> {
-        let prefixes: BTreeSet<Prefix> = handles.iter().map(|handle| Prefix::of(handle, bits)).collect();
+    async fn places(
+        &self,
+        prefixes: BTreeSet<Prefix>,
+        after: u64,
+        bits: u32,
+    ) -> Result<VerifiedLookup, Refusal> {
         let prefixes: Vec<Prefix> = prefixes.into_iter().collect();
         let named = prefixes.iter().map(|prefix| prefix.to_bytes().to_vec().into()).collect();
         let response = self.client.lookup(named, after).await?;

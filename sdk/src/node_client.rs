@@ -464,6 +464,45 @@ impl NodeClient {
         .ok_or_else(|| misbehaved("the node relayed an empty answer"))
     }
 
+    pub(crate) async fn list_channels(
+        &self,
+        request: &directory::ListChannelsRequest,
+    ) -> Result<directory::ListChannelsResponse, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::ListChannelsRequest { request: Some(request.clone()) });
+            async move { relay(channel).list_channels(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn submit_channel(
+        &self,
+        request: &directory::SubmitChannelRequest,
+    ) -> Result<directory::SubmitChannelResponse, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::SubmitChannelRequest { request: Some(request.clone()) });
+            async move { relay(channel).submit_channel(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
+    pub(crate) async fn submit_manifest(
+        &self,
+        request: &directory::SubmitManifestRequest,
+    ) -> Result<directory::SubmitManifestResponse, Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::SubmitManifestRequest { request: Some(request.clone()) });
+            async move { relay(channel).submit_manifest(request).await }
+        })
+        .await?
+        .response
+        .ok_or_else(|| misbehaved("the node relayed an empty answer"))
+    }
+
     pub(crate) async fn prove_consistency(
         &self,
         old_size: u64,

@@ -3,6 +3,7 @@
 //! fetching is the caller's.
 
 use crate::ceremony::conclusion::Conclusion;
+use crate::channel::{Channel, SignedChannel};
 use crate::entry::{Event, Leaf};
 use crate::governance::{self, GovernanceKeys};
 use crate::note::{self, LogVerifier, VerifiedCheckpoint};
@@ -108,6 +109,34 @@ impl Trust {
             }
         }
         Ok((checkpoint, state))
+    }
+}
+
+impl Trust {
+    /// Verifies channels, each included in the checkpoint, with the entries that hold them. Whether
+    /// their agents were listed, who logged them judged.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub fn verify_channels(
+        &self,
+        response: wire::ListChannelsResponse,
+    ) -> Result<(VerifiedCheckpoint, Vec<(u64, Channel)>), Error> {
+        let checkpoint = self.log.verify(&response.checkpoint)?;
+        let mut channels: Vec<(u64, Channel)> = Vec::with_capacity(response.channels.len());
+        for logged in response.channels {
+            let inclusion = logged.inclusion.ok_or(Error::Proof("a channel comes without its proof"))?;
+            if channels.last().is_some_and(|(last, _)| inclusion.index <= *last) {
+                return Err(Error::Proof("channels are not in the order of the log"));
+            }
+            let leaf = Leaf::from_bytes(logged.entry)?;
+            checkpoint.includes(&leaf.hash(), inclusion.index, &inclusion.path)?;
+            let Event::Channel(signed) = leaf.entry()?.event else {
+                return Err(Error::Proof("an entry given for a channel is none"));
+            };
+            channels.push((inclusion.index, SignedChannel::try_from(signed)?.channel().clone()));
+        }
+        Ok((checkpoint, channels))
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod canaries;
+mod channels;
 mod crash_points;
 mod devices;
 mod enrolment;

@@ -86,4 +86,43 @@ impl RelayService for Relay {
         })
         .await
     }
+
+    async fn list_channels(
+        &self,
+        request: Request<wire::ListChannelsRequest>,
+    ) -> Result<Response<wire::ListChannelsResponse>, Status> {
+        unary(async {
+            session::device(&request)?;
+            let request = inner(request.into_inner().request)?;
+            let response = directory_call(self.0.mesh.log().directory().list_channels(request)).await?;
+            Ok(wire::ListChannelsResponse { response: Some(response) })
+        })
+        .await
+    }
+
+    async fn submit_channel(
+        &self,
+        request: Request<wire::SubmitChannelRequest>,
+    ) -> Result<Response<wire::SubmitChannelResponse>, Status> {
+        unary(async {
+            session::device(&request)?;
+            let request = inner(request.into_inner().request)?;
+            let response = directory_call(self.0.mesh.log().directory().submit_channel(request)).await?;
+            Ok(wire::SubmitChannelResponse { response: Some(response) })
+        })
+        .await
+    }
+
+    async fn submit_manifest(
+        &self,
+        request: Request<wire::SubmitManifestRequest>,
+    ) -> Result<Response<wire::SubmitManifestResponse>, Status> {
+        unary(async {
+            session::device(&request)?;
+            let request = inner(request.into_inner().request)?;
+            let response = directory_call(self.0.mesh.log().directory().submit_manifest(request)).await?;
+            Ok(wire::SubmitManifestResponse { response: Some(response) })
+        })
+        .await
+    }
 }

@@ -3,6 +3,7 @@
 //! keep queue and mailbox moving are in `run`, sending in `send`.
 
 mod account;
+mod channels;
 mod enrol;
 mod moving;
 mod rounds;
