@@ -65,7 +65,7 @@ async fn what_an_agent_publishes_everybody_finds_and_nobody_else_changes() {
     // Found through another node, by a device that knows nobody.
     let head = device.endpoint.channel(&first.id, changed).await.unwrap().unwrap();
     assert_eq!((head.channel.channel(), head.sequence), (&second, 0));
-    assert_eq!(device.endpoint.channels(None).await.unwrap(), [second.clone()]);
+    assert_eq!(device.endpoint.channels(None).await.unwrap(), std::slice::from_ref(&second));
     assert_eq!(device.endpoint.channels(Some(&id("federal"))).await.unwrap(), [second]);
     assert!(device.endpoint.channels(Some(&id("regional"))).await.unwrap().is_empty());
 
