@@ -28,7 +28,7 @@ impl Endpoint {
     }
 
     /// Publishes a channel, or its next version, as the agent that it names; gives the index of
-    /// its entry. The same version again gets the same entry.
+    /// its entry. The same version again gets the same entry while it stands.
     ///
     /// # Errors
     /// The directory's refusal, or who cannot be reached.
