@@ -38,7 +38,7 @@ pub struct Channel {
     /// Name and description by BCP 47 language tag.
     pub texts: BTreeMap<String, Text>,
     /// Who may join.
-    pub admission: Admission,
+    pub join_rule: JoinRule,
     /// Coarse category, 0 to [`LAST_CATEGORY`].
     pub category: u32,
     /// URL where people ask about it.
@@ -68,7 +68,7 @@ pub struct Text {
 
 /// Who may join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
+pub enum JoinRule {
     /// Whoever wants to.
     Open,
     /// Whoever holds an invitation.
@@ -162,10 +162,10 @@ impl TryFrom<wire::Channel> for Channel {
         if channel.version == 0 || channel.version > i64::MAX.unsigned_abs() {
             return Err(Error::Field("a channel's versions count from 1"));
         }
-        let admission = match channel.admission() {
-            wire::Admission::Open => Admission::Open,
-            wire::Admission::Invitation => Admission::Invitation,
-            wire::Admission::Unspecified => {
+        let join_rule = match channel.join_rule() {
+            wire::JoinRule::Open => JoinRule::Open,
+            wire::JoinRule::Invitation => JoinRule::Invitation,
+            wire::JoinRule::Unspecified => {
                 return Err(Error::Field("a channel is open or by invitation"));
             }
         };
@@ -193,7 +193,7 @@ impl TryFrom<wire::Channel> for Channel {
             administration: channel.administration.parse()?,
             agent: channel.agent.parse()?,
             texts: channel.texts.into_iter().map(text).collect::<Result<_, _>>()?,
-            admission,
+            join_rule,
             category: channel.category,
             contact: channel.contact,
             suite: match channel.cipher_suite {
@@ -223,9 +223,9 @@ impl From<&Channel> for wire::Channel {
             administration: channel.administration.to_string(),
             agent: channel.agent.to_string(),
             texts: channel.texts.iter().map(text).collect(),
-            admission: match channel.admission {
-                Admission::Open => wire::Admission::Open,
-                Admission::Invitation => wire::Admission::Invitation,
+            join_rule: match channel.join_rule {
+                JoinRule::Open => wire::JoinRule::Open,
+                JoinRule::Invitation => wire::JoinRule::Invitation,
             }
             .into(),
             category: channel.category,
@@ -306,7 +306,7 @@ mod tests {
             &|c| c.texts.values_mut().for_each(|text| text.name.clear()),
             &|c| c.texts.values_mut().for_each(|text| text.description = "x".repeat(1_001)),
             &|c| c.texts.values_mut().for_each(|text| text.name = "two\nlines".to_owned()),
-            &|c| c.admission = 0,
+            &|c| c.join_rule = 0,
             &|c| c.category = 8,
             &|c| c.contact = "javascript:alert(1)".to_owned(),
             &|c| c.cell_size = 1,

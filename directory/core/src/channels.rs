@@ -75,13 +75,20 @@ pub struct Channels {
     heads: BTreeMap<ChannelId, Arc<Head>>,
 }
 
-/// What becomes of a channel or a manifest that is handed in.
+/// What becomes of a channel that is handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Judgement {
     /// To be logged.
     New,
     /// The very same stands, by this entry.
     Repeated(u64),
+}
+
+/// What becomes of a manifest that is handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It follows on the latest: to be logged.
+    Next,
     /// Its sequence was logged before; whether as the same manifest, the log tells.
     Passed,
 }
@@ -162,7 +169,7 @@ impl Channels {
         signed: &SignedManifest,
         state: &FederationState,
         now: Timestamp,
-    ) -> Result<Judgement, Error> {
+    ) -> Result<Place, Error> {
         let manifest = signed.manifest();
         let head = self.heads.get(&manifest.channel).ok_or(Error::ChannelUnknown)?;
         let channel = head.channel.channel();
@@ -173,7 +180,7 @@ impl Channels {
         }
         let (last, hash) = head.latest.map_or((0, NONE), |latest| (latest.sequence, latest.hash));
         if manifest.sequence <= last {
-            return Ok(Judgement::Passed);
+            return Ok(Place::Passed);
         }
         if channel.closed {
             return Err(Error::ChannelClosed);
@@ -190,7 +197,7 @@ impl Channels {
         if manifest.expires_at <= now {
             return Err(Error::Field("the broadcast has expired"));
         }
-        Ok(Judgement::New)
+        Ok(Place::Next)
     }
 
     /// Takes a logged channel into account; gives what stands now and which entry stood before.

@@ -3,7 +3,7 @@
 
 use crate::ceremony::conclusion::Conclusion;
 use crate::channel::SignedChannel;
-use crate::channels::{Channels, Head, Judgement};
+use crate::channels::{Channels, Head, Judgement, Place};
 use crate::entry::{Event, Leaf, RecordChange};
 use crate::manifest::SignedManifest;
 use crate::map::{Item, Map, Sum};
@@ -185,7 +185,7 @@ impl Replay {
             }
             Event::Manifest(signed) => {
                 let signed = SignedManifest::try_from(signed)?;
-                if self.channels.judge_manifest(&signed, &self.state, at)? != Judgement::New {
+                if self.channels.judge_manifest(&signed, &self.state, at)? != Place::Next {
                     return Err(Error::Proof("a sequence of a channel is logged twice"));
                 }
                 let mut channels = self.channels.clone();

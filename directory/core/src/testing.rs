@@ -5,7 +5,7 @@ use crate::ceremony::conclusion::{self, Conclusion};
 use crate::ceremony::party::{self, Secret};
 use crate::ceremony::transcript::{Dealings, Outcome};
 use crate::ceremony::{Ceremony, Joins, Party, Plan};
-use crate::channel::{Admission, Channel, Suite, Text};
+use crate::channel::{Channel, JoinRule, Suite, Text};
 use crate::entry::{Entry, Event, Leaf};
 use crate::governance::{self, GovernanceKeys};
 use crate::handle::{self, RecordKey, Serving};
@@ -401,7 +401,7 @@ pub(crate) fn channel(world: &World) -> Channel {
             "en".to_owned(),
             Text { name: "News".to_owned(), description: "What is new".to_owned() },
         )]),
-        admission: Admission::Open,
+        join_rule: JoinRule::Open,
         category: 1,
         contact: "mailto:news@federal.example".to_owned(),
         suite: Suite::Hybrid,

@@ -5,7 +5,7 @@ use super::task::Task;
 use crate::store::write::{NewBody, NewRows};
 use chancery_directory_core::ceremony::conclusion::Conclusion;
 use chancery_directory_core::channel::SignedChannel;
-use chancery_directory_core::channels::{self, Channels};
+use chancery_directory_core::channels::{self, Channels, Head};
 use chancery_directory_core::client::Publication;
 use chancery_directory_core::entry::{Entry, Event, Leaf};
 use chancery_directory_core::manifest::SignedManifest;
@@ -197,11 +197,11 @@ impl Batch {
         match self.channels.judge(&signed, &task.parts.federation, state)? {
             channels::Judgement::New => {}
             channels::Judgement::Repeated(index) => return Ok(index),
-            channels::Judgement::Passed => return Err(CHANNEL_TWICE.into()),
         }
-        let index = self.log(Event::Channel(signed.wire().clone()))?;
-        let (head, before) = self.channels.apply(signed, index, self.now);
-        self.rows.channels.push(ChannelChange::apply(&mut self.map, &head, before, None)?);
+        let (event, index) = (Event::Channel(signed.wire().clone()), self.next);
+        let mut channels = self.channels.clone();
+        let (head, before) = channels.apply(signed, index, self.now);
+        self.put(event, channels, &head, before, None)?;
         Ok(index)
     }
 
@@ -210,19 +210,38 @@ impl Batch {
         let manifest = signed.manifest();
         let (place, hash) = ((manifest.channel, manifest.sequence), signed.hash());
         match self.channels.judge_manifest(signed, state, self.now)? {
-            channels::Judgement::New => {}
-            channels::Judgement::Repeated(index) => return Ok(index),
-            channels::Judgement::Passed => match self.known.manifests.get(&place) {
+            channels::Place::Next => {}
+            channels::Place::Passed => match self.known.manifests.get(&place) {
                 Some((logged, index)) if *logged == hash => return Ok(*index),
-                _ => return Err(CHANNEL_TWICE.into()),
+                _ => {
+                    let message = "another broadcast of the sequence was logged";
+                    return Err(Error::ChannelConflict(message).into());
+                }
             },
         }
-        let index = self.log(Event::Manifest(signed.wire().clone()))?;
-        let (head, before) = self.channels.apply_manifest(signed, index, self.now)?;
-        let logged = Some((manifest.sequence, hash));
-        self.rows.channels.push(ChannelChange::apply(&mut self.map, &head, before, logged)?);
+        let (event, index) = (Event::Manifest(signed.wire().clone()), self.next);
+        let mut channels = self.channels.clone();
+        let (head, before) = channels.apply_manifest(signed, index, self.now)?;
+        self.put(event, channels, &head, before, Some((manifest.sequence, hash)))?;
         self.known.manifests.insert(place, (hash, index));
         Ok(index)
+    }
+
+    /// Logs what changes a channel: all of it or nothing.
+    fn put(
+        &mut self,
+        event: Event,
+        channels: Channels,
+        head: &Head,
+        before: Option<u64>,
+        manifest: Option<(u64, [u8; 32])>,
+    ) -> Result<(), Error> {
+        let mut map = self.map.clone();
+        let change = ChannelChange::apply(&mut map, head, before, manifest)?;
+        self.log(event)?;
+        (self.map, self.channels) = (map, channels);
+        self.rows.channels.push(change);
+        Ok(())
     }
 
     fn log(&mut self, event: Event) -> Result<u64, Error> {
@@ -232,9 +251,6 @@ impl Batch {
         Ok(index)
     }
 }
-
-/// Two broadcasts of one sequence: the channel's owner must not, and nobody may see both.
-const CHANNEL_TWICE: Error = Error::ChannelConflict("another broadcast of the sequence was logged");
 
 fn reused(message: &'static str) -> Refusal {
     Refusal::new(Reason::RequestIdReused, message)

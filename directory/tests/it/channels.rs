@@ -3,7 +3,7 @@
 
 use crate::mesh::{BITS, Backend, FEDERATION, Setting, client, on_both, refusal};
 use bytes::Bytes;
-use chancery_directory_core::channel::{Admission, Channel, SignedChannel, Suite, Text};
+use chancery_directory_core::channel::{Channel, JoinRule, SignedChannel, Suite, Text};
 use chancery_directory_core::entry::{Event, Leaf};
 use chancery_directory_core::lookup::VerifiedHead;
 use chancery_directory_core::manifest::{Manifest, NONE, SignedManifest};
@@ -68,7 +68,7 @@ impl Owner {
             administration: "federal".parse().unwrap(),
             agent: "post".parse().unwrap(),
             texts: BTreeMap::from([("en".to_owned(), text)]),
-            admission: Admission::Open,
+            join_rule: JoinRule::Open,
             category: 1,
             contact: "mailto:news@federal.example".to_owned(),
             suite: Suite::Hybrid,

@@ -4,7 +4,7 @@ use crate::Target;
 use crate::input::message;
 use crate::world::{FEDERATION, NOW, founded, key, name};
 use chancery_directory_core::channel::{
-    Admission, Channel, MAX_CELL, MAX_CHANNEL, SignedChannel, Suite, Text,
+    Channel, JoinRule, MAX_CELL, MAX_CHANNEL, SignedChannel, Suite, Text,
 };
 use chancery_directory_core::keys::{self, Purpose};
 use chancery_directory_core::manifest::{About, MAX_BLOB, MAX_LIFE, MAX_MANIFEST, Manifest, SignedManifest};
@@ -47,7 +47,7 @@ pub(crate) fn sample(version: u64) -> Channel {
         administration: name("federal"),
         agent: name("post"),
         texts: BTreeMap::from([("en".to_owned(), text)]),
-        admission: Admission::Open,
+        join_rule: JoinRule::Open,
         category: 1,
         contact: "https://federal.example/news".to_owned(),
         suite: Suite::Hybrid,

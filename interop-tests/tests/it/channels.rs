@@ -1,6 +1,6 @@
 //! Channels through nodes: an agent publishes and broadcasts, everybody finds what it did.
 
-use chancery_directory_core::channel::{Admission, Channel, Suite, Text};
+use chancery_directory_core::channel::{Channel, JoinRule, Suite, Text};
 use chancery_directory_core::manifest::{About, Manifest, NONE};
 use chancery_interop_tests::mesh::{FEDERATION, Mesh, id};
 use chancery_interop_tests::party::{Agent, Device, person_number, reason};
@@ -17,7 +17,7 @@ fn channel(administration: &str, agent_alias: Alias) -> Channel {
         administration: id(administration),
         agent: id("letters"),
         texts: BTreeMap::from([("nl".to_owned(), text("Nieuws")), ("fr".to_owned(), text("Nouvelles"))]),
-        admission: Admission::Open,
+        join_rule: JoinRule::Open,
         category: 1,
         contact: "https://federal.example/news".to_owned(),
         suite: Suite::Hybrid,

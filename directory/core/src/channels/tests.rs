@@ -29,13 +29,13 @@ impl Setting {
         self.channels.apply(signed, index, NOW).1
     }
 
-    fn judge_manifest(&self, manifest: &Manifest) -> Result<Judgement, Error> {
+    fn judge_manifest(&self, manifest: &Manifest) -> Result<Place, Error> {
         let signed = SignedManifest::try_from(manifest.sign(&self.world.agent)).unwrap();
         self.channels.judge_manifest(&signed, &self.world.state, NOW)
     }
 
     fn broadcast(&mut self, manifest: &Manifest, index: u64) -> [u8; 32] {
-        assert_eq!(self.judge_manifest(manifest), Ok(Judgement::New));
+        assert_eq!(self.judge_manifest(manifest), Ok(Place::Next));
         let signed = SignedManifest::try_from(manifest.sign(&self.world.agent)).unwrap();
         self.channels.apply_manifest(&signed, index, NOW).unwrap();
         signed.hash()
@@ -83,14 +83,10 @@ fn emergencies_need_an_accredited_owner_at_both_times() {
     setting.world.accredit(true);
     setting.publish(&channel, 10);
     let alarm = Manifest { emergency: true, ..manifest(1, NONE) };
-    assert_eq!(setting.judge_manifest(&alarm), Ok(Judgement::New));
+    assert_eq!(setting.judge_manifest(&alarm), Ok(Place::Next));
     setting.world.accredit(false);
     assert_eq!(setting.judge_manifest(&alarm), Err(Error::NotAccredited));
-    assert_eq!(
-        setting.judge_manifest(&manifest(1, NONE)),
-        Ok(Judgement::New),
-        "what is no emergency goes on"
-    );
+    assert_eq!(setting.judge_manifest(&manifest(1, NONE)), Ok(Place::Next), "what is no emergency goes on");
 }
 
 #[test]
@@ -100,8 +96,8 @@ fn broadcasts_follow_on_each_other() {
     setting.publish(&channel(&setting.world), 10);
     let first = manifest(1, NONE);
     let hash = setting.broadcast(&first, 11);
-    assert_eq!(setting.judge_manifest(&first), Ok(Judgement::Passed));
-    assert_eq!(setting.judge_manifest(&Manifest { blob_size: 3, ..first }), Ok(Judgement::Passed));
+    assert_eq!(setting.judge_manifest(&first), Ok(Place::Passed));
+    assert_eq!(setting.judge_manifest(&Manifest { blob_size: 3, ..first }), Ok(Place::Passed));
     let next = manifest(2, hash);
     let wrong = [
         manifest(2, [1; 32]),
