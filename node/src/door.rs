@@ -53,6 +53,7 @@ impl Places {
             "/chancery.node.v1.AccountService/Authenticate"
             | "/chancery.node.v1.MailboxService/Acknowledge"
             | "/chancery.node.v1.MailboxService/Subscribe"
+            | "/chancery.node.v1.BroadcastService/ReadSeats"
             | "/chancery.federation.v1.FederationService/Link" => &self.handing_out,
             "/chancery.node.v1.KeyPackageService/TakeKeyPackages" => &self.asking,
             "/chancery.node.v1.BlobService/ReadBlob"

@@ -96,6 +96,7 @@ pub async fn serve(parts: NodeParts, shutdown: CancellationToken) -> Result<(), 
     let jobs = [
         tokio::spawn(job::follow(Arc::clone(&rooms))),
         tokio::spawn(job::sweep(Arc::clone(&rooms))),
+        tokio::spawn(job::hand_over_seats(Arc::clone(&rooms))),
         tokio::spawn(link::keep_links(Arc::clone(&rooms))),
     ];
     let routes = rpc::routes(rooms, door::Places::new(&parts.entropy)).await?;
@@ -124,6 +125,9 @@ async fn rooms(parts: &NodeParts, here: NodeId, shutdown: CancellationToken) -> 
         arrivals: link::Arrivals::default(),
         sessions: rpc::Sessions::default(),
         subscriptions: rpc::Subscriptions::default(),
+        seat_streams: rpc::broadcast::SeatStreams::default(),
+        seats: tokio::sync::Notify::new(),
+        credentials: Arc::clone(&parts.credentials),
         lanes: rpc::Lanes::start(&store),
         store,
         shutdown,

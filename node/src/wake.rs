@@ -3,7 +3,7 @@
 //! since whoever waits has looked after it began to listen.
 
 use chancery_node_core::tables::After;
-use chancery_types::{Alias, NodeId};
+use chancery_types::{Alias, ChannelId, NodeId};
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,23 +14,30 @@ use tokio::sync::Notify;
 pub(crate) struct Wake {
     aliases: Listeners<Alias>,
     peers: Listeners<NodeId>,
+    channels: Listeners<(NodeId, ChannelId)>,
 }
 
 impl Wake {
     /// Listens for an alias.
     pub(crate) fn alias(&self, alias: Alias) -> Arc<Notify> {
-        self.aliases.listen(alias)
+        self.aliases.listen([alias])
     }
 
     /// Listens for a peer.
     pub(crate) fn peer(&self, peer: NodeId) -> Arc<Notify> {
-        self.peers.listen(peer)
+        self.peers.listen([peer])
+    }
+
+    /// Listens for residents of channels: owners and ids.
+    pub(crate) fn channels(&self, channels: impl IntoIterator<Item = (NodeId, ChannelId)>) -> Arc<Notify> {
+        self.channels.listen(channels)
     }
 
     /// Wakes whoever listens.
     pub(crate) fn wake(&self, after: &After) {
         self.aliases.wake(&after.aliases);
         self.peers.wake(&after.peers);
+        self.channels.wake(&after.channels);
     }
 }
 
@@ -43,12 +50,17 @@ impl<K> Default for Listeners<K> {
 }
 
 impl<K: Hash + Eq> Listeners<K> {
-    fn listen(&self, key: K) -> Arc<Notify> {
+    fn listen(&self, keys: impl IntoIterator<Item = K>) -> Arc<Notify> {
         let notify = Arc::new(Notify::new());
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners = map.entry(key).or_default();
-        listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.push(Arc::downgrade(&notify));
+        for key in keys {
+            let listeners = map.entry(key).or_default();
+            // Looks for those that are gone each time that their number has doubled.
+            if listeners.len() == listeners.capacity() {
+                listeners.retain(|listener| listener.strong_count() > 0);
+            }
+            listeners.push(Arc::downgrade(&notify));
+        }
         notify
     }
 

@@ -51,6 +51,11 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
+    /// A leaf that is nobody's: of a seat in a broadcast channel's cell.
+    pub(crate) const fn of_seat(key: SigningKey, credential: Vec<u8>) -> Self {
+        Self { key, credential }
+    }
+
     pub(crate) fn credential_with_key(&self) -> CredentialWithKey {
         CredentialWithKey {
             credential: BasicCredential::new(self.credential.clone()).into(),

@@ -12,11 +12,12 @@ use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1::{AliasKeyPackages, Submission};
 use chancery_proto::node::v1::account_service_client::AccountServiceClient;
 use chancery_proto::node::v1::blob_service_client::BlobServiceClient;
+use chancery_proto::node::v1::broadcast_service_client::BroadcastServiceClient;
 use chancery_proto::node::v1::key_package_service_client::KeyPackageServiceClient;
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
 use chancery_proto::node::v1::relay_service_client::RelayServiceClient;
 use chancery_proto::node::v1::{self as wire, SubmitResult, SubscribeResponse};
-use chancery_types::{Alias, DeviceId, Incarnation, NodeId, Reason, Refusal};
+use chancery_types::{Alias, DeviceId, Incarnation, NodeId, Reason, Refusal, SeatId};
 use ed25519_dalek::{Signer as _, SigningKey};
 use prost::bytes::Bytes;
 use std::future::Future;
@@ -380,6 +381,47 @@ impl NodeClient {
                 incarnation: incarnation.to_wire(),
             });
             async move { MailboxServiceClient::new(channel).acknowledge(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn take_seat(&self, request: &wire::TakeSeatRequest) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(request.clone());
+            async move { BroadcastServiceClient::new(channel).take_seat(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn leave_seat(&self, seat: SeatId) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(wire::LeaveSeatRequest { seat_id: seat.to_wire() });
+            async move { BroadcastServiceClient::new(channel).leave_seat(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
+    pub(crate) async fn read_seats(
+        &self,
+        seats: &[wire::SeatPosition],
+    ) -> Result<Streaming<wire::ReadSeatsResponse>, Refusal> {
+        // No deadline: it stays open.
+        self.call(|channel| async move {
+            BroadcastServiceClient::new(channel)
+                .max_decoding_message_size(ANSWER_LIMIT)
+                .read_seats(wire::ReadSeatsRequest { seats: seats.to_vec() })
+                .await
+        })
+        .await
+    }
+
+    pub(crate) async fn submit_cells(&self, request: &wire::SubmitCellsRequest) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(request.clone());
+            async move { BroadcastServiceClient::new(channel).submit_cells(request).await }
         })
         .await
         .map(drop)

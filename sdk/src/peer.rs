@@ -91,7 +91,7 @@ pub(crate) fn of_thread(tx: &mut Tx<'_>, thread: &Thread) -> Result<Option<Peer>
     Ok(found)
 }
 
-fn agent_key(tx: &Tx<'_>, agent: &AgentName) -> Result<[u8; 32], EndpointError> {
+pub(crate) fn agent_key(tx: &Tx<'_>, agent: &AgentName) -> Result<[u8; 32], EndpointError> {
     tx.sql()
         .prepare_cached("SELECT mls_key FROM agents WHERE agent = ?1")?
         .query_row([agent.spiffe_id()], |row| row.get(0))

@@ -20,6 +20,9 @@ pub(crate) const STORE_COUNT: &str = "submitted";
 /// the home's was restored.
 const REPLACE: &str = "replace key packages";
 
+/// The cells of this agent's channels are to be given up: this store was restored.
+pub(crate) const CLOSE_CELLS: &str = "close cells";
+
 /// What a greeting came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Greeted {
@@ -73,6 +76,7 @@ fn end_all(tx: &mut Tx<'_>, said: &Greeting) -> Result<(), EndpointError> {
     inbox::raise_mark(tx, STORE_COUNT, said.store_count)?;
     inbox::count_up(tx, STORE_COUNT)?;
     keepsake::put(tx, REPLACE, &[])?;
+    keepsake::put(tx, CLOSE_CELLS, &[])?;
     tx.sql()
         .execute("UPDATE outbox SET state = 0, submission = NULL, digest = NULL WHERE state IN (1, 2)", [])?;
     for mut thread in thread::all_open(tx)? {

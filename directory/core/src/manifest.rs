@@ -73,6 +73,11 @@ pub fn key_commitment(content_key: &[u8; 32]) -> [u8; 32] {
     Sha256::new().chain_update("chancery content key").chain_update(content_key).finalize().into()
 }
 
+/// SHA-256("chancery manifest" ‖ manifest as signed): by it the next one names it.
+pub fn hash(manifest: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update("chancery manifest").chain_update(manifest).finalize().into()
+}
+
 /// A manifest as received: its form holds, its signature is not checked yet.
 #[derive(Clone)]
 pub struct SignedManifest {
@@ -93,7 +98,7 @@ impl SignedManifest {
 
     /// SHA-256("chancery manifest" ‖ manifest as signed).
     pub fn hash(&self) -> [u8; 32] {
-        Sha256::new().chain_update("chancery manifest").chain_update(&self.wire.manifest).finalize().into()
+        hash(&self.wire.manifest)
     }
 
     /// Whether this agent signed it.

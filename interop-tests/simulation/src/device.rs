@@ -259,7 +259,7 @@ impl World {
                         done(outbox::decide(tx, [outcome]));
                     }
                     Some(Item::Event(event)) => tx.books.event(own, event),
-                    Some(Item::Moved(_)) | None => {}
+                    Some(Item::Moved(_) | Item::Seats(_)) | None => {}
                 }
                 tx.rows.through = tx.rows.through.max(item.position);
             }
@@ -295,6 +295,6 @@ fn describe(item: &SubscribeResponse) -> String {
         }
         Some(Item::Outcome(outcome)) => format!("{at}: outcome of {}", decision(outcome)),
         Some(Item::Event(event)) => format!("{at}: event of {}", short(&event.message_id)),
-        Some(Item::Moved(_)) | None => format!("{at}: something else"),
+        Some(Item::Moved(_) | Item::Seats(_)) | None => format!("{at}: something else"),
     }
 }

@@ -196,6 +196,7 @@ impl Disk {
                 node::subscribe_response::Item::Outcome(_) => "outcome",
                 node::subscribe_response::Item::Event(_) => "event",
                 node::subscribe_response::Item::Moved(_) => "move",
+                node::subscribe_response::Item::Seats(_) => "seats",
             };
             format!("{what}, taken: {}", row.taken)
         });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 mod arrows;
+mod broadcasts;
 mod canaries;
 mod channels;
 mod crash_points;

@@ -17,8 +17,8 @@ enum Run {
     MoveNoted(Alias),
 }
 
-/// Takes the parcels of a batch. The result names, by index, those that will
-/// never be taken, with the reason.
+/// Takes the parcels of a batch, but for those of broadcasts, whose rows are the shell's
+/// ([`crate::cell`]). The result names, by index, those that will never be taken, with the reason.
 ///
 /// # Errors
 /// The tables'.
@@ -80,6 +80,13 @@ fn runs(parcels: &[wire::Parcel], now: Timestamp) -> (Vec<Run>, Vec<(usize, Reas
             Some(wire::parcel::Parcel::MoveNoted(message)) => Alias::try_from(&message.alias)
                 .map(|alias| runs.push(Run::MoveNoted(alias)))
                 .map_err(Refusal::from),
+            Some(
+                wire::parcel::Parcel::Seats(_)
+                | wire::parcel::Parcel::CellChange(_)
+                | wire::parcel::Parcel::Announcement(_)
+                | wire::parcel::Parcel::Wraps(_)
+                | wire::parcel::Parcel::CellsClosed(_),
+            ) => continue,
             None => {
                 refused.push((index, Reason::InvalidField));
                 continue;

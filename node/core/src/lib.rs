@@ -4,6 +4,7 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod cell;
 mod codec;
 mod deliver;
 pub mod expire;

@@ -1,6 +1,7 @@
 //! What waits for peers. A parcel is kept until it is settled: a submission
 //! until its outcome, a delivery until each recipient's terminal report, news of a move
-//! until the hub has noted it, anything else until the peer has acknowledged it.
+//! until the hub has noted it, a part of a broadcast until it expires, anything else until the
+//! peer has acknowledged it.
 
 use crate::link::Acked;
 use crate::mailbox::{self, Item};
@@ -28,12 +29,15 @@ pub enum Kind {
     Expired = 5,
     /// To the former home of an alias.
     MoveNoted = 6,
+    /// Of a broadcast: to a channel's agent, or to the residents' homes. Kept until it expires, for
+    /// a peer that is restored.
+    Broadcast = 7,
 }
 
 impl Kind {
     /// Whether it is kept until something is heard of it.
     pub const fn is_kept(self) -> bool {
-        matches!(self, Self::Submission | Self::Delivery | Self::Moved)
+        matches!(self, Self::Submission | Self::Delivery | Self::Moved | Self::Broadcast)
     }
 }
 

@@ -7,7 +7,9 @@ use crate::outbox::{Ended, Kept, Kind, Outgoing};
 use bytes::Bytes;
 use chancery_proto::federation::v1 as wire;
 use chancery_proto::node::v1 as node;
-use chancery_types::{Alias, DeviceId, GroupId, Incarnation, MessageId, NodeId, Reason, Timestamp};
+use chancery_types::{
+    Alias, ChannelId, DeviceId, GroupId, Incarnation, MessageId, NodeId, Reason, Timestamp,
+};
 use std::collections::{HashMap, HashSet};
 
 /// A transaction under way: all of it happens, or nothing.
@@ -29,6 +31,8 @@ pub struct After {
     pub aliases: HashSet<Alias>,
     /// Which peers have something to take.
     pub peers: HashSet<NodeId>,
+    /// Whose residents have something to read: owners and their channels.
+    pub channels: HashSet<(NodeId, ChannelId)>,
     /// Why submissions were refused, to be counted.
     pub refused: Vec<Reason>,
 }

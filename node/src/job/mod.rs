@@ -1,6 +1,9 @@
-//! What a node does unasked: follows the log, forgets what has expired.
+//! What a node does unasked: follows the log, forgets what has expired, hands seats over.
+
+mod seats;
 
 use crate::rpc::Rooms;
+use crate::store::cell;
 use chancery_node_core::expire::expire;
 use chancery_proto::directory::v1 as directory;
 use chancery_types::Refusal;
@@ -16,6 +19,10 @@ const FOLLOW: Duration = Duration::from_secs(10);
 const EXPIRE: Duration = Duration::from_secs(1);
 /// How often blobs and quotas are swept.
 const SWEEP: Duration = Duration::from_mins(10);
+/// How often seats are looked for unasked.
+const SEATS: Duration = Duration::from_secs(30);
+/// How long a seat waits for others.
+const TOGETHER: Duration = Duration::from_millis(200);
 
 /// Reads the statements that were in force when the node last ran, so that it
 /// works while the directory is down.
@@ -88,5 +95,23 @@ pub(crate) async fn sweep(rooms: Arc<Rooms>) {
 
 async fn expired(rooms: &Rooms) -> Result<(), Refusal> {
     while rooms.store.change("node.expire", |tx| Box::pin(expire(tx))).await? {}
+    while rooms.store.change("node.broadcast.expire", |tx| Box::pin(cell::expire(tx))).await? {}
     Ok(())
+}
+
+/// Tells agents of the seats that residents want or give up, until the node stops.
+pub(crate) async fn hand_over_seats(rooms: Arc<Rooms>) {
+    loop {
+        let handed_over = seats::hand_over(&rooms).await;
+        if let Err(refusal) = &handed_over {
+            tracing::warn!(reason = refusal.reason.as_str(), "seats were not handed over");
+        }
+        // Seats come in crowds: a list takes as many as have come in a moment.
+        let pause = if handed_over == Ok(true) { TOGETHER } else { SEATS };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = async { rooms.seats.notified().await; tokio::time::sleep(TOGETHER).await } => {}
+            () = rooms.shutdown.cancelled() => return,
+        }
+    }
 }

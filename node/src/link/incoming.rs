@@ -1,6 +1,8 @@
 //! The called side of a link: takes batches, commits, then acknowledges.
 
 use crate::rpc::Rooms;
+use crate::rpc::broadcast::read_parcel;
+use crate::store::{Tx, cell, seat};
 use chancery_kit::serve::{REFUSALS, refused};
 use chancery_node_core::link::{CREDIT, Receiving, negotiate};
 use chancery_node_core::{batch, outbox};
@@ -75,7 +77,12 @@ async fn serve(
             .store
             .change("node.link.receive", move |tx| {
                 let input = Arc::clone(&input);
-                Box::pin(async move { batch::receive(tx, &input.0, &input.1).await })
+                Box::pin(async move {
+                    let mut refusals = batch::receive(tx, &input.0, &input.1).await?;
+                    refusals.extend(broadcasts(tx, &input.0, &input.1).await?);
+                    refusals.sort_by_key(|(index, _)| *index);
+                    Ok(refusals)
+                })
             })
             .await?;
         let refusals = refusals.into_iter().map(|(index, reason)| {
@@ -89,6 +96,30 @@ async fn serve(
         }
     }
     Ok(())
+}
+
+/// Takes what a batch has of broadcasts. The result names, by index, what will never be taken.
+async fn broadcasts(
+    tx: &mut Tx<'_>,
+    peer: &NodeId,
+    parcels: &[wire::Parcel],
+) -> Result<Vec<(usize, Reason)>, sqlx::Error> {
+    let (mut items, mut refused) = (Vec::new(), Vec::new());
+    for (index, parcel) in parcels.iter().enumerate() {
+        if let Some(wire::parcel::Parcel::Seats(seats)) = &parcel.parcel {
+            if let Err(refusal) = seat::receive(tx, peer, seats).await? {
+                refused.push((index, refusal.reason));
+            }
+            continue;
+        }
+        match read_parcel(parcel, tx.now) {
+            Some(Ok(item)) => items.push(item),
+            Some(Err(refusal)) => refused.push((index, refusal.reason)),
+            None => {}
+        }
+    }
+    cell::take(tx, peer, &items).await?;
+    Ok(refused)
 }
 
 async fn greet(

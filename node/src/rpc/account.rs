@@ -210,7 +210,9 @@ impl Accounts {
         account: AccountId,
     ) -> Result<Vec<Alias>, Refusal> {
         let aliases = account::aliases(&self.0.store, account).await.map_err(internal)?;
-        session::bind(&self.0, connection, Session::new(device, account, &aliases))?;
+        // The certificate is the account's.
+        let is_agent = session::agent(&self.0, connection)?.is_some();
+        session::bind(&self.0, connection, Session::new(device, account, is_agent, &aliases))?;
         Ok(aliases)
     }
 }

@@ -173,6 +173,18 @@ fn permitted(session: &Session, submission: Submission) -> Result<Submission, Re
     }
 }
 
+/// Why a device's stream ends: it was removed, or the node stops.
+pub(super) async fn ended(removed: &CancellationToken, shutdown: &CancellationToken) -> Refusal {
+    tokio::select! {
+        () = removed.cancelled() => {
+            Refusal::new(Reason::NotAuthenticated, "the device was removed from its account")
+        }
+        () = shutdown.cancelled() => {
+            Refusal::new(Reason::ShuttingDown, "the node is restarting; subscribe again")
+        }
+    }
+}
+
 struct Subscription {
     rooms: Arc<Rooms>,
     session: Arc<Session>,
@@ -189,12 +201,7 @@ impl Subscription {
             () = replaced.cancelled() => {
                 Err(Refusal::new(Reason::SubscriptionReplaced, "a newer subscription of this device took over"))
             }
-            () = removed.cancelled() => {
-                Err(Refusal::new(Reason::NotAuthenticated, "the device was removed from its account"))
-            }
-            () = shutdown.cancelled() => {
-                Err(Refusal::new(Reason::ShuttingDown, "the node is restarting; subscribe again"))
-            }
+            end = ended(&removed, &shutdown) => Err(end),
             () = items.closed() => Ok(()),
         };
         replaced.cancel();

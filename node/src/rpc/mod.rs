@@ -2,6 +2,7 @@
 
 mod account;
 mod blob;
+pub(crate) mod broadcast;
 mod federation;
 mod key_package;
 mod mailbox;
@@ -17,13 +18,16 @@ use crate::quota::Quotas;
 use crate::store::NodeStore;
 use chancery_kit::overload::Door;
 use chancery_kit::serve::{MAX_MESSAGE, ServeError, add_health};
+use chancery_kit::tls::Credentials;
 use chancery_proto::federation::v1::federation_service_server::FederationServiceServer;
 use chancery_proto::node::v1::account_service_server::AccountServiceServer;
 use chancery_proto::node::v1::blob_service_server::BlobServiceServer;
+use chancery_proto::node::v1::broadcast_service_server::BroadcastServiceServer;
 use chancery_proto::node::v1::key_package_service_server::KeyPackageServiceServer;
 use chancery_proto::node::v1::mailbox_service_server::MailboxServiceServer;
 use chancery_proto::node::v1::relay_service_server::RelayServiceServer;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::service::RoutesBuilder;
 
@@ -38,6 +42,10 @@ pub(crate) struct Rooms {
     pub(crate) arrivals: Arrivals,
     pub(crate) sessions: session::Sessions,
     pub(crate) subscriptions: mailbox::Subscriptions,
+    pub(crate) seat_streams: broadcast::SeatStreams,
+    /// Seats are to be handed over.
+    pub(crate) seats: Notify,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -54,6 +62,7 @@ pub(crate) async fn routes(rooms: Arc<Rooms>, places: door::Places) -> Result<Ro
     }
     add!(AccountServiceServer, account::Accounts(Arc::clone(&rooms)));
     add!(BlobServiceServer, blob::BlobDoor(Arc::clone(&rooms)));
+    add!(BroadcastServiceServer, broadcast::Broadcasts(Arc::clone(&rooms)));
     add!(KeyPackageServiceServer, key_package::KeyPackages(Arc::clone(&rooms)));
     add!(MailboxServiceServer, mailbox::Mailboxes(Arc::clone(&rooms)));
     add!(RelayServiceServer, relay::Relay(Arc::clone(&rooms)));

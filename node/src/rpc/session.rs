@@ -17,6 +17,8 @@ const AUTH_CONTEXT: &[u8] = b"chancery device auth v1\0";
 pub(crate) struct Session {
     pub(crate) device: DeviceId,
     pub(crate) account: AccountId,
+    /// The account is an agent's.
+    pub(crate) is_agent: bool,
     /// The device was removed.
     pub(crate) ended: CancellationToken,
     aliases: RwLock<HashSet<Alias>>,
@@ -44,9 +46,9 @@ impl Sessions {
 }
 
 impl Session {
-    pub(crate) fn new(device: DeviceId, account: AccountId, aliases: &[Alias]) -> Self {
+    pub(crate) fn new(device: DeviceId, account: AccountId, is_agent: bool, aliases: &[Alias]) -> Self {
         let aliases = RwLock::new(aliases.iter().copied().collect());
-        Self { device, account, ended: CancellationToken::new(), aliases }
+        Self { device, account, is_agent, ended: CancellationToken::new(), aliases }
     }
 
     /// The account has one more alias.

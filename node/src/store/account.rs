@@ -1,6 +1,6 @@
 //! Accounts, devices and aliases.
 
-use super::{NodeStore, Tx, mailbox, sql};
+use super::{NodeStore, Tx, mailbox, seat, sql};
 use chancery_node_core::mailbox::forget;
 use chancery_types::{AccountId, Alias, DeviceId, Reason, Refusal};
 use sqlx::Row as _;
@@ -136,6 +136,7 @@ pub(crate) async fn remove_device(
     if count(tx, "SELECT count(*) FROM device WHERE account_id = $1", account).await? == 1 {
         return Ok(Err(Refusal::new(Reason::LastDevice, "the last device of an account cannot be removed")));
     }
+    seat::leave_all(tx, device).await?;
     for text in [
         "DELETE FROM key_package WHERE device_id = $1",
         "DELETE FROM mailbox_cursor WHERE device_id = $1",

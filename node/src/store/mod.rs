@@ -3,12 +3,14 @@
 //! letters need of it are the tables of `chancery_node_core`.
 
 pub(crate) mod account;
+pub(crate) mod cell;
 mod group;
 pub(crate) mod key_package;
 pub(crate) mod mailbox;
 pub(crate) mod moves;
 pub(crate) mod outbox;
 pub(crate) mod restored;
+pub(crate) mod seat;
 mod sql;
 mod submission;
 mod tables;

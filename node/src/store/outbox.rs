@@ -272,7 +272,8 @@ fn kept(row: &SqliteRow) -> Result<Kept, sqlx::Error> {
         3 => Kind::Report,
         4 => Kind::Moved,
         5 => Kind::Expired,
-        _ => Kind::MoveNoted,
+        6 => Kind::MoveNoted,
+        _ => Kind::Broadcast,
     };
     let recipients: Vec<u8> = row.try_get("recipients")?;
     Ok(Kept {

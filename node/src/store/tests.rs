@@ -324,7 +324,7 @@ async fn the_outcome_of_a_later_commit_stands_behind_what_was_ordered_before() {
         .map(|item| match item.item.unwrap() {
             node::subscribe_response::Item::Delivery(_) => "letter",
             node::subscribe_response::Item::Outcome(_) => "outcome",
-            node::subscribe_response::Item::Event(_) | node::subscribe_response::Item::Moved(_) => "event",
+            _ => "event",
         })
         .filter(|kind| *kind != "event")
         .collect();

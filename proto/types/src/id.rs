@@ -107,6 +107,8 @@ ids! {
     KeyPackageRef[32] = "KeyPackageRef";
     /// Message, chosen by its endpoint: UUID version 7.
     MessageId[16] = "message id";
+    /// One device's place in a cell of a broadcast channel.
+    SeatId[16] = "seat id";
 }
 
 impl MessageId {

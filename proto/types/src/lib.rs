@@ -12,7 +12,7 @@ pub use clock::{Clock, SystemClock, Timestamp};
 pub use entropy::{Entropy, SystemEntropy};
 pub use id::{
     AccountId, Alias, BlobId, Chain, ChannelId, DeviceId, GroupId, Handle, Incarnation, KeyPackageRef,
-    MessageId, WrongLength,
+    MessageId, SeatId, WrongLength,
 };
 pub use identifier::{Identifier, IdentifierError, Scheme};
 pub use name::{NameError, NodeId};

@@ -27,11 +27,21 @@ pub enum Alarm {
     Restored,
     /// Somebody re-enrols this account's handle with another account key.
     ReEnrolment,
+    /// A node brought seats in a channel of ours that the residents' home did not sign.
+    FalseSeats,
+    /// Somebody else than its agent committed or spoke in a broadcast channel's cell.
+    ForbiddenInCell,
+    /// A broadcast is not in the log, or does not follow on the one before.
+    ForgedBroadcast,
+    /// A broadcast opens as something else than its manifest commits to.
+    FalseBroadcast,
+    /// The directory's map shows a broadcast that the home node has not brought.
+    BroadcastWithheld,
 }
 
 impl Alarm {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Withheld,
         Self::Reordered,
         Self::Forked,
@@ -44,6 +54,11 @@ impl Alarm {
         Self::RecordChanged,
         Self::Restored,
         Self::ReEnrolment,
+        Self::FalseSeats,
+        Self::ForbiddenInCell,
+        Self::ForgedBroadcast,
+        Self::FalseBroadcast,
+        Self::BroadcastWithheld,
     ];
 
     /// A stable name.
@@ -61,6 +76,11 @@ impl Alarm {
             Self::RecordChanged => "record_changed",
             Self::Restored => "restored",
             Self::ReEnrolment => "re_enrolment",
+            Self::FalseSeats => "false_seats",
+            Self::ForbiddenInCell => "forbidden_in_cell",
+            Self::ForgedBroadcast => "forged_broadcast",
+            Self::FalseBroadcast => "false_broadcast",
+            Self::BroadcastWithheld => "broadcast_withheld",
         }
     }
 }

@@ -57,6 +57,25 @@ impl Chain {
         &self.key
     }
 
+    /// Passes over a broadcast that has not come: gives the chain that it alone needs.
+    ///
+    /// # Errors
+    /// [`BroadcastError::WrongPlace`]: there is no next sequence.
+    pub fn skip(&mut self) -> Result<Self, BroadcastError> {
+        let passed = self.clone();
+        self.advance()?;
+        Ok(passed)
+    }
+
+    fn advance(&mut self) -> Result<(), BroadcastError> {
+        let after = self.next.checked_add(1).ok_or(BroadcastError::WrongPlace)?;
+        let mut following = expand(&self.key, &[b"chancery broadcast next"])?;
+        std::mem::swap(&mut self.key, &mut following);
+        following.zeroize();
+        self.next = after;
+        Ok(())
+    }
+
     /// Takes the key for a broadcast off the chain: from here on the chain does not have it.
     ///
     /// # Errors
@@ -66,12 +85,8 @@ impl Chain {
         if said.sequence != self.next {
             return Err(BroadcastError::WrongPlace);
         }
-        let after = self.next.checked_add(1).ok_or(BroadcastError::WrongPlace)?;
         let key = expand(&self.key, &[b"chancery broadcast wrap", &manifest.hash()])?;
-        let mut following = expand(&self.key, &[b"chancery broadcast next"])?;
-        std::mem::swap(&mut self.key, &mut following);
-        following.zeroize();
-        self.next = after;
+        self.advance()?;
         Ok(WrapKey {
             key,
             epoch: self.epoch,

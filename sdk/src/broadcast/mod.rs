@@ -1,9 +1,17 @@
 //! Broadcasts as their two ends make and open them: the content under its own key as one
-//! [`blob`], that key wrapped once for each cell by the [`chain`] of the cell's epoch.
+//! [`blob`], that key wrapped once for each cell by the [`chain`] of the cell's epoch. An agent keeps
+//! its `audience` and what it sends ([`sender`]), a device its `seat`s and what it [`received`].
 //! docs/decisions/0019.
 
+pub(crate) mod audience;
 pub mod blob;
+mod cell;
 pub mod chain;
+pub mod invitation;
+mod keys;
+pub mod received;
+pub(crate) mod seat;
+pub mod sender;
 
 #[cfg(test)]
 mod vectors;

@@ -1,11 +1,11 @@
 //! Broadcast channels: published by agents, found by everybody.
 
 use super::Endpoint;
+use crate::broadcast::audience;
 use crate::identity::{self, OwnKey};
 use chancery_directory_core::channel::Channel;
 use chancery_directory_core::lookup::VerifiedHead;
 use chancery_directory_core::manifest::{Manifest, VerifiedManifest};
-use chancery_directory_core::{AgentKey, SigningKey};
 use chancery_proto::directory::v1 as directory;
 use chancery_types::{ChannelId, NodeId, Refusal};
 
@@ -33,9 +33,12 @@ impl Endpoint {
     /// # Errors
     /// The directory's refusal, or who cannot be reached.
     pub async fn publish_channel(&self, channel: &Channel) -> Result<u64, Refusal> {
-        let signed = channel.sign(&self.own_key().await?);
-        let request = directory::SubmitChannelRequest { channel: Some(signed) };
-        Ok(self.0.client.submit_channel(&request).await?.index)
+        let key = self.0.call(|tx| identity::key(tx, OwnKey::Credential)).await?;
+        let (signed, id) = (channel.sign(&key), channel.id);
+        let request = directory::SubmitChannelRequest { channel: Some(signed.clone()) };
+        let index = self.0.client.submit_channel(&request).await?.index;
+        self.0.call(move |tx| audience::publish(tx, &signed, &id)).await?;
+        Ok(index)
     }
 
     /// Has the directory log what this agent broadcasts. The same manifest again gets the same entry.
@@ -44,16 +47,6 @@ impl Endpoint {
     /// CHANNEL_CONFLICT: another one of the sequence was logged. Otherwise the directory's
     /// refusal, who cannot be reached, or what does not hold.
     pub async fn log_manifest(&self, manifest: &Manifest) -> Result<VerifiedManifest, Refusal> {
-        let key = self.own_key().await?;
-        let request = directory::SubmitManifestRequest { manifest: Some(manifest.sign(&key)) };
-        let logged = self.0.client.submit_manifest(&request).await?.logged.unwrap_or_default();
-        let verified = self.0.view.verify_manifest(logged, &AgentKey::from(&key))?;
-        self.0.view.see(verified.checkpoint.clone()).await?;
-        Ok(verified)
-    }
-
-    /// The listed key of this agent.
-    async fn own_key(&self) -> Result<SigningKey, Refusal> {
-        self.0.call(|tx| identity::key(tx, OwnKey::Credential)).await
+        Ok(self.0.log_manifest(manifest).await?.0)
     }
 }

@@ -8,7 +8,9 @@ mod enrol;
 mod moving;
 mod rounds;
 mod run;
+mod seats;
 mod send;
+mod speaking;
 mod succession;
 
 pub use enrol::AuthorityAddress;
@@ -108,6 +110,19 @@ struct Inner {
     key_packages: Notify,
     inbox: watch::Sender<u64>,
     events: watch::Sender<u64>,
+    broadcasts: watch::Sender<u64>,
+    /// The home node is to hear of seats.
+    seats: Notify,
+    /// Seats are to be read anew.
+    reread: watch::Sender<u64>,
+    /// A broadcast's content is to be fetched.
+    contents: Notify,
+    /// Residents want in, or out.
+    cells: Notify,
+    /// A broadcast is to be brought on its way.
+    speaking: Notify,
+    /// Something for cells waits for home nodes.
+    handing_over: Notify,
 }
 
 /// A node whose mailbox is read.
@@ -230,6 +245,13 @@ impl Endpoint {
             key_packages: Notify::new(),
             inbox: watch::Sender::new(0),
             events: watch::Sender::new(0),
+            broadcasts: watch::Sender::new(0),
+            seats: Notify::new(),
+            reread: watch::Sender::new(0),
+            contents: Notify::new(),
+            cells: Notify::new(),
+            speaking: Notify::new(),
+            handing_over: Notify::new(),
             first_endpoint: config.node_endpoint,
             homes: watch::Sender::new(Vec::new()),
             moving: tokio::sync::Mutex::default(),

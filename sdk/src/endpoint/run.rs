@@ -3,7 +3,7 @@
 //! with jittered, capped pauses; what it does is committed before the node hears of it.
 
 use super::rounds::{jittered, keep, until_done};
-use super::{AtHome, Endpoint, Inner, RecordCheck, moving};
+use super::{AtHome, Endpoint, Inner, RecordCheck, moving, seats, speaking};
 use crate::credential::CredentialError;
 use crate::error::EndpointError;
 use crate::inbox::{self, Place};
@@ -15,7 +15,7 @@ use crate::restored::{self, STORE_COUNT};
 use crate::store::Tx;
 use crate::thread::{self, Processed};
 use crate::{event, home};
-use chancery_proto::federation::v1::Submission;
+use chancery_proto::federation::v1::{SeatList, Submission};
 use chancery_proto::node::v1::{
     PublishKeyPackagesRequest, SubscribeResponse, submit_result, subscribe_response,
 };
@@ -23,6 +23,7 @@ use chancery_sdk_core::acknowledge::acknowledgement;
 use chancery_types::{NodeId, Reason, Refusal};
 use futures::StreamExt as _;
 use futures::future::join_all;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,11 +69,35 @@ impl Endpoint {
                 keep(entropy, "directory", || follow_directory(inner)),
                 keep(entropy, "record", || watch_record(inner)),
                 until_done(entropy, "move", || inner.resume_move()),
+                broadcasts(inner),
             )
         };
         // The parts of a round are each one transaction: stopping between them loses nothing.
         let _ = shutdown.run_until_cancelled(Box::pin(tasks)).await;
     }
+}
+
+/// Both sides of broadcast channels: seats here, and cells of channels that this agent speaks on.
+async fn broadcasts(inner: &Inner) {
+    let entropy = &*inner.resolver.entropy;
+    let listening = async {
+        tokio::join!(
+            keep(entropy, "seats", || seats::keep_seats(inner)),
+            keep(entropy, "read_seats", || seats::read_seats(inner)),
+            keep(entropy, "contents", || seats::fetch_contents(inner)),
+            keep(entropy, "channels", || seats::watch_channels(inner)),
+        )
+    };
+    let speaking = async {
+        if inner.identity.agent.is_some() {
+            tokio::join!(
+                keep(entropy, "cells", || speaking::keep_cells(inner)),
+                keep(entropy, "speak", || speaking::speak(inner)),
+                keep(entropy, "hand_over", || speaking::hand_over(inner)),
+            );
+        }
+    };
+    tokio::join!(listening, speaking);
 }
 
 /// Reads the mailboxes that the homes keep, whichever these are.
@@ -165,26 +190,37 @@ struct Taken {
     unknown_agent: bool,
     /// This endpoint has another home.
     moved: bool,
+    /// Residents want seats in a channel of this agent's, or give them up.
+    seats: bool,
 }
 
 async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Result<(), Refusal> {
-    let mut next_home = None;
+    let (mut next_home, mut lists) = (None, HashMap::new());
     for item in &items {
-        if let Some(subscribe_response::Item::Moved(moved)) = &item.item {
-            let node: NodeId = moved.node.parse()?;
-            next_home = Some((node.clone(), inner.endpoint_of(&node).await?));
+        match &item.item {
+            Some(subscribe_response::Item::Moved(moved)) => {
+                let node: NodeId = moved.node.parse()?;
+                next_home = Some((node.clone(), inner.endpoint_of(&node).await?));
+            }
+            Some(subscribe_response::Item::Seats(seats)) => {
+                if let Some(list) = inner.verified_seats(seats).await? {
+                    lists.insert(item.position, list);
+                }
+            }
+            _ => {}
         }
     }
-    let items: Arc<[SubscribeResponse]> = items.into();
+    let (items, lists): (Arc<[SubscribeResponse]>, _) = (items.into(), Arc::new(lists));
     let mut done = 0;
     let mut refreshed = false;
     while done < items.len() {
         let (rest, next_home, id) = (Arc::clone(&items), next_home.clone(), at.id);
+        let lists = Arc::clone(&lists);
         let first = inner.first_endpoint.clone();
         let acknowledged = at.acknowledged.load(Ordering::Relaxed);
         let take = move |tx: &mut Tx<'_>| {
             inbox::forget_receipts(tx, id, acknowledged)?;
-            take_some(tx, (id, first, next_home.as_ref()), &rest[done..], refreshed)
+            take_some(tx, (id, first, next_home.as_ref()), &rest[done..], (refreshed, &lists))
         };
         let taken = inner.call(take).await?;
         done += taken.done;
@@ -206,6 +242,9 @@ async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Resu
         if taken.due {
             inner.outbox.notify_one();
         }
+        if taken.seats {
+            inner.cells.notify_one();
+        }
         if taken.unknown_agent {
             inner.view.refresh().await?;
         }
@@ -218,7 +257,7 @@ fn take_some(
     tx: &mut Tx<'_>,
     (home, first_endpoint, next_home): (i64, String, Option<&(NodeId, String)>),
     items: &[SubscribeResponse],
-    mut last_try: bool,
+    (mut last_try, lists): (bool, &HashMap<u64, SeatList>),
 ) -> Result<Taken, EndpointError> {
     let mut taken = Taken::default();
     for item in items {
@@ -254,6 +293,10 @@ fn take_some(
                 if let Some(next) = next_home {
                     taken.moved |= moving::follow(tx, (home, &first_endpoint), next)?;
                 }
+            }
+            Some(subscribe_response::Item::Seats(_)) => {
+                speaking::take_seats(tx, lists.get(&item.position))?;
+                taken.seats = true;
             }
             None => {}
         }

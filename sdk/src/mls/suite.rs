@@ -1,6 +1,7 @@
 //! The two cipher suites of threads, what a leaf says it can do, and how groups
 //! are configured.
 
+use chancery_directory_core::channel::Suite as ChannelSuite;
 use chancery_types::Timestamp;
 use openmls::prelude::{
     Capabilities, Ciphersuite, CredentialType, ExtensionType, Lifetime, MlsGroup, MlsGroupBuilder,
@@ -42,6 +43,14 @@ impl Suite {
         Self::ALL.into_iter().find(|suite| suite.code() == code)
     }
 
+    /// Of a broadcast channel's cells.
+    pub(crate) const fn of_channel(suite: ChannelSuite) -> Self {
+        match suite {
+            ChannelSuite::Hybrid => Self::Hybrid,
+            ChannelSuite::Classical => Self::Classical,
+        }
+    }
+
     pub(crate) const fn ciphersuite(self) -> Ciphersuite {
         match self {
             Self::Hybrid => Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
@@ -75,19 +84,37 @@ pub(crate) fn lifetime(now: Timestamp) -> Lifetime {
 /// `max_past_epochs` stays 0: the hub refuses messages of other epochs, and a
 /// copy of every member for each epoch would be rewritten with each message.
 pub(crate) fn join_config() -> MlsGroupJoinConfig {
+    join_with(true)
+}
+
+pub(crate) fn create(suite: Suite, now: Timestamp) -> MlsGroupBuilder {
+    create_with(suite, now, true)
+}
+
+/// Of a broadcast channel's cell: its tree is fetched apart from the Welcome.
+pub(crate) fn cell_join_config() -> MlsGroupJoinConfig {
+    join_with(false)
+}
+
+/// As [`cell_join_config`].
+pub(crate) fn create_cell(suite: Suite, now: Timestamp) -> MlsGroupBuilder {
+    create_with(suite, now, false)
+}
+
+fn join_with(tree_in_welcome: bool) -> MlsGroupJoinConfig {
     MlsGroupJoinConfig::builder()
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
-        .use_ratchet_tree_extension(true)
+        .use_ratchet_tree_extension(tree_in_welcome)
         .padding_size(PADDING)
         .max_past_epochs(0)
         .number_of_resumption_psks(0)
         .build()
 }
 
-pub(crate) fn create(suite: Suite, now: Timestamp) -> MlsGroupBuilder {
+fn create_with(suite: Suite, now: Timestamp, tree_in_welcome: bool) -> MlsGroupBuilder {
     MlsGroup::builder()
         .with_wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
-        .use_ratchet_tree_extension(true)
+        .use_ratchet_tree_extension(tree_in_welcome)
         .padding_size(PADDING)
         .max_past_epochs(0)
         .number_of_resumption_psks(0)

@@ -258,6 +258,138 @@ CREATE UNIQUE INDEX outbox_by_sent ON outbox (sent_as);
 -- Names the node's store; NULL: it was never heard of.
 ALTER TABLE homes ADD COLUMN incarnation BLOB;
 ",
+    "
+-- Seats in broadcast channels: a device's own.
+CREATE TABLE seats (
+    seat BLOB PRIMARY KEY,           -- 16 bytes, random; never changes
+    channel BLOB NOT NULL,           -- 16 bytes; never changes
+    owner TEXT NOT NULL,             -- administration of the channel; never changes
+    agent TEXT NOT NULL,             -- name of its agent that speaks on the channel
+    state INTEGER NOT NULL,          -- 0 the home node is to be asked, 1 asked, 2 in a cell, 3 the home is to hear that it is given up, 4 lost: another one is to be taken
+    request BLOB,                    -- TakeSeatRequest, serialised; NULL once the home has it
+    invitation BLOB,                 -- 48 bytes; NULL: the channel is open to all
+    asked_at_ms INTEGER NOT NULL,
+    group_id BLOB,                   -- the cell's MLS group; NULL: in none yet
+    change INTEGER NOT NULL,         -- sequence of the cell's last change that was taken
+    broadcast INTEGER NOT NULL,      -- sequence of the last broadcast that was seen
+    epoch INTEGER,                   -- the chain of keys: of which epoch,
+    next INTEGER,                    -- for which broadcast its key is,
+    key BLOB,                        -- and the key, 32 bytes
+    missed INTEGER,                  -- sequence of a broadcast that the directory's map shows and that is not here,
+    missed_at_ms INTEGER             -- and when that was seen first; NULL: an alarm was raised
+) STRICT, WITHOUT ROWID;
+CREATE INDEX seats_of_channel ON seats (channel);
+
+-- Keys of broadcasts that have not come though later ones have.
+CREATE TABLE skipped_keys (
+    seat BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    key BLOB NOT NULL,               -- 32 bytes
+    kept_until_ms INTEGER NOT NULL,
+    PRIMARY KEY (seat, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- Content keys of broadcasts from before this device was in the cell, as the agent granted them.
+CREATE TABLE earlier_keys (
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    manifest_hash BLOB NOT NULL,     -- 32 bytes
+    content_key BLOB NOT NULL,       -- 32 bytes
+    PRIMARY KEY (channel, sequence)
+) STRICT, WITHOUT ROWID;
+
+-- Broadcasts that came in.
+CREATE TABLE broadcasts (
+    position INTEGER PRIMARY KEY AUTOINCREMENT, -- in which they were opened
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    manifest BLOB NOT NULL,          -- SignedManifest, serialised
+    content_key BLOB,                -- 32 bytes; NULL once the content is here
+    content BLOB,                    -- MIMI content; NULL: still to be fetched
+    failure TEXT,                    -- why there is no content and will be none; NULL: there is none
+    read_at_ms INTEGER,
+    UNIQUE (channel, sequence)
+) STRICT;
+CREATE INDEX broadcasts_to_fetch ON broadcasts (position) WHERE content IS NULL AND failure IS NULL;
+
+-- Channels that this agent speaks on.
+CREATE TABLE own_channels (
+    channel BLOB PRIMARY KEY,
+    published BLOB NOT NULL,         -- SignedChannel, serialised: the latest version
+    sequence INTEGER NOT NULL,       -- of the last broadcast that was begun
+    manifest_hash BLOB NOT NULL,     -- of that one; zeroes: there was none
+    wrapped INTEGER NOT NULL         -- sequence of the last one that was wrapped
+) STRICT, WITHOUT ROWID;
+
+-- Cells of its channels: numbered at each home node.
+CREATE TABLE cells (
+    id INTEGER PRIMARY KEY,
+    channel BLOB NOT NULL,
+    node TEXT NOT NULL,              -- home of its residents; never changes
+    number INTEGER NOT NULL,         -- never changes
+    group_id BLOB NOT NULL,          -- MLS group; never changes
+    change INTEGER NOT NULL,         -- sequence of its last change
+    seats INTEGER NOT NULL,          -- how many are in it
+    UNIQUE (channel, node, number)
+) STRICT;
+CREATE INDEX cells_with_room ON cells (channel, node, seats);
+
+-- Seats of residents in its channels.
+CREATE TABLE residents (
+    seat BLOB PRIMARY KEY,
+    channel BLOB NOT NULL,
+    node TEXT NOT NULL,
+    cell INTEGER,                    -- cells.id; NULL: it waits
+    key_package BLOB,                -- MLSMessage; NULL once it is in a cell
+    leaves INTEGER NOT NULL,         -- 1: it is to go out
+    asked_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX residents_waiting ON residents (channel, node, asked_at_ms) WHERE cell IS NULL;
+CREATE INDEX residents_leaving ON residents (cell) WHERE leaves = 1 AND cell IS NOT NULL;
+
+-- Who may take seats in its channels by invitation.
+CREATE TABLE invitations (
+    id BLOB PRIMARY KEY,             -- 16 bytes, random
+    channel BLOB NOT NULL,
+    secret BLOB NOT NULL             -- 32 bytes: what the invited person holds
+) STRICT, WITHOUT ROWID;
+
+-- The chains of keys of 1,024 cells at a home node each. All of a channel stand at the broadcast
+-- behind the one that was wrapped last.
+CREATE TABLE cell_keys (
+    channel BLOB NOT NULL,
+    node TEXT NOT NULL,
+    row INTEGER NOT NULL,            -- its first cell is row * 1024
+    keys BLOB NOT NULL,              -- u64 epoch and 32 bytes of key for each; zeroes: no cell
+    PRIMARY KEY (channel, node, row)
+) STRICT, WITHOUT ROWID;
+
+-- What waits for home nodes, in order.
+CREATE TABLE cell_outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    node TEXT NOT NULL,
+    item BLOB NOT NULL               -- node.v1.CellItem, serialised
+) STRICT;
+CREATE INDEX cell_outbox_of_node ON cell_outbox (node, id);
+
+-- What this agent broadcasts.
+CREATE TABLE own_broadcasts (
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    request_id BLOB NOT NULL UNIQUE, -- 16 bytes, chosen by the caller
+    digest BLOB NOT NULL,            -- SHA-256 over what was asked
+    state INTEGER NOT NULL,          -- 0 begun, 1 logged, 2 wrapped
+    manifest BLOB NOT NULL,          -- Manifest, serialised
+    blob BLOB,                       -- what nodes store; NULL once the agent's node has it
+    content_key BLOB,                -- 32 bytes; NULL once it is wrapped, unless late joiners may have it
+    logged BLOB,                     -- LoggedManifest, serialised; NULL: not logged yet
+    cells INTEGER NOT NULL,          -- for how many it was wrapped
+    PRIMARY KEY (channel, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX own_broadcasts_open ON own_broadcasts (channel, sequence) WHERE state < 2;
+",
 ];
 
 /// Brings a store to the schema of this build.

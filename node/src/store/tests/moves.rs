@@ -40,6 +40,7 @@ impl Side {
             node::subscribe_response::Item::Outcome(_) => "outcome",
             node::subscribe_response::Item::Event(_) => "event",
             node::subscribe_response::Item::Moved(_) => "moved",
+            node::subscribe_response::Item::Seats(_) => "seats",
         };
         self.read(alias, by).await.into_iter().map(kind).collect()
     }

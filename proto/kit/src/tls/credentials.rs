@@ -7,7 +7,8 @@ use super::provider::provider;
 use arc_swap::ArcSwap;
 use chancery_pki_core::{Crls, TrustAnchors, Usage, VerifiedPeer, armour, verify};
 use chancery_types::Clock;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::SignatureScheme;
+use rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ const WATCH: Duration = Duration::from_secs(2);
 pub struct Identity {
     own: VerifiedPeer,
     pub(super) key: Arc<SingleCertAndKey>,
+    signer: Arc<dyn SigningKey>,
 }
 
 impl Identity {
@@ -45,7 +47,8 @@ impl Identity {
                 rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch,
                 _ => TlsError::Content(KEY),
             })?;
-        Ok(Some(Self { own, key: Arc::new(certified.into()) }))
+        let signer = Arc::clone(&certified.key);
+        Ok(Some(Self { own, key: Arc::new(certified.into()), signer }))
     }
 
     /// What our own certificate says.
@@ -107,6 +110,23 @@ impl Credentials {
     /// What our certificate says now; `None` without one.
     pub fn own(&self) -> Option<VerifiedPeer> {
         self.state.load().identity.as_ref().map(|identity| identity.own.clone())
+    }
+
+    /// Signs with the key of our certificate (ECDSA P-256 with SHA-256, ASN.1): the key's
+    /// `SubjectPublicKeyInfo` and the signature. `message` begins with what it is, so that no
+    /// handshake of TLS is ever signed here.
+    ///
+    /// # Errors
+    /// There is no certificate, or its key is of another kind.
+    pub fn sign(&self, message: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TlsError> {
+        let state = self.state.load();
+        let identity = state.identity.as_ref().ok_or(TlsError::NoIdentity)?;
+        let signer = identity.signer.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256]);
+        let signature = signer.and_then(|signer| signer.sign(message).ok());
+        let key = identity.signer.public_key();
+        key.zip(signature)
+            .map(|(key, signature)| (key.as_ref().to_vec(), signature))
+            .ok_or(TlsError::Content(KEY))
     }
 
     /// Reads the folder again. When that fails, what was loaded before stays.

@@ -1,0 +1,588 @@
+//! A device's seats: asked for, in a cell, given up; and how it goes along with the cell's epochs
+//! and broadcasts. What the home node brings is taken in one transaction each: MLS, the chain of
+//! keys, and what was read.
+
+use super::cell::{self, CellError};
+use super::chain::{Chain, Wrap};
+use super::invitation::Invitation;
+use super::{BroadcastError, ContentKey, received};
+use crate::alarm::{self, Alarm};
+use crate::credential::AgentName;
+use crate::error::EndpointError;
+use crate::mls::Suite;
+use crate::store::{StoreError, Tx};
+use chancery_directory_core::channel::{Channel, JoinRule};
+use chancery_directory_core::manifest::{SignedManifest, VerifiedManifest};
+use chancery_proto::content::v1::CellKey;
+use chancery_proto::node::v1 as wire;
+use chancery_types::{ChannelId, GroupId, NodeId, Reason, Refusal, SeatId, Timestamp};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use rusqlite::{OptionalExtension as _, params};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A seat that is in no cell after so long is given up for another.
+const PATIENCE: Duration = Duration::from_hours(24);
+/// States of a seat that is no more, as in the table.
+const GIVEN_UP: u8 = 3;
+const LOST: u8 = 4;
+/// Most broadcasts that one seat passes over at once.
+const MAX_SKIP: u64 = 10_000;
+/// Longest that a key for a broadcast that has not come is kept.
+const SKIPPED_FOR: Duration = Duration::from_hours(400 * 24);
+
+/// A seat in a channel.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) id: SeatId,
+    pub(crate) channel: ChannelId,
+    pub(crate) owner: NodeId,
+    /// Name of the owner's agent that speaks on the channel.
+    pub(crate) agent: NodeId,
+    /// Sequence of the cell's last change that was taken.
+    pub(crate) change: u64,
+    /// Sequence of the last broadcast that was seen.
+    pub(crate) broadcast: u64,
+    group: Option<GroupId>,
+}
+
+/// Takes a seat in a channel, unless this device has one: the home node is to be asked.
+///
+/// # Errors
+/// The store's, or MLS's; that an invitation is missing.
+pub(crate) fn subscribe(
+    tx: &Tx<'_>,
+    channel: &Channel,
+    invitation: Option<&Invitation>,
+) -> Result<(), EndpointError> {
+    if of_channel(tx, &channel.id)?.is_some() {
+        return Ok(());
+    }
+    if channel.closed {
+        return Err(
+            Refusal::new(Reason::ChannelClosed, "nothing is broadcast on the channel any more").into()
+        );
+    }
+    if channel.join_rule == JoinRule::Invitation && invitation.is_none() {
+        return Err(EndpointError::Invalid("the channel is by invitation"));
+    }
+    let id = SeatId::random(tx.entropy());
+    let request = wire::TakeSeatRequest {
+        seat_id: id.to_wire(),
+        channel_id: channel.id.to_wire(),
+        owner: channel.administration.to_string(),
+        agent_alias: channel.agent_alias.to_wire(),
+        key_package: cell::seat_key_package(tx, Suite::of_channel(channel.suite), id)?.into(),
+        invitation: invitation.map(|held| held.prove(&channel.id, &id)).unwrap_or_default().into(),
+    };
+    tx.sql().execute(
+        "INSERT INTO seats (seat, channel, owner, agent, state, request, invitation, asked_at_ms, change, \
+         broadcast) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 0)",
+        params![
+            id.as_bytes(),
+            channel.id.as_bytes(),
+            channel.administration.as_str(),
+            channel.agent.as_str(),
+            request.encode_to_vec(),
+            invitation.map(|held| held.as_bytes().as_slice()),
+            tx.now().millis()
+        ],
+    )?;
+    Ok(())
+}
+
+/// Gives the seat in a channel up: what comes later is for others.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn unsubscribe(tx: &Tx<'_>, channel: &ChannelId) -> Result<(), EndpointError> {
+    if let Some(seat) = of_channel(tx, channel)? {
+        give_up(tx, &seat)?;
+    }
+    Ok(())
+}
+
+fn give_up(tx: &Tx<'_>, seat: &Seat) -> Result<(), EndpointError> {
+    leave_cell(tx, seat, GIVEN_UP)
+}
+
+/// Forgets all keys of a seat.
+fn leave_cell(tx: &Tx<'_>, seat: &Seat, state: u8) -> Result<(), EndpointError> {
+    if let Some(group) = seat.group {
+        cell::forget(tx, &group)?;
+    }
+    tx.sql().execute("DELETE FROM skipped_keys WHERE seat = ?1", [seat.id.as_bytes()])?;
+    tx.sql().execute(
+        "UPDATE seats SET state = ?2, request = NULL, group_id = NULL, epoch = NULL, key = NULL WHERE seat = ?1",
+        params![seat.id.as_bytes(), state],
+    )?;
+    Ok(())
+}
+
+/// Seats that the home node is to hear of: to be taken, with the request, or given up.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(SeatId, Option<wire::TakeSeatRequest>)>, EndpointError> {
+    let mut statement = tx.sql().prepare_cached("SELECT seat, request FROM seats WHERE state IN (0, 3)")?;
+    let rows = statement
+        .query_map([], |row| Ok((SeatId::from_bytes(row.get(0)?), row.get::<_, Option<Vec<u8>>>(1)?)))?;
+    let unreadable = |_| StoreError::Row { table: "seats", column: "request" };
+    rows.map(|row| {
+        let (seat, request) = row?;
+        let request = request.map(|bytes| wire::TakeSeatRequest::decode(Bytes::from(bytes)));
+        Ok((seat, request.transpose().map_err(unreadable)?))
+    })
+    .collect()
+}
+
+/// The home node has heard of a seat.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn told(tx: &Tx<'_>, seat: &SeatId) -> Result<(), EndpointError> {
+    tx.sql().execute("DELETE FROM seats WHERE seat = ?1 AND state = 3", [seat.as_bytes()])?;
+    tx.sql().execute(
+        "UPDATE seats SET state = 1, request = NULL WHERE seat = ?1 AND state = 0",
+        [seat.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// Seats that the home node is read for.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn read_for(tx: &Tx<'_>) -> Result<Vec<Seat>, EndpointError> {
+    all(tx, "state IN (1, 2)", params![])
+}
+
+/// This device's seat in a channel.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat>, EndpointError> {
+    Ok(all(tx, "channel = ?1 AND state <> 3", params![channel.as_bytes()])?.pop())
+}
+
+/// Channels that this device has a seat in, and whether it is in a cell.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, EndpointError> {
+    Ok(all(tx, "state <> 3", params![])?.iter().map(|seat| (seat.channel, seat.group.is_some())).collect())
+}
+
+/// Gives up seats that have been in no cell for long, or whose cell is no more; another one is to be
+/// taken in their channels, by the same invitation.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn lost(tx: &Tx<'_>) -> Result<Vec<(ChannelId, Option<Invitation>)>, EndpointError> {
+    let before = tx.now().before(PATIENCE).millis();
+    let lost = all(tx, "state = 4 OR (state = 1 AND asked_at_ms <= ?1)", params![before])?;
+    let mut channels = Vec::with_capacity(lost.len());
+    for seat in &lost {
+        let invitation: Option<Vec<u8>> = tx.sql().query_row(
+            "SELECT invitation FROM seats WHERE seat = ?1",
+            [seat.id.as_bytes()],
+            |row| row.get(0),
+        )?;
+        let invitation = invitation.and_then(|bytes| bytes.try_into().ok()).map(Invitation::from_bytes);
+        channels.push((seat.channel, invitation));
+    }
+    Ok(channels)
+}
+
+/// Takes another seat in the place of one that was lost; `None`: the channel is closed.
+///
+/// # Errors
+/// The store's, or MLS's.
+pub(crate) fn replace(
+    tx: &Tx<'_>,
+    id: &ChannelId,
+    channel: Option<&Channel>,
+    invitation: Option<&Invitation>,
+) -> Result<(), EndpointError> {
+    unsubscribe(tx, id)?;
+    match channel.filter(|channel| !channel.closed) {
+        Some(channel) => subscribe(tx, channel, invitation),
+        None => Ok(()),
+    }
+}
+
+/// The directory's map shows this broadcast as the latest of a channel. One that has not come for as
+/// long as `grace` raises an alarm, once.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn compare(
+    tx: &Tx<'_>,
+    channel: &ChannelId,
+    latest: u64,
+    grace: Duration,
+) -> Result<(), EndpointError> {
+    let Some(seat) = of_channel(tx, channel)?.filter(|seat| seat.group.is_some()) else { return Ok(()) };
+    let (missed, since): (Option<u64>, Option<i64>) = tx.sql().query_row(
+        "SELECT missed, missed_at_ms FROM seats WHERE seat = ?1",
+        [seat.id.as_bytes()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let (missed, since) = match (missed.filter(|missed| *missed > seat.broadcast), since) {
+        (None, _) if latest <= seat.broadcast => (None, None),
+        (Some(missed), Some(since)) if tx.now().since(Timestamp::from_millis(since)) >= grace => {
+            alarm::raise(tx, Alarm::BroadcastWithheld, None)?;
+            (Some(missed), None)
+        }
+        (Some(missed), Some(since)) => (Some(missed), Some(since)),
+        // The alarm was raised for this one; a later one has its own.
+        (Some(missed), None) if latest <= missed => (Some(missed), None),
+        (Some(_), None) | (None, _) => (Some(latest), Some(tx.now().millis())),
+    };
+    tx.sql().execute(
+        "UPDATE seats SET missed = ?2, missed_at_ms = ?3 WHERE seat = ?1",
+        params![seat.id.as_bytes(), missed, since],
+    )?;
+    Ok(())
+}
+
+/// Another agent of the owner's speaks on the channel from now on.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn spoken_by(tx: &Tx<'_>, seat: &SeatId, agent: &NodeId) -> Result<(), EndpointError> {
+    tx.sql()
+        .execute("UPDATE seats SET agent = ?2 WHERE seat = ?1", params![seat.as_bytes(), agent.as_str()])?;
+    Ok(())
+}
+
+/// What taking something for a seat came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was taken, or is nothing.
+    Done,
+    /// There is a content to be fetched.
+    Broadcast,
+    /// The home node is to be read anew, from where the seat stands now.
+    Reread,
+    /// The seat is no more: another one is to be taken.
+    Ended,
+}
+
+/// The cell that a seat is in: whether it is the agent's.
+///
+/// # Errors
+/// The store's or MLS's; [`crate::credential::CredentialError::UnknownAgent`].
+pub(crate) fn admitted(
+    tx: &mut Tx<'_>,
+    seat: &SeatId,
+    agent: &AgentName,
+    admission: &wire::Admission,
+) -> Result<Taken, EndpointError> {
+    let Some(seat) = find(tx, seat)?.filter(|seat| seat.group.is_none()) else { return Ok(Taken::Done) };
+    let joined = tx.part(|tx| {
+        let Some((id, mut group)) = cell::join(tx, agent, &admission.welcome, &admission.tree)? else {
+            return Ok(None);
+        };
+        let key = cell::read_key(tx, &mut group, &admission.key)?;
+        Ok::<_, CellError>(Some((id, group.epoch().as_u64(), key)))
+    });
+    let Some((group, epoch, key)) = judge(tx, joined)?.flatten() else {
+        lose(tx, &seat)?;
+        return Ok(Taken::Ended);
+    };
+    let Some(chain) = first_chain(epoch, &key) else {
+        alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
+        lose(tx, &seat)?;
+        return Ok(Taken::Ended);
+    };
+    let mut broadcast = chain.next() - 1;
+    for earlier in &key.earlier {
+        let (hash, content_key) =
+            (<[u8; 32]>::try_from(&*earlier.manifest_hash), <[u8; 32]>::try_from(&*earlier.content_key));
+        let (Ok(hash), Ok(content_key)) = (hash, content_key) else { continue };
+        if earlier.sequence == 0 || earlier.sequence >= chain.next() {
+            continue;
+        }
+        broadcast = broadcast.min(earlier.sequence - 1);
+        tx.sql().execute(
+            "INSERT OR REPLACE INTO earlier_keys (channel, sequence, manifest_hash, content_key) \
+             VALUES (?1, ?2, ?3, ?4)",
+            params![seat.channel.as_bytes(), earlier.sequence, hash, content_key],
+        )?;
+    }
+    tx.sql().execute(
+        "UPDATE seats SET state = 2, group_id = ?2, change = ?3, broadcast = ?4 WHERE seat = ?1",
+        params![seat.id.as_bytes(), group.as_bytes(), admission.sequence, broadcast],
+    )?;
+    set_chain(tx, &seat.id, &chain)?;
+    Ok(if key.earlier.is_empty() { Taken::Done } else { Taken::Reread })
+}
+
+/// The cell goes to its next epoch.
+///
+/// # Errors
+/// The store's, or MLS's.
+pub(crate) fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Taken, EndpointError> {
+    let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
+    let Some(id) = seat.group.filter(|_| step.sequence > seat.change) else { return Ok(Taken::Done) };
+    let stepped = tx.part(|tx| {
+        let mut group = tx.take_group(&id)?;
+        if !cell::step(tx, &mut group, &step.commit)? {
+            return Ok(None);
+        }
+        let key = cell::read_key(tx, &mut group, &step.key)?;
+        Ok::<_, CellError>(Some((group.epoch().as_u64(), key)))
+    });
+    let Some((epoch, key)) = judge(tx, stepped)?.flatten() else {
+        lose(tx, &seat)?;
+        return Ok(Taken::Ended);
+    };
+    let before = chain(tx, &seat.id)?;
+    let next =
+        first_chain(epoch, &key).filter(|next| before.as_ref().is_none_or(|old| old.next() <= next.next()));
+    let Some(next) = next else {
+        alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
+        lose(tx, &seat)?;
+        return Ok(Taken::Ended);
+    };
+    if let Some(mut old) = before {
+        // Broadcasts of the old epoch that have not come may yet.
+        skip_to(tx, &seat, &mut old, next.next(), tx.now().after(SKIPPED_FOR))?;
+    }
+    tx.sql().execute(
+        "UPDATE seats SET change = ?2 WHERE seat = ?1",
+        params![seat.id.as_bytes(), step.sequence],
+    )?;
+    set_chain(tx, &seat.id, &next)?;
+    Ok(Taken::Done)
+}
+
+/// The chain of an epoch, by what its agent says first; `None`: it says nothing of the kind.
+fn first_chain(epoch: u64, key: &CellKey) -> Option<Chain> {
+    let bytes = <[u8; 32]>::try_from(&*key.key).ok()?;
+    (key.first_broadcast > 0).then(|| Chain::new(epoch, key.first_broadcast, bytes))
+}
+
+/// A broadcast whose manifest is in the log. The seat goes on behind it whether or not it opens; its
+/// chain of keys only when it does.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn broadcast(
+    tx: &mut Tx<'_>,
+    seat: &SeatId,
+    verified: &VerifiedManifest,
+    wrap: &[u8],
+) -> Result<Taken, EndpointError> {
+    let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
+    let signed = &verified.signed;
+    let said = signed.manifest();
+    if said.channel != seat.channel || said.sequence <= seat.broadcast {
+        return Ok(Taken::Done);
+    }
+    let previous = said.sequence.checked_sub(1).filter(|previous| *previous > 0);
+    let previous =
+        previous.map(|previous| received::hash(tx, &said.channel, previous)).transpose()?.flatten();
+    if previous.is_some_and(|previous| previous != said.previous_hash) {
+        alarm::raise(tx, Alarm::ForgedBroadcast, None)?;
+    }
+    tx.sql().execute(
+        "UPDATE seats SET broadcast = ?2 WHERE seat = ?1",
+        params![seat.id.as_bytes(), said.sequence],
+    )?;
+    let opened = match earlier_key(tx, signed)? {
+        Some(key) => Ok(Some(key)),
+        None => unwrap(tx, &seat, signed, wrap)?,
+    };
+    match opened {
+        Ok(Some(key)) => {
+            received::put(tx, &seat.owner, signed, &key)?;
+            Ok(Taken::Broadcast)
+        }
+        Ok(None) => Ok(Taken::Done),
+        Err(error) => {
+            tracing::warn!(%error, "endpoint.broadcast.reject");
+            alarm::raise(tx, Alarm::FalseBroadcast, None)?;
+            Ok(Taken::Done)
+        }
+    }
+}
+
+/// A broadcast that its channel's agent did not sign, or the log does not hold. The seat goes on
+/// behind it, and its chain of keys waits for the genuine one.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn forged(tx: &Tx<'_>, seat: &SeatId, sequence: u64) -> Result<Taken, EndpointError> {
+    if find(tx, seat)?.is_some_and(|seat| sequence > seat.broadcast) {
+        alarm::raise(tx, Alarm::ForgedBroadcast, None)?;
+        tx.sql()
+            .execute("UPDATE seats SET broadcast = ?2 WHERE seat = ?1", params![seat.as_bytes(), sequence])?;
+    }
+    Ok(Taken::Done)
+}
+
+/// The content key that the agent granted to a late joiner.
+fn earlier_key(tx: &Tx<'_>, signed: &SignedManifest) -> Result<Option<ContentKey>, EndpointError> {
+    let said = signed.manifest();
+    let row: Option<([u8; 32], [u8; 32])> = tx
+        .sql()
+        .prepare_cached(
+            "DELETE FROM earlier_keys WHERE channel = ?1 AND sequence = ?2 RETURNING manifest_hash, content_key",
+        )?
+        .query_row(params![said.channel.as_bytes(), said.sequence], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((hash, key)) = row else { return Ok(None) };
+    let key = ContentKey::from_bytes(*Zeroizing::new(key));
+    Ok(Some(key).filter(|key| hash == signed.hash() && key.commitment() == said.key_commitment))
+}
+
+/// Opens the wrap of a broadcast. `None`: there is none for this seat.
+fn unwrap(
+    tx: &Tx<'_>,
+    seat: &Seat,
+    signed: &SignedManifest,
+    wrap: &[u8],
+) -> Result<Result<Option<ContentKey>, BroadcastError>, EndpointError> {
+    let said = signed.manifest();
+    let Some(mut now) = chain(tx, &seat.id)? else { return Ok(Ok(None)) };
+    let Ok(wrap) = Wrap::try_from(wrap) else {
+        return Ok(if wrap.is_empty() { Ok(None) } else { Err(BroadcastError::WrapDoesNotOpen) });
+    };
+    if said.sequence < now.next() {
+        let Some(mut skipped) = skipped(tx, seat, said.sequence)? else { return Ok(Ok(None)) };
+        let opened = skipped.take(signed).and_then(|key| key.open(&wrap));
+        if opened.is_ok() {
+            forget_skipped(tx, seat, said.sequence)?;
+        }
+        return Ok(opened.map(Some));
+    }
+    if said.sequence - now.next() > MAX_SKIP {
+        return Ok(Err(BroadcastError::WrongPlace));
+    }
+    skip_to(tx, seat, &mut now, said.sequence, received::kept_until(said))?;
+    let mut after = now.clone();
+    let opened = after.take(signed).and_then(|key| key.open(&wrap));
+    // A device advances only when the key is the one that the manifest commits to.
+    set_chain(tx, &seat.id, if opened.is_ok() { &after } else { &now })?;
+    Ok(opened.map(Some))
+}
+
+/// Takes keys off the chain up to a broadcast, and keeps them for those that have not come.
+fn skip_to(
+    tx: &Tx<'_>,
+    seat: &Seat,
+    chain: &mut Chain,
+    sequence: u64,
+    until: Timestamp,
+) -> Result<(), EndpointError> {
+    let mut put = tx.sql().prepare_cached(
+        "INSERT OR REPLACE INTO skipped_keys (seat, sequence, epoch, key, kept_until_ms) \
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    while chain.next() < sequence {
+        let passed = chain.skip().map_err(|_| EndpointError::Mls("pass over a broadcast"))?;
+        put.execute(params![
+            seat.id.as_bytes(),
+            passed.next(),
+            passed.epoch(),
+            passed.key(),
+            until.millis()
+        ])?;
+    }
+    Ok(())
+}
+
+fn skipped(tx: &Tx<'_>, seat: &Seat, sequence: u64) -> Result<Option<Chain>, EndpointError> {
+    Ok(tx
+        .sql()
+        .prepare_cached("SELECT epoch, key FROM skipped_keys WHERE seat = ?1 AND sequence = ?2")?
+        .query_row(params![seat.id.as_bytes(), sequence], |row| {
+            Ok(Chain::new(row.get(0)?, sequence, *Zeroizing::new(row.get::<_, [u8; 32]>(1)?)))
+        })
+        .optional()?)
+}
+
+fn forget_skipped(tx: &Tx<'_>, seat: &Seat, sequence: u64) -> Result<(), EndpointError> {
+    tx.sql().execute(
+        "DELETE FROM skipped_keys WHERE seat = ?1 AND (sequence = ?2 OR kept_until_ms <= ?3)",
+        params![seat.id.as_bytes(), sequence, tx.now().millis()],
+    )?;
+    Ok(())
+}
+
+/// The home node knows the seat no more, or it is out of its cell: another one is to be taken.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn ended(tx: &Tx<'_>, seat: &SeatId) -> Result<Taken, EndpointError> {
+    let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
+    lose(tx, &seat)?;
+    Ok(Taken::Ended)
+}
+
+fn lose(tx: &Tx<'_>, seat: &Seat) -> Result<(), EndpointError> {
+    leave_cell(tx, seat, LOST)
+}
+
+/// What is forbidden in a cell raises an alarm and is nothing.
+fn judge<T>(tx: &Tx<'_>, result: Result<T, CellError>) -> Result<Option<T>, EndpointError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(CellError::Own(error)) => Err(error),
+        Err(CellError::Forbidden(what)) => {
+            tracing::warn!(what, "endpoint.cell.reject");
+            alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
+            Ok(None)
+        }
+    }
+}
+
+fn chain(tx: &Tx<'_>, seat: &SeatId) -> Result<Option<Chain>, EndpointError> {
+    let row: Option<(Option<u64>, Option<u64>, Option<[u8; 32]>)> = tx
+        .sql()
+        .prepare_cached("SELECT epoch, next, key FROM seats WHERE seat = ?1")?
+        .query_row([seat.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    Ok(match row {
+        Some((Some(epoch), Some(next), Some(key))) => Some(Chain::new(epoch, next, *Zeroizing::new(key))),
+        _ => None,
+    })
+}
+
+fn set_chain(tx: &Tx<'_>, seat: &SeatId, chain: &Chain) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("UPDATE seats SET epoch = ?2, next = ?3, key = ?4 WHERE seat = ?1")?
+        .execute(params![seat.as_bytes(), chain.epoch(), chain.next(), chain.key()])?;
+    Ok(())
+}
+
+fn find(tx: &Tx<'_>, seat: &SeatId) -> Result<Option<Seat>, EndpointError> {
+    Ok(all(tx, "seat = ?1 AND state < 3", params![seat.as_bytes()])?.pop())
+}
+
+fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat>, EndpointError> {
+    let sql =
+        format!("SELECT seat, channel, owner, agent, change, broadcast, group_id FROM seats WHERE {which}");
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    let rows = statement.query_map(by, |row| {
+        let ids =
+            (row.get::<_, [u8; 16]>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, Option<[u8; 32]>>(6)?);
+        Ok((ids, (row.get::<_, String>(2)?, row.get::<_, String>(3)?), row.get(4)?, row.get(5)?))
+    })?;
+    rows.map(|row| {
+        let ((seat, channel, group), (owner, agent), change, broadcast) = row?;
+        Ok(Seat {
+            id: SeatId::from_bytes(seat),
+            channel: ChannelId::from_bytes(channel),
+            owner: owner.parse().map_err(|_| StoreError::Row { table: "seats", column: "owner" })?,
+            agent: agent.parse().map_err(|_| StoreError::Row { table: "seats", column: "agent" })?,
+            change,
+            broadcast,
+            group: group.map(GroupId::from_bytes),
+        })
+    })
+    .collect()
+}

@@ -1,0 +1,379 @@
+//! What an agent broadcasts, up to what its node gets. A broadcast is begun, logged, wrapped: its
+//! content key and manifest are here before anybody hears of it, the log's proof before the first
+//! wrap is made, and all wraps are made in the transaction that takes their keys off the chains.
+
+use super::audience;
+use super::{ContentKey, blob, keys};
+use crate::error::EndpointError;
+use crate::inbox;
+use crate::restored::STORE_COUNT;
+use crate::store::{StoreError, Tx};
+use chancery_directory_core::channel::Channel;
+use chancery_directory_core::manifest::{self, About, MAX_LIFE, Manifest, SignedManifest};
+use chancery_proto::content::v1::EarlierBroadcast;
+use chancery_proto::directory::v1 as directory;
+use chancery_proto::federation::v1 as federation;
+use chancery_proto::node::v1 as node;
+use chancery_types::{ChannelId, NodeId, Reason, Refusal, Timestamp};
+use prost::Message as _;
+use prost::bytes::Bytes;
+use rusqlite::{OptionalExtension as _, params};
+use std::collections::BTreeSet;
+use zeroize::Zeroizing;
+
+/// Bytes of one call with what waits for a home node.
+const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
+/// Things in one call.
+const CALL_ITEMS: usize = 64;
+
+/// What is to be broadcast.
+#[derive(Clone)]
+pub struct Order {
+    /// Chosen by the caller: the same one with the same content is one broadcast.
+    pub request_id: [u8; 16],
+    /// SHA-256 over all that the caller asked for: the same id with another digest is refused.
+    pub digest: [u8; 32],
+    /// The channel, of this agent.
+    pub channel: ChannelId,
+    /// MIMI content.
+    pub content: Vec<u8>,
+    /// Whether it is an emergency.
+    pub emergency: bool,
+    /// An earlier broadcast that it is about.
+    pub about: Option<About>,
+    /// When it is handed out no more.
+    pub expires: Timestamp,
+}
+
+/// How far a broadcast is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Its sequence in the channel.
+    pub sequence: u64,
+    /// How far it is.
+    pub state: State,
+    /// For how many cells it was wrapped.
+    pub cells: u32,
+}
+
+/// States of a broadcast at its agent; numbers as in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Its manifest is made.
+    Begun = 0,
+    /// The log has it.
+    Logged = 1,
+    /// All cells' wraps are made.
+    Wrapped = 2,
+}
+
+/// Begins a broadcast: makes content key, blob and manifest, and takes the next place in the
+/// channel. The same request again gives what became of it.
+///
+/// # Errors
+/// [`EndpointError::RequestIdReused`], the store's, or what is wrong with the order.
+pub(crate) fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
+    if let Some(begun) = find(tx, &order.request_id, &order.digest)? {
+        return Ok(begun);
+    }
+    let channel = audience::own(tx, &order.channel)?
+        .ok_or_else(|| Refusal::new(Reason::NotYourChannel, "the channel is not one of this agent's"))?;
+    let now = tx.now();
+    if order.expires <= now || order.expires > now.after(MAX_LIFE) {
+        return Err(EndpointError::Invalid("a broadcast expires within 400 days"));
+    }
+    let (sequence, previous_hash): (u64, [u8; 32]) = tx.sql().query_row(
+        "SELECT sequence + 1, manifest_hash FROM own_channels WHERE channel = ?1",
+        [order.channel.as_bytes()],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let content_key = ContentKey::random(tx.entropy());
+    let sealed = blob::seal(&order.content, &content_key, &order.channel, sequence)
+        .map_err(|_| EndpointError::Invalid("a broadcast has at most 64 MiB"))?;
+    let manifest = Manifest {
+        channel: order.channel,
+        sequence,
+        previous_hash,
+        blob: sealed.id,
+        blob_size: sealed.bytes.len() as u64,
+        key_commitment: content_key.commitment(),
+        category: channel.category,
+        emergency: order.emergency,
+        created_at: now,
+        expires_at: order.expires,
+        about: order.about,
+    };
+    let bytes = directory::Manifest::from(&manifest).encode_to_vec();
+    let hash = manifest::hash(&bytes);
+    tx.sql().execute(
+        "INSERT INTO own_broadcasts (channel, sequence, request_id, digest, state, manifest, blob, \
+         content_key, logged, cells) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, NULL, 0)",
+        params![
+            order.channel.as_bytes(),
+            sequence,
+            order.request_id,
+            order.digest,
+            bytes,
+            sealed.bytes,
+            content_key.as_bytes()
+        ],
+    )?;
+    tx.sql().execute(
+        "UPDATE own_channels SET sequence = ?2, manifest_hash = ?3 WHERE channel = ?1",
+        params![order.channel.as_bytes(), sequence, hash],
+    )?;
+    Ok(Begun { sequence, state: State::Begun, cells: 0 })
+}
+
+/// What became of a request; `None`: it was not made.
+///
+/// # Errors
+/// [`EndpointError::RequestIdReused`], or the store's.
+pub(crate) fn find(
+    tx: &Tx<'_>,
+    request_id: &[u8; 16],
+    digest: &[u8; 32],
+) -> Result<Option<Begun>, EndpointError> {
+    let found: Option<([u8; 32], Begun)> = tx
+        .sql()
+        .prepare_cached("SELECT digest, sequence, state, cells FROM own_broadcasts WHERE request_id = ?1")?
+        .query_row([request_id], |row| {
+            let state = match row.get::<_, u8>(2)? {
+                0 => State::Begun,
+                1 => State::Logged,
+                _ => State::Wrapped,
+            };
+            Ok((row.get(0)?, Begun { sequence: row.get(1)?, state, cells: row.get(3)? }))
+        })
+        .optional()?;
+    match found {
+        Some((known, _)) if known != *digest => Err(EndpointError::RequestIdReused),
+        found => Ok(found.map(|(_, begun)| begun)),
+    }
+}
+
+/// A broadcast that is to be brought on its way.
+pub(crate) struct Due {
+    pub(crate) manifest: Manifest,
+    /// What nodes store, unless the agent's node has it.
+    pub(crate) blob: Option<Bytes>,
+    pub(crate) is_logged: bool,
+}
+
+/// The next broadcast that is not wrapped: of each channel the oldest goes first.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn due(tx: &Tx<'_>) -> Result<Option<Due>, EndpointError> {
+    let row: Option<(Vec<u8>, Option<Vec<u8>>, u8)> = tx
+        .sql()
+        .prepare_cached(
+            "SELECT manifest, blob, state FROM own_broadcasts WHERE state < 2 \
+             ORDER BY channel, sequence LIMIT 1",
+        )?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    row.map(|(manifest, blob, state)| {
+        Ok(Due { manifest: read_manifest(&manifest)?, blob: blob.map(Bytes::from), is_logged: state == 1 })
+    })
+    .transpose()
+}
+
+fn read_manifest(bytes: &[u8]) -> Result<Manifest, EndpointError> {
+    let unreadable = || StoreError::Row { table: "own_broadcasts", column: "manifest" };
+    let manifest = directory::Manifest::decode(bytes).ok().and_then(|manifest| manifest.try_into().ok());
+    Ok(manifest.ok_or_else(unreadable)?)
+}
+
+/// The agent's node has the blob.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn uploaded(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<(), EndpointError> {
+    tx.sql().execute(
+        "UPDATE own_broadcasts SET blob = NULL WHERE channel = ?1 AND sequence = ?2",
+        params![channel.as_bytes(), sequence],
+    )?;
+    Ok(())
+}
+
+/// The log has the manifest, and this is the proof.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn logged(
+    tx: &Tx<'_>,
+    (channel, sequence): (&ChannelId, u64),
+    proof: &directory::LoggedManifest,
+) -> Result<(), EndpointError> {
+    tx.sql().execute(
+        "UPDATE own_broadcasts SET state = 1, logged = ?3 WHERE channel = ?1 AND sequence = ?2 AND state = 0",
+        params![channel.as_bytes(), sequence, proof.encode_to_vec()],
+    )?;
+    Ok(())
+}
+
+/// Wraps a logged broadcast for all cells of its channel.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u32, EndpointError> {
+    let (logged, key): (Vec<u8>, [u8; 32]) = tx.sql().query_row(
+        "SELECT logged, content_key FROM own_broadcasts WHERE channel = ?1 AND sequence = ?2 AND state = 1",
+        params![channel.as_bytes(), sequence],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let content_key = ContentKey::from_bytes(*Zeroizing::new(key));
+    let unreadable = || StoreError::Row { table: "own_broadcasts", column: "logged" };
+    let proof = directory::LoggedManifest::decode(logged.as_slice()).map_err(|_| unreadable())?;
+    let signed = SignedManifest::try_from(proof.manifest.unwrap_or_default()).map_err(|_| unreadable())?;
+    let rows = keys::rows(tx, channel)?;
+    for node in rows.iter().map(|(node, _)| node).collect::<BTreeSet<_>>() {
+        let announcement = federation::Announcement {
+            channel_id: channel.to_wire(),
+            sequence,
+            logged_manifest: Bytes::copy_from_slice(&logged),
+            expires_at_ms: signed.manifest().expires_at.millis(),
+        };
+        queue(tx, node, node::cell_item::Item::Announcement(announcement))?;
+    }
+    let mut cells = 0;
+    for (node, row) in &rows {
+        let (wraps, wrapped) = keys::wrap(tx, (node, *row), &signed, &content_key)?;
+        cells += wrapped;
+        let wraps =
+            federation::Wraps { channel_id: channel.to_wire(), sequence, row: *row, wraps: wraps.into() };
+        queue(tx, node, node::cell_item::Item::Wraps(wraps))?;
+    }
+    inbox::count_up(tx, STORE_COUNT)?;
+    let published = audience::own(tx, channel)?;
+    let kept = u64::from(published.map_or(0, |channel| channel.history));
+    tx.sql().execute(
+        "UPDATE own_broadcasts SET state = 2, cells = ?3 WHERE channel = ?1 AND sequence = ?2",
+        params![channel.as_bytes(), sequence, cells],
+    )?;
+    // Whoever has this store from here on opens none of those that late joiners may not have.
+    tx.sql().execute(
+        "UPDATE own_broadcasts SET content_key = NULL WHERE channel = ?1 AND sequence <= ?2",
+        params![channel.as_bytes(), sequence.saturating_sub(kept)],
+    )?;
+    tx.sql().execute(
+        "UPDATE own_channels SET wrapped = ?2 WHERE channel = ?1",
+        params![channel.as_bytes(), sequence],
+    )?;
+    Ok(cells)
+}
+
+/// Sequence of the last broadcast of a channel that was wrapped.
+///
+/// # Errors
+/// The store's.
+pub(super) fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
+    let mut statement = tx.sql().prepare_cached("SELECT wrapped FROM own_channels WHERE channel = ?1")?;
+    Ok(statement.query_row([channel.as_bytes()], |row| row.get(0))?)
+}
+
+/// What those who come in may read of before.
+///
+/// # Errors
+/// The store's.
+pub(super) fn history(tx: &Tx<'_>, channel: &Channel) -> Result<Vec<EarlierBroadcast>, EndpointError> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT sequence, logged, content_key FROM own_broadcasts \
+         WHERE channel = ?1 AND state = 2 AND content_key IS NOT NULL ORDER BY sequence DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![channel.id.as_bytes(), channel.history], |row| {
+        Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+    })?;
+    let unreadable = || StoreError::Row { table: "own_broadcasts", column: "logged" };
+    rows.map(|row| {
+        let (sequence, logged, content_key) = row?;
+        let proof = directory::LoggedManifest::decode(logged.as_slice()).map_err(|_| unreadable())?;
+        let signed =
+            SignedManifest::try_from(proof.manifest.unwrap_or_default()).map_err(|_| unreadable())?;
+        let manifest_hash = signed.hash().to_vec().into();
+        Ok(EarlierBroadcast { sequence, manifest_hash, content_key: content_key.into() })
+    })
+    .collect()
+}
+
+/// After this store was restored from a copy: the channel goes on behind what the directory's map
+/// shows. What was begun and not wrapped is for cells that are given up.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn resume(
+    tx: &Tx<'_>,
+    channel: &ChannelId,
+    (sequence, manifest_hash): (u64, [u8; 32]),
+) -> Result<(), EndpointError> {
+    tx.sql().execute(
+        "UPDATE own_channels SET sequence = ?2, manifest_hash = ?3, wrapped = ?2 WHERE channel = ?1",
+        params![channel.as_bytes(), sequence, manifest_hash],
+    )?;
+    tx.sql().execute(
+        "UPDATE own_broadcasts SET state = 2, blob = NULL, content_key = NULL WHERE channel = ?1",
+        [channel.as_bytes()],
+    )?;
+    Ok(())
+}
+
+/// Puts something for cells behind all that waits for their home node.
+///
+/// # Errors
+/// The store's.
+pub(super) fn queue(tx: &Tx<'_>, node: &NodeId, item: node::cell_item::Item) -> Result<(), EndpointError> {
+    let item = node::CellItem { item: Some(item) }.encode_to_vec();
+    tx.sql()
+        .prepare_cached("INSERT INTO cell_outbox (node, item) VALUES (?1, ?2)")?
+        .execute(params![node.as_str(), item])?;
+    Ok(())
+}
+
+/// What waits for one home node, as much as fits into a call.
+pub(crate) struct Waiting {
+    pub(crate) node: NodeId,
+    pub(crate) items: Vec<node::CellItem>,
+    /// The last of it in the queue.
+    pub(crate) through: i64,
+}
+
+/// What waits longest, and what waits with it for the same node.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn waiting(tx: &Tx<'_>) -> Result<Option<Waiting>, EndpointError> {
+    let first: Option<String> = tx
+        .sql()
+        .prepare_cached("SELECT node FROM cell_outbox ORDER BY id LIMIT 1")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let Some(node) = first else { return Ok(None) };
+    let sql = format!("SELECT id, item FROM cell_outbox WHERE node = ?1 ORDER BY id LIMIT {CALL_ITEMS}");
+    let mut statement = tx.sql().prepare_cached(&sql)?;
+    let mut rows = statement.query([&node])?;
+    let (mut items, mut through, mut bytes) = (Vec::new(), 0, 0);
+    while let Some(row) = rows.next()? {
+        let item: Vec<u8> = row.get(1)?;
+        bytes += item.len();
+        if bytes > CALL_BYTES && !items.is_empty() {
+            break;
+        }
+        through = row.get(0)?;
+        let unreadable = |_| StoreError::Row { table: "cell_outbox", column: "item" };
+        items.push(node::CellItem::decode(Bytes::from(item)).map_err(unreadable)?);
+    }
+    let node = node.parse().map_err(|_| StoreError::Row { table: "cell_outbox", column: "node" })?;
+    Ok(Some(Waiting { node, items, through }))
+}
+
+/// A home node's call is answered: it has all up to there.
+///
+/// # Errors
+/// The store's.
+pub(crate) fn handed_over(tx: &Tx<'_>, node: &NodeId, through: i64) -> Result<(), EndpointError> {
+    tx.sql()
+        .prepare_cached("DELETE FROM cell_outbox WHERE node = ?1 AND id <= ?2")?
+        .execute(params![node.as_str(), through])?;
+    Ok(())
+}
