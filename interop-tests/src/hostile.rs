@@ -2,7 +2,7 @@
 //! acknowledges, acknowledges what was never sent, or sends noise.
 
 use crate::mesh::{Place, id};
-use chancery_kit::serve::serve;
+use chancery_kit::serve::{STREAMS, serve};
 use chancery_kit::tls::{ConnectionInfo, Credentials, Limits, incoming};
 use chancery_pki_core::Party;
 use chancery_proto::federation::v1::federation_service_server::{FederationService, FederationServiceServer};
@@ -60,7 +60,7 @@ impl HostileNode {
         let victim = Party::Node(id(victim));
         routes.add_service(FederationServiceServer::new(Links { victim, manners, seen }));
         let stopped = stop.clone();
-        tokio::spawn(async move { serve(connections, routes, stopped).await });
+        tokio::spawn(async move { serve(connections, routes, STREAMS, stopped).await });
         Self { seen: events, _stop: stop.drop_guard() }
     }
 

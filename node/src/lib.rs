@@ -39,6 +39,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
+/// Calls of a connection that are under way at once; further ones wait at the caller, so that a
+/// flood leaves little behind that is still to be answered. RFC 9113 §6.5.2 asks for 100 at least.
+const STREAMS: u32 = 128;
+
 /// What a node is made of.
 pub struct NodeParts {
     /// Folder of its database and blobs.
@@ -100,7 +104,8 @@ pub async fn serve(parts: NodeParts, shutdown: CancellationToken) -> Result<(), 
         tokio::spawn(link::keep_links(Arc::clone(&rooms))),
     ];
     let routes = rpc::routes(rooms, door::Places::new(&parts.entropy)).await?;
-    let result = parts.entrance.serve(parts.credentials, routes, shutdown.clone()).await;
+    let entrance = parts.entrance.with_streams(STREAMS);
+    let result = entrance.serve(parts.credentials, routes, shutdown.clone()).await;
     shutdown.cancel();
     for job in jobs {
         let _ = job.await;

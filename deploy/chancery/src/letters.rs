@@ -20,13 +20,13 @@ const PIECE: usize = 64 * 1024;
 
 /// Which agent.
 #[derive(Args)]
-struct AgentAddress {
+pub(crate) struct AgentAddress {
     /// Where the agent listens.
     #[arg(long, default_value = "http://127.0.0.1:7404", env = "CHANCERY_AGENT", value_name = "URL")]
-    agent: String,
+    pub(crate) agent: String,
     /// Print JSON, one object a line.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// Send a letter through an agent.
@@ -313,20 +313,20 @@ fn inbox_text(letter: &agent::InboxResponse) -> String {
     text
 }
 
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let entropy: &dyn Entropy = &SystemEntropy;
     uuid::Builder::from_random_bytes(entropy.array()).into_uuid().to_string()
 }
 
-fn time(millis: i64) -> String {
+pub(crate) fn time(millis: i64) -> String {
     Timestamp::from_millis(millis).to_string()
 }
 
-fn line(value: &serde_json::Value) -> Result<(), Failure> {
+pub(crate) fn line(value: &serde_json::Value) -> Result<(), Failure> {
     text_line(&value.to_string())
 }
 
-fn text_line(text: &str) -> Result<(), Failure> {
+pub(crate) fn text_line(text: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

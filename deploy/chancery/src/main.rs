@@ -2,6 +2,7 @@
 
 mod authority;
 mod bench;
+mod broadcasts;
 mod chaos;
 mod enrol;
 mod failure;
@@ -40,7 +41,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a federation on this machine and send a letter to each resident.
+    /// Run a federation on this machine, send a letter to each resident, and broadcast to all.
     Up(local::UpArgs),
     /// Send a letter through an agent.
     Send(letters::SendArgs),
@@ -48,6 +49,9 @@ enum Command {
     Inbox(letters::InboxArgs),
     /// Show what became of the letters that an agent sent.
     Events(letters::EventsArgs),
+    /// Publish broadcast channels, list them, invite.
+    Channel(broadcasts::ChannelArgs),
+    Broadcast(broadcasts::BroadcastArgs),
     /// The federation's certificate authority.
     Pki(PkiArgs),
     Enrol(enrol::EnrolArgs),
@@ -112,6 +116,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Send(args) => letters::send(args).await,
         Command::Inbox(args) => letters::inbox(args).await,
         Command::Events(args) => letters::events(args).await,
+        Command::Channel(args) => broadcasts::channel(args).await,
+        Command::Broadcast(args) => broadcasts::broadcast(args).await,
         Command::Pki(args) => Ok(chancery_pki::run(args, clock, entropy, shutdown).await?),
         Command::Enrol(args) => enrol::run(args, clock).await,
         Command::Directory(args) => Ok(run_directory(args, clock, entropy, shutdown).await?),

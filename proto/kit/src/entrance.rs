@@ -1,7 +1,7 @@
 //! Where a party is called: its listener, TLS on every connection, and the services
 //! behind it. What the services do is their room's.
 
-use crate::serve::{ServeError, serve};
+use crate::serve::{STREAMS, ServeError, serve};
 use crate::tls::{Credentials, Limits, incoming};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,11 +16,12 @@ type Front = Box<dyn FnOnce(Routes) -> Routes + Send + Sync>;
 pub struct Entrance {
     listener: TcpListener,
     front: Option<Front>,
+    streams: u32,
 }
 
 impl From<TcpListener> for Entrance {
     fn from(listener: TcpListener) -> Self {
-        Self { listener, front: None }
+        Self { listener, front: None, streams: STREAMS }
     }
 }
 
@@ -31,7 +32,13 @@ impl Entrance {
         listener: TcpListener,
         front: impl FnOnce(Routes) -> Routes + Send + Sync + 'static,
     ) -> Self {
-        Self { listener, front: Some(Box::new(front)) }
+        Self { listener, front: Some(Box::new(front)), streams: STREAMS }
+    }
+
+    /// A connection may have so many calls under way.
+    #[must_use]
+    pub fn with_streams(self, streams: u32) -> Self {
+        Self { streams, ..self }
     }
 
     /// Where callers find it; `None`: the system does not say.
@@ -54,6 +61,6 @@ impl Entrance {
             Some(front) => front(routes.routes()).into(),
             None => routes,
         };
-        serve(connections, routes, shutdown).await
+        serve(connections, routes, self.streams, shutdown).await
     }
 }

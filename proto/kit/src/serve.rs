@@ -17,6 +17,9 @@ const CALL_DEADLINE: Duration = Duration::from_secs(60);
 /// be worked off. Twice what one stream may have, so that none blocks the others.
 const CONNECTION_WINDOW: u32 = 2 * STREAM_WINDOW;
 const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Calls of a connection that are under way at once, unless a server says otherwise; further ones
+/// wait at the caller.
+pub const STREAMS: u32 = 1024;
 /// Largest message a server takes, in bytes.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
@@ -61,13 +64,15 @@ pub fn add_reflection(routes: &mut RoutesBuilder, services: &[&str]) -> Result<(
     Ok(())
 }
 
-/// Serves until `shutdown`, then drains: no new call, open ones end within 10 s.
+/// Serves until `shutdown`, then drains: no new call, open ones end within 10 s. A connection may
+/// have `streams` calls under way.
 ///
 /// # Errors
 /// The transport failed.
 pub async fn serve<I, IO>(
     incoming: I,
     routes: RoutesBuilder,
+    streams: u32,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError>
 where
@@ -83,7 +88,7 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(256 * 1024)
-        .max_concurrent_streams(1024)
+        .max_concurrent_streams(streams)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .http2_max_header_list_size(16 * 1024)

@@ -3,6 +3,7 @@
 //! whoever can reach it may send in the organisation's name, so the host is
 //! the boundary.
 
+mod broadcasts;
 mod bulk;
 pub mod command;
 mod events;
@@ -16,7 +17,7 @@ pub use command::{AgentArgs, run};
 
 use crate::attachment::{AttachmentError, Spool};
 use crate::endpoint::Endpoint;
-use chancery_kit::serve::{ServeError, add_health, add_reflection, refused};
+use chancery_kit::serve::{STREAMS, ServeError, add_health, add_reflection, refused};
 use chancery_proto::agent::v1::agent_service_server::{AgentServiceServer, SERVICE_NAME};
 use chancery_types::{Entropy, Reason, Refusal};
 use files::Files;
@@ -116,5 +117,5 @@ pub async fn serve(
     routes.add_service(service);
     add_health(&mut routes, &[SERVICE_NAME]).await;
     add_reflection(&mut routes, &[SERVICE_NAME])?;
-    Ok(chancery_kit::serve::serve(TcpListenerStream::new(listener), routes, shutdown).await?)
+    Ok(chancery_kit::serve::serve(TcpListenerStream::new(listener), routes, STREAMS, shutdown).await?)
 }

@@ -72,7 +72,7 @@ pub(super) async fn prepare(rooms: &Rooms, mut request: wire::SendRequest) -> Re
     Ok(Prepared::New(SendOrder { to, order }))
 }
 
-fn expiry(now: Timestamp, expires_at_ms: i64) -> Result<Timestamp, Refusal> {
+pub(super) fn expiry(now: Timestamp, expires_at_ms: i64) -> Result<Timestamp, Refusal> {
     if expires_at_ms == 0 {
         return Ok(now.after(LIFE));
     }

@@ -3,7 +3,7 @@
 use super::bulk::{BATCH, bulk};
 use super::send::{Prepared, identifier, prepare, response};
 use super::uploads::UploadId;
-use super::{Rooms, events, inbox};
+use super::{Rooms, broadcasts, events, inbox};
 use chancery_kit::serve::{refused, unary};
 use chancery_kit::status::from_status;
 use chancery_proto::agent::v1 as wire;
@@ -117,6 +117,32 @@ impl AgentService for Service {
     async fn events(&self, request: Request<wire::EventsRequest>) -> Answer<Self::EventsStream> {
         let (answers, stream) = mpsc::channel(256);
         tokio::spawn(events::stream(Arc::clone(&self.0), request.into_inner(), answers));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn put_channel(
+        &self,
+        request: Request<wire::PutChannelRequest>,
+    ) -> Answer<wire::PutChannelResponse> {
+        unary(broadcasts::put_channel(&self.0, request.into_inner())).await
+    }
+
+    async fn list_channels(
+        &self,
+        _: Request<wire::ListChannelsRequest>,
+    ) -> Answer<wire::ListChannelsResponse> {
+        unary(broadcasts::list_channels(&self.0)).await
+    }
+
+    async fn invite(&self, request: Request<wire::InviteRequest>) -> Answer<wire::InviteResponse> {
+        unary(broadcasts::invite(&self.0, request.get_ref())).await
+    }
+
+    type BroadcastStream = Answers<wire::BroadcastResponse>;
+
+    async fn broadcast(&self, request: Request<wire::BroadcastRequest>) -> Answer<Self::BroadcastStream> {
+        let (answers, stream) = mpsc::channel(8);
+        tokio::spawn(broadcasts::broadcast(Arc::clone(&self.0), request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -34,11 +34,14 @@ fn agent_leaf() -> LeafNodeIndex {
 /// # Errors
 /// The store's, or MLS's.
 pub(super) fn seat_key_package(tx: &Tx<'_>, suite: Suite, seat: SeatId) -> Result<Vec<u8>, EndpointError> {
-    let leaf = Leaf::of_seat(identity::new_key(tx), seat.as_bytes().to_vec());
+    key_package(tx, suite, &Leaf::of_seat(identity::new_key(tx), seat.as_bytes().to_vec()))
+}
+
+pub(super) fn key_package(tx: &Tx<'_>, suite: Suite, leaf: &Leaf) -> Result<Vec<u8>, EndpointError> {
     let bundle = KeyPackage::builder()
         .key_package_lifetime(suite::lifetime(tx.now()))
         .leaf_node_capabilities(suite::capabilities())
-        .build(suite.ciphersuite(), &tx.provider(), &leaf, leaf.credential_with_key())
+        .build(suite.ciphersuite(), &tx.provider(), leaf, leaf.credential_with_key())
         .map_err(EndpointError::mls("make a seat's KeyPackage"))?;
     MlsMessageOut::from(bundle.into_key_package())
         .to_bytes()

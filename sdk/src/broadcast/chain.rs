@@ -158,6 +158,12 @@ impl WrapKey {
         Ok(content_key)
     }
 
+    /// As a program has it that does not look at what the manifest commits to.
+    #[cfg(test)]
+    pub(super) fn committing_to(&self, other: &ContentKey) -> Self {
+        Self { commitment: other.commitment(), ..self.clone() }
+    }
+
     fn check(&self, content_key: &ContentKey) -> Result<(), BroadcastError> {
         let same: bool = content_key.commitment().ct_eq(&self.commitment).into();
         if same { Ok(()) } else { Err(BroadcastError::WrongKey) }
@@ -263,7 +269,7 @@ mod tests {
         // An agent that wraps another key than it committed to: by itself, and by a program that does not check.
         assert_eq!(key(&chain, &manifest_of(&one)).wrap(&two), Err(BroadcastError::WrongKey));
         let honest = key(&chain, &manifest_of(&one));
-        let liar = WrapKey { commitment: two.commitment(), ..honest.clone() };
-        assert_eq!(honest.open(&liar.wrap(&two).unwrap()), Err(BroadcastError::WrongKey));
+        let lie = honest.committing_to(&two).wrap(&two).unwrap();
+        assert_eq!(honest.open(&lie), Err(BroadcastError::WrongKey));
     }
 }

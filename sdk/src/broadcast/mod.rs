@@ -14,13 +14,21 @@ pub(crate) mod seat;
 pub mod sender;
 
 #[cfg(test)]
+mod tests;
+#[cfg(test)]
 mod vectors;
 
 use chancery_directory_core::manifest::key_commitment;
-use chancery_types::Entropy;
+use chancery_types::{ChannelId, Entropy};
 use std::fmt;
 use subtle::ConstantTimeEq as _;
 use zeroize::ZeroizeOnDrop;
+
+/// `mimi://<federation>/c/<channel id>`: the room of what is broadcast on a channel, as
+/// [`crate::content`] names rooms.
+pub fn channel_uri(federation: &str, channel: &ChannelId) -> String {
+    format!("mimi://{federation}/c/{}", hex::encode(channel.as_bytes()))
+}
 
 /// Why a broadcast cannot be made or opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -376,10 +376,22 @@ pub(crate) fn broadcast(
     verified: &VerifiedManifest,
     wrap: &[u8],
 ) -> Result<Taken, EndpointError> {
+    take(tx, seat, &verified.signed, wrap)
+}
+
+pub(super) fn take(
+    tx: &mut Tx<'_>,
+    seat: &SeatId,
+    signed: &SignedManifest,
+    wrap: &[u8],
+) -> Result<Taken, EndpointError> {
     let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
-    let signed = &verified.signed;
     let said = signed.manifest();
-    if said.channel != seat.channel || said.sequence <= seat.broadcast {
+    if said.channel != seat.channel {
+        return Ok(Taken::Done);
+    }
+    // One that was passed over may still come.
+    if said.sequence <= seat.broadcast && skipped(tx, &seat, said.sequence)?.is_none() {
         return Ok(Taken::Done);
     }
     let previous = said.sequence.checked_sub(1).filter(|previous| *previous > 0);
@@ -389,7 +401,7 @@ pub(crate) fn broadcast(
         alarm::raise(tx, Alarm::ForgedBroadcast, None)?;
     }
     tx.sql().execute(
-        "UPDATE seats SET broadcast = ?2 WHERE seat = ?1",
+        "UPDATE seats SET broadcast = max(broadcast, ?2) WHERE seat = ?1",
         params![seat.id.as_bytes(), said.sequence],
     )?;
     let opened = match earlier_key(tx, signed)? {

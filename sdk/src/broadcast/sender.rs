@@ -9,7 +9,7 @@ use crate::inbox;
 use crate::restored::STORE_COUNT;
 use crate::store::{StoreError, Tx};
 use chancery_directory_core::channel::Channel;
-use chancery_directory_core::manifest::{self, About, MAX_LIFE, Manifest, SignedManifest};
+use chancery_directory_core::manifest::{self, About, Manifest, SignedManifest};
 use chancery_proto::content::v1::EarlierBroadcast;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
@@ -19,10 +19,13 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use rusqlite::{OptionalExtension as _, params};
 use std::collections::BTreeSet;
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// Bytes of one call with what waits for a home node.
 const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
+/// Longest life of a broadcast: as long as nodes keep its blob.
+const LONGEST: Duration = Duration::from_hours(90 * 24);
 /// Things in one call.
 const CALL_ITEMS: usize = 64;
 
@@ -67,6 +70,15 @@ pub enum State {
     Wrapped = 2,
 }
 
+/// What a broadcast's manifest would be, but for what is random in it.
+///
+/// # Errors
+/// The store's, or what is wrong with the order.
+pub(crate) fn preview(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest), EndpointError> {
+    let (channel, manifest, ..) = make(tx, order)?;
+    Ok((channel, manifest))
+}
+
 /// Begins a broadcast: makes content key, blob and manifest, and takes the next place in the
 /// channel. The same request again gives what became of it.
 ///
@@ -76,11 +88,44 @@ pub(crate) fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> 
     if let Some(begun) = find(tx, &order.request_id, &order.digest)? {
         return Ok(begun);
     }
+    let (_, manifest, content_key, blob) = make(tx, order)?;
+    let sequence = manifest.sequence;
+    let bytes = directory::Manifest::from(&manifest).encode_to_vec();
+    let hash = manifest::hash(&bytes);
+    tx.sql().execute(
+        "INSERT INTO own_broadcasts (channel, sequence, request_id, digest, state, manifest, blob, \
+         content_key, logged, cells) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, NULL, 0)",
+        params![
+            order.channel.as_bytes(),
+            sequence,
+            order.request_id,
+            order.digest,
+            bytes,
+            blob,
+            content_key.as_bytes()
+        ],
+    )?;
+    tx.sql().execute(
+        "UPDATE own_channels SET sequence = ?2, manifest_hash = ?3 WHERE channel = ?1",
+        params![order.channel.as_bytes(), sequence, hash],
+    )?;
+    Ok(Begun { sequence, state: State::Begun, cells: 0 })
+}
+
+fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Vec<u8>), EndpointError> {
     let channel = audience::own(tx, &order.channel)?
         .ok_or_else(|| Refusal::new(Reason::NotYourChannel, "the channel is not one of this agent's"))?;
+    if channel.closed {
+        return Err(
+            Refusal::new(Reason::ChannelClosed, "nothing is broadcast on the channel any more").into()
+        );
+    }
+    if order.emergency && !channel.emergency {
+        return Err(Refusal::new(Reason::NotAccredited, "the channel carries no emergencies").into());
+    }
     let now = tx.now();
-    if order.expires <= now || order.expires > now.after(MAX_LIFE) {
-        return Err(EndpointError::Invalid("a broadcast expires within 400 days"));
+    if order.expires <= now || order.expires > now.after(LONGEST) {
+        return Err(EndpointError::Invalid("a broadcast expires within 90 days"));
     }
     let (sequence, previous_hash): (u64, [u8; 32]) = tx.sql().query_row(
         "SELECT sequence + 1, manifest_hash FROM own_channels WHERE channel = ?1",
@@ -103,26 +148,7 @@ pub(crate) fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> 
         expires_at: order.expires,
         about: order.about,
     };
-    let bytes = directory::Manifest::from(&manifest).encode_to_vec();
-    let hash = manifest::hash(&bytes);
-    tx.sql().execute(
-        "INSERT INTO own_broadcasts (channel, sequence, request_id, digest, state, manifest, blob, \
-         content_key, logged, cells) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, NULL, 0)",
-        params![
-            order.channel.as_bytes(),
-            sequence,
-            order.request_id,
-            order.digest,
-            bytes,
-            sealed.bytes,
-            content_key.as_bytes()
-        ],
-    )?;
-    tx.sql().execute(
-        "UPDATE own_channels SET sequence = ?2, manifest_hash = ?3 WHERE channel = ?1",
-        params![order.channel.as_bytes(), sequence, hash],
-    )?;
-    Ok(Begun { sequence, state: State::Begun, cells: 0 })
+    Ok((channel, manifest, content_key, sealed.bytes))
 }
 
 /// What became of a request; `None`: it was not made.
@@ -268,7 +294,7 @@ pub(crate) fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u3
 ///
 /// # Errors
 /// The store's.
-pub(super) fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
+pub(crate) fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
     let mut statement = tx.sql().prepare_cached("SELECT wrapped FROM own_channels WHERE channel = ?1")?;
     Ok(statement.query_row([channel.as_bytes()], |row| row.get(0))?)
 }

@@ -56,6 +56,27 @@ impl Letter {
         compose(self.part()?, self.in_reply_to, sender_uri, room_uri, entropy)
     }
 
+    /// One message with the same in several languages, the favourite first: a reader shows one
+    /// of them.
+    pub fn compose_choice(
+        letters: &[Self],
+        sender_uri: &str,
+        room_uri: &str,
+        entropy: &dyn Entropy,
+    ) -> Result<Composed, ComposeError> {
+        let choice = |letter: &Self| Ok(Part { language: letter.language.clone(), ..letter.part()? });
+        let mut parts = letters.iter().map(choice).collect::<Result<Vec<_>, ComposeError>>()?;
+        let part = match parts.len() {
+            0 | 1 => parts.pop().ok_or(ComposeError::Empty)?,
+            _ => Part {
+                disposition: Disposition::RENDER,
+                language: String::new(),
+                cardinality: Cardinality::Multi { semantics: Semantics::ChooseOne, parts },
+            },
+        };
+        compose(part, None, sender_uri, room_uri, entropy)
+    }
+
     fn part(&self) -> Result<Part, ComposeError> {
         if self.markdown.len() > MAX_TEXT {
             return Err(OverLimit("text").into());
@@ -152,6 +173,16 @@ impl Body {
         read_content(&MimiContent::decode(bytes)?)
     }
 
+    /// Reads a message that may hold the same in several languages: the first of `languages` (BCP
+    /// 47) that it has, or else the sender's favourite.
+    pub fn decode_in(bytes: &[u8], languages: &[&str]) -> Result<Self, ContentError> {
+        let mut content = MimiContent::decode(bytes)?;
+        if let Cardinality::Multi { semantics: Semantics::ChooseOne, parts } = &mut content.part.cardinality {
+            parts.sort_by_key(|part| preference(&part.language, languages));
+        }
+        read_content(&content)
+    }
+
     /// Reads a message of a thread. `sender_uri` and `room_uri` are those that
     /// follow from the thread; the message must not claim others.
     pub fn open(bytes: &[u8], sender_uri: &str, room_uri: &str) -> Result<Opened, ContentError> {
@@ -164,6 +195,19 @@ impl Body {
         }
         let id = message_id(sender_uri, room_uri, bytes, &content.salt)?;
         Ok(Opened { id, body: read_content(&content)? })
+    }
+}
+
+/// How much a reader of `languages` wants a part: an exact match before one of the primary subtag
+/// alone (RFC 4647 §3.4, lookup).
+fn preference(tag: &str, languages: &[&str]) -> usize {
+    let primary = |tag: &str| tag.split('-').next().unwrap_or_default().to_ascii_lowercase();
+    let exact = languages.iter().position(|wanted| wanted.eq_ignore_ascii_case(tag));
+    let near = languages.iter().position(|wanted| primary(wanted) == primary(tag));
+    match (exact, near) {
+        (Some(exact), Some(near)) => (2 * exact).min(2 * near + 1),
+        (None, Some(near)) => 2 * near + 1,
+        _ => 2 * languages.len(),
     }
 }
 

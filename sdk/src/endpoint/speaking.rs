@@ -10,6 +10,8 @@ use crate::inbox;
 use crate::keepsake;
 use crate::restored::{CLOSE_CELLS, STORE_COUNT};
 use crate::store::Tx;
+use chancery_directory_core::channel::Channel;
+use chancery_directory_core::manifest::Manifest;
 use chancery_pki_core::verify_signed;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
@@ -41,6 +43,32 @@ impl Endpoint {
         let begun = self.0.call(move |tx| sender::begin(tx, &order)).await?;
         self.0.speaking.notify_one();
         Ok(begun)
+    }
+
+    /// What everybody could read of a broadcast, and of its channel.
+    ///
+    /// # Errors
+    /// As [`Endpoint::broadcast`].
+    pub async fn preview_broadcast(&self, order: Order) -> Result<(Channel, Manifest), Refusal> {
+        self.0.call(move |tx| sender::preview(tx, &order)).await
+    }
+
+    /// The channels of this agent, as it published them last, with the sequence of the latest
+    /// broadcast of each.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn own_channels(&self) -> Result<Vec<(Channel, u64)>, Refusal> {
+        let read = |tx: &mut Tx<'_>| {
+            let mut channels = Vec::new();
+            for id in audience::own_ids(tx)? {
+                if let Some(channel) = audience::own(tx, &id)? {
+                    channels.push((channel, sender::wrapped(tx, &id)?));
+                }
+            }
+            Ok(channels)
+        };
+        self.0.call(read).await
     }
 
     /// What became of a broadcast; `None`: it was not asked for.

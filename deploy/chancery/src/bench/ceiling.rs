@@ -3,6 +3,7 @@
 
 use crate::Failure;
 use bytes::Bytes;
+use chancery_kit::serve::STREAMS;
 use chancery_kit::store::{Store, values};
 use chancery_kit::tls::{Credentials, Limits, connect, incoming};
 use chancery_pki_core::Party;
@@ -84,7 +85,7 @@ pub(super) async fn stream(
     routes.add_service(FederationServiceServer::new(Echo).max_decoding_message_size(usize::MAX));
     let connections = incoming(listener, Arc::clone(&credentials), Limits::default())?;
     let stop = CancellationToken::new();
-    let server = tokio::spawn(chancery_kit::serve::serve(connections, routes, stop.clone()));
+    let server = tokio::spawn(chancery_kit::serve::serve(connections, routes, STREAMS, stop.clone()));
 
     let (channel, _) = connect(&endpoint, Party::Node(here), credentials).await?;
     let mut client = FederationServiceClient::new(channel).max_encoding_message_size(usize::MAX);

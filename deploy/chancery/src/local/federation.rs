@@ -380,7 +380,7 @@ async fn open_pki(
     }
 }
 
-fn display_name(administration: &str) -> &'static str {
+pub(super) fn display_name(administration: &str) -> &'static str {
     if administration == ADMINISTRATIONS[0] { "Federal Administration" } else { "Regional Administration" }
 }
 

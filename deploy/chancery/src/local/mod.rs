@@ -1,6 +1,7 @@
 //! `chancery up`: a whole federation on this machine, and a mailing through it.
 
 pub(crate) mod authority;
+mod broadcast;
 pub(crate) mod federation;
 pub(crate) mod layout;
 pub(crate) mod mailing_run;
@@ -37,7 +38,7 @@ const LETTER: &str = include_str!("../../../local/letter.md");
 /// Residents that enrol at the same time.
 const ENROLLING: usize = 16;
 
-/// Run a federation on this machine and send a letter to each of its residents.
+/// Run a federation on this machine, send a letter to each of its residents, and broadcast to all.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct UpArgs {
     /// Folder of everything; started again with the same folder, it resumes.
@@ -71,6 +72,7 @@ pub(crate) struct Running {
     pub(crate) federation: LocalFederation,
     tally: Arc<Tally>,
     secrets: Vec<(Secret, Vec<u8>)>,
+    residents: Vec<Endpoint>,
     /// Answers that are to come.
     pub(crate) answers_due: usize,
 }
@@ -95,8 +97,13 @@ pub(crate) async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<(),
     if !args.json {
         print(&running.listens())?;
     }
+    let all = async {
+        let mut report = running.send(&mailing, args.json).await?;
+        report.figures.broadcasts = running.broadcast(args.json).await?;
+        Ok::<_, Failure>(report)
+    };
     let mut report = tokio::select! {
-        report = running.send(&mailing, args.json) => report?,
+        report = all => report?,
         () = shutdown.cancelled() => return Ok(()),
     };
     report.seen = running.search()?;
@@ -223,10 +230,11 @@ impl Running {
         let residents = enrol(parties, mailing, &tally, &clock, &entropy, quiet).await?;
         let secrets = secrets(mailing, &residents);
         let answers_due = residents.len().div_ceil(ANSWERS);
+        let endpoints = residents.iter().map(Resident::endpoint).collect();
         for resident in residents {
             federation.spawn(resident.live(shutdown.clone()));
         }
-        Ok(Self { federation, tally, secrets, answers_due })
+        Ok(Self { federation, tally, secrets, residents: endpoints, answers_due })
     }
 
     /// Where everything listens.
@@ -272,6 +280,20 @@ impl Running {
         report.figures.failed += mailing.refused.len() as u64;
         report.refused_rows.clone_from(&mailing.refused);
         Ok(report)
+    }
+
+    /// Both agencies broadcast to every resident.
+    async fn broadcast(&mut self, quiet: bool) -> Result<report::Broadcasts, Failure> {
+        let agents =
+            ADMINISTRATIONS.map(|name| (name, self.federation.layout.address(&format!("agent-{name}"))));
+        let agent_of = |administration: &str| {
+            let found = agents.iter().find(|(name, _)| *name == administration);
+            found.map(|(_, address)| format!("http://{address}")).unwrap_or_default()
+        };
+        tokio::select! {
+            broadcasts = broadcast::run(agent_of, &self.residents, quiet) => broadcasts,
+            ended = self.federation.ended() => { ended?; Err(Failure::Stopped) }
+        }
     }
 
     fn search(&self) -> Result<Vec<(&'static str, visibility::Seen)>, Failure> {
@@ -359,7 +381,10 @@ async fn enrol(
 
 /// What is looked for on every party's disk.
 fn secrets(mailing: &Mailing, residents: &[Resident]) -> Vec<(Secret, Vec<u8>)> {
-    let mut secrets = vec![(Secret::Content, ANSWER.as_bytes().to_vec())];
+    let mut secrets = vec![
+        (Secret::Content, ANSWER.as_bytes().to_vec()),
+        (Secret::Content, broadcast::TEXT.as_bytes().to_vec()),
+    ];
     for recipient in &mailing.recipients {
         secrets.push((Secret::Identifier, recipient.identifier.value().as_bytes().to_vec()));
         secrets.extend(recipient.fields.get("name").map(|n| (Secret::Content, n.as_bytes().to_vec())));

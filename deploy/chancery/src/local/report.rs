@@ -28,6 +28,21 @@ pub(crate) struct Figures {
     pub p50_ms: f64,
     /// 99th percentile of the same.
     pub p99_ms: f64,
+    /// What was broadcast after the letters.
+    pub(crate) broadcasts: Broadcasts,
+}
+
+/// What became of the broadcasts of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Broadcasts {
+    /// How many there were.
+    pub(crate) sent: u64,
+    /// For how many cells one was wrapped at most.
+    pub(crate) cells: u32,
+    /// How often one was read, by as many residents.
+    pub(crate) read: u64,
+    /// From the first one to the last that read it.
+    pub(crate) seconds: f64,
 }
 
 /// A run with what was noticed.
@@ -72,6 +87,13 @@ impl Report {
         row("letters/s", format!("{:.1}", figures.letters_per_s));
         row("p50", format!("{:.0} ms", figures.p50_ms));
         row("p99", format!("{:.0} ms", figures.p99_ms));
+        if figures.broadcasts.sent > 0 {
+            let Broadcasts { sent, cells, read, seconds } = &figures.broadcasts;
+            row("broadcasts", sent.to_string());
+            row("cells", cells.to_string());
+            row("read by", read.to_string());
+            row("within", format!("{seconds:.1} s"));
+        }
         for (reason, count) in &self.failures {
             let _ = writeln!(text, "  failed: {count} × {reason}");
         }

@@ -94,6 +94,11 @@ impl Resident {
         self.handle
     }
 
+    /// The resident's device.
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
     /// Receives, reads and answers until `shutdown`.
     ///
     /// # Errors

@@ -125,7 +125,7 @@ async fn serve(credentials: Arc<Credentials>, limits: Limits) -> Server {
         Ok(request)
     }));
     let stop = CancellationToken::new();
-    tokio::spawn(crate::serve::serve(incoming, routes, stop.clone()));
+    tokio::spawn(crate::serve::serve(incoming, routes, crate::serve::STREAMS, stop.clone()));
     Server { endpoint, counters, seen, _stop: stop.drop_guard() }
 }
 

@@ -1,0 +1,138 @@
+//! After the letters, both agencies broadcast to every resident of a local federation.
+
+use super::layout::ADMINISTRATIONS;
+use super::mailing_run::connect;
+use super::report::Broadcasts;
+use super::{bar, federation};
+use crate::Failure;
+use chancery_proto::agent::v1 as agent;
+use chancery_sdk::content::Body;
+use chancery_sdk::endpoint::Endpoint;
+use chancery_types::ChannelId;
+use indicatif::ProgressBar;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+use tokio_stream::StreamExt as _;
+
+/// Longest standstill before a run is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the agencies say begins so; searched for on the others' disks.
+pub(super) const TEXT: &str = "The counters stay closed on Monday";
+
+/// Channel of an administration: the same each time that the folder is used.
+fn channel_id(administration: &str) -> ChannelId {
+    let mut id = [0x42; 16];
+    id.iter_mut().zip(administration.bytes()).for_each(|(byte, letter)| *byte = letter);
+    ChannelId::from_bytes(id)
+}
+
+/// Publishes the channels by the agents whose addresses `agent_of` gives, brings the residents in, broadcasts on each, and waits until every
+/// resident has read it.
+///
+/// # Errors
+/// Somebody refuses, or nothing moves any more.
+pub(super) async fn run(
+    agent_of: impl Fn(&str) -> String,
+    residents: &[Endpoint],
+    quiet: bool,
+) -> Result<Broadcasts, Failure> {
+    let mut agents = BTreeMap::new();
+    for administration in ADMINISTRATIONS {
+        let mut client = connect(&agent_of(administration)).await?;
+        let text = agent::ChannelText {
+            name: format!("{} news", federation::display_name(administration)),
+            description: "What is new at our counters.".to_owned(),
+        };
+        let request = agent::PutChannelRequest {
+            channel_id: uuid::Uuid::from_bytes(*channel_id(administration).as_bytes()).to_string(),
+            texts: HashMap::from([("en".to_owned(), text)]),
+            contact: "https://example.org/contact".to_owned(),
+            category: 1,
+            ..agent::PutChannelRequest::default()
+        };
+        client.put_channel(request.clone()).await.map_err(Failure::call)?;
+        agents.insert(administration, (client, request.channel_id));
+    }
+    let waiting = bar(residents.len() * agents.len(), "residents in channels", quiet);
+    for resident in residents {
+        for channel in resident.channels(None).await? {
+            resident.subscribe(&channel, None).await?;
+        }
+    }
+    progress(&waiting, async || {
+        let mut seated = 0;
+        for resident in residents {
+            seated += resident.subscriptions().await?.iter().filter(|(_, is_in)| *is_in).count();
+        }
+        Ok(seated)
+    })
+    .await?;
+
+    let begun = Instant::now();
+    let mut broadcasts = Broadcasts::default();
+    for (administration, (client, channel_id)) in &mut agents {
+        let request = agent::BroadcastRequest {
+            // One broadcast on each: started again, a federation sends nothing again.
+            request_id: channel_id.clone(),
+            channel_id: channel_id.clone(),
+            bodies: [("en", TEXT), ("nl", "De loketten blijven maandag gesloten")]
+                .map(|(language, text)| agent::Letter {
+                    markdown: format!("{text}, says the {administration} agency."),
+                    language: language.to_owned(),
+                    ..agent::Letter::default()
+                })
+                .to_vec(),
+            ..agent::BroadcastRequest::default()
+        };
+        let mut answers = client.broadcast(request).await.map_err(Failure::call)?.into_inner();
+        while let Some(answer) = answers.next().await {
+            broadcasts.cells = broadcasts.cells.max(answer.map_err(Failure::call)?.cells);
+        }
+        broadcasts.sent += 1;
+    }
+    let reading = bar(residents.len() * agents.len(), "broadcasts read", quiet);
+    progress(&reading, async || {
+        let mut read = 0;
+        for resident in residents {
+            read += read_by(resident).await?;
+        }
+        Ok(read)
+    })
+    .await?;
+    broadcasts.read = (residents.len() * agents.len()) as u64;
+    broadcasts.seconds = begun.elapsed().as_secs_f64();
+    Ok(broadcasts)
+}
+
+/// How many broadcasts a resident has read that are what was said.
+async fn read_by(resident: &Endpoint) -> Result<usize, Failure> {
+    let received = resident.broadcasts_after(0, 100).await?;
+    let intact = received.iter().filter(|received| {
+        let body = Body::decode_in(&received.content, &["en-GB"]);
+        matches!(body, Ok(Body::Letter { letter, .. }) if letter.markdown.starts_with(TEXT))
+    });
+    Ok(intact.count())
+}
+
+/// Counts until all of a bar's length is there.
+async fn progress(
+    bar: &ProgressBar,
+    mut count: impl AsyncFnMut() -> Result<usize, Failure>,
+) -> Result<(), Failure> {
+    let (mut last, mut since) = (0, Instant::now());
+    loop {
+        let now = count().await? as u64;
+        bar.set_position(now);
+        if now >= bar.length().unwrap_or_default() {
+            bar.finish_and_clear();
+            return Ok(());
+        }
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(Failure::Stalled(PATIENCE.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,243 @@
+//! Channels and broadcasts as the API shows them.
+
+use super::send::expiry;
+use super::{Answers, Rooms};
+use crate::broadcast::sender::{Begun, Order, State};
+use crate::content::{Letter, sender_uri};
+use crate::credential::AgentName;
+use chancery_directory_core::channel::{Channel, JoinRule, MAX_HISTORY, Suite, Text};
+use chancery_directory_core::manifest::About;
+use chancery_proto::agent::v1 as wire;
+use chancery_types::{ChannelId, Reason, Refusal};
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Most residents in a cell unless stated: by what a removal costs each of them.
+const HYBRID_CELL: u32 = 256;
+const CLASSICAL_CELL: u32 = 1_000;
+/// Largest cell: its tree and commits fit into a parcel.
+const MAX_CELL: u32 = 1_024;
+/// Most languages of a broadcast.
+const MAX_BODIES: usize = 32;
+
+/// Publishes a channel, or its next version.
+pub(super) async fn put_channel(
+    rooms: &Rooms,
+    request: wire::PutChannelRequest,
+) -> Result<wire::PutChannelResponse, Refusal> {
+    let id = channel_id(&request.channel_id)?;
+    let identity = rooms.endpoint.identity();
+    let agent = identity.agent.as_deref().and_then(AgentName::parse);
+    let agent = agent.ok_or_else(|| Refusal::new(Reason::WrongIdentity, "only agents speak on channels"))?;
+    let standing = rooms.endpoint.own_channels().await?.into_iter().find(|(channel, _)| channel.id == id);
+    let suite = if request.classical { Suite::Classical } else { Suite::Hybrid };
+    let cell_size = match request.cell_size {
+        0 if request.classical => CLASSICAL_CELL,
+        0 => HYBRID_CELL,
+        size if (2..=MAX_CELL).contains(&size) => size,
+        _ => return Err(Refusal::field("cell_size is 2 to 1,024")),
+    };
+    if request.history > MAX_HISTORY {
+        return Err(Refusal::field("history is at most 100"));
+    }
+    let texts = request.texts.into_iter();
+    let mut channel = Channel {
+        federation: identity.federation.clone(),
+        id,
+        version: standing.as_ref().map_or(1, |(channel, _)| channel.version),
+        administration: agent.administration,
+        agent: agent.name,
+        texts: texts
+            .map(|(tag, text)| (tag, Text { name: text.name, description: text.description }))
+            .collect::<BTreeMap<_, _>>(),
+        join_rule: if request.by_invitation { JoinRule::Invitation } else { JoinRule::Open },
+        category: request.category,
+        contact: request.contact,
+        suite,
+        cell_size,
+        emergency: request.emergency,
+        history: request.history,
+        agent_alias: identity.alias,
+        closed: request.closed,
+    };
+    if standing.is_some_and(|(standing, _)| standing != channel) {
+        channel.version += 1;
+    }
+    let index = rooms.endpoint.publish_channel(&channel).await?;
+    Ok(wire::PutChannelResponse { version: channel.version, index })
+}
+
+/// The channels of this agent.
+pub(super) async fn list_channels(rooms: &Rooms) -> Result<wire::ListChannelsResponse, Refusal> {
+    let mut channels = Vec::new();
+    for (channel, sequence) in rooms.endpoint.own_channels().await? {
+        let (residents, cells) = rooms.endpoint.audience(channel.id).await?;
+        channels.push(wire::ChannelState { channel: Some(published(&channel)), sequence, residents, cells });
+    }
+    Ok(wire::ListChannelsResponse { channels })
+}
+
+fn published(channel: &Channel) -> wire::PutChannelRequest {
+    let text = |(tag, text): (&String, &Text)| {
+        let text = wire::ChannelText { name: text.name.clone(), description: text.description.clone() };
+        (tag.clone(), text)
+    };
+    wire::PutChannelRequest {
+        channel_id: uuid::Uuid::from_bytes(*channel.id.as_bytes()).to_string(),
+        texts: channel.texts.iter().map(text).collect(),
+        by_invitation: channel.join_rule == JoinRule::Invitation,
+        category: channel.category,
+        contact: channel.contact.clone(),
+        classical: channel.suite == Suite::Classical,
+        cell_size: channel.cell_size,
+        emergency: channel.emergency,
+        history: channel.history,
+        closed: channel.closed,
+    }
+}
+
+/// An invitation to a channel.
+pub(super) async fn invite(
+    rooms: &Rooms,
+    request: &wire::InviteRequest,
+) -> Result<wire::InviteResponse, Refusal> {
+    let id = channel_id(&request.channel_id)?;
+    let own = rooms.endpoint.own_channels().await?;
+    let channel = own.iter().find(|(channel, _)| channel.id == id);
+    let (channel, _) = channel
+        .ok_or_else(|| Refusal::new(Reason::NotYourChannel, "the channel is not one of this agent's"))?;
+    if channel.join_rule != JoinRule::Invitation {
+        return Err(Refusal::field("the channel is open to all"));
+    }
+    let invitation = rooms.endpoint.invite(id).await?;
+    Ok(wire::InviteResponse { invitation: bytes::Bytes::copy_from_slice(invitation.as_bytes()) })
+}
+
+/// Broadcasts, and streams how far it is.
+pub(super) async fn broadcast(
+    rooms: Arc<Rooms>,
+    request: wire::BroadcastRequest,
+    answers: Answers<wire::BroadcastResponse>,
+) {
+    rooms.stream(&answers, Box::pin(follow(&rooms, request, &answers))).await;
+}
+
+async fn follow(
+    rooms: &Rooms,
+    request: wire::BroadcastRequest,
+    answers: &Answers<wire::BroadcastResponse>,
+) -> Result<(), Refusal> {
+    let is_preview = request.preview;
+    let order = order(rooms, request).await?;
+    if is_preview {
+        let (channel, manifest) = rooms.endpoint.preview_broadcast(order).await?;
+        let names = channel.texts.iter().map(|(tag, text)| (tag.clone(), text.name.clone()));
+        let preview = wire::BroadcastPreview {
+            channel_names: names.collect::<HashMap<_, _>>(),
+            blob_size: manifest.blob_size,
+            category: manifest.category,
+            emergency: manifest.emergency,
+            about: match manifest.about {
+                Some(About::Corrects(sequence) | About::Recalls(sequence)) => sequence,
+                None => 0,
+            },
+            expires_at_ms: manifest.expires_at.millis(),
+        };
+        let answer = wire::BroadcastResponse {
+            sequence: manifest.sequence,
+            residents: rooms.endpoint.audience(channel.id).await?.0,
+            preview: Some(preview),
+            ..wire::BroadcastResponse::default()
+        };
+        let _ = answers.send(Ok(answer)).await;
+        return Ok(());
+    }
+    let (request_id, digest, channel) = (order.request_id, order.digest, order.channel);
+    let mut changes = rooms.endpoint.broadcast_changes();
+    let mut now = rooms.endpoint.broadcast(order).await?;
+    let mut told = wire::BroadcastStage::Unspecified;
+    loop {
+        changes.mark_unchanged();
+        let stage = stage(rooms, &now).await?;
+        if stage != told {
+            told = stage;
+            let residents = rooms.endpoint.audience(channel).await?.0;
+            let (sequence, cells) = (now.sequence, now.cells);
+            let answer =
+                wire::BroadcastResponse { sequence, stage: stage.into(), cells, residents, preview: None };
+            if answers.send(Ok(answer)).await.is_err() || stage == wire::BroadcastStage::HandedOver {
+                return Ok(());
+            }
+        }
+        if changes.changed().await.is_err() {
+            return Ok(());
+        }
+        let gone = || Refusal::new(Reason::Internal, "the broadcast is gone");
+        now = rooms.endpoint.broadcast_state(request_id, digest).await?.ok_or_else(gone)?;
+    }
+}
+
+async fn stage(rooms: &Rooms, now: &Begun) -> Result<wire::BroadcastStage, Refusal> {
+    Ok(match now.state {
+        State::Begun => wire::BroadcastStage::Begun,
+        State::Logged => wire::BroadcastStage::Logged,
+        State::Wrapped if rooms.endpoint.is_handed_over().await? => wire::BroadcastStage::HandedOver,
+        State::Wrapped => wire::BroadcastStage::Wrapped,
+    })
+}
+
+/// Checks a request and makes its content; attachments are brought to the node.
+async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Order, Refusal> {
+    let request_id: uuid::Uuid =
+        request.request_id.parse().map_err(|_| Refusal::field("request_id is no UUID"))?;
+    request.request_id = request_id.to_string();
+    request.preview = false;
+    let digest = Sha256::digest(request.encode_to_vec()).into();
+    if request.bodies.is_empty() || request.bodies.len() > MAX_BODIES {
+        return Err(Refusal::field("bodies has 1 to 32 entries"));
+    }
+    let languages: BTreeSet<_> = request.bodies.iter().map(|body| &body.language).collect();
+    if languages.len() != request.bodies.len() {
+        return Err(Refusal::field("each of bodies has a language of its own"));
+    }
+    let about = request.about.map(|about| match about {
+        wire::broadcast_request::About::Corrects(sequence) => About::Corrects(sequence),
+        wire::broadcast_request::About::Recalls(sequence) => About::Recalls(sequence),
+    });
+    let (channel, expires) =
+        (channel_id(&request.channel_id)?, expiry(rooms.endpoint.now(), request.expires_at_ms)?);
+    let mut letters = Vec::with_capacity(request.bodies.len());
+    for body in request.bodies {
+        let mut attachments = Vec::with_capacity(body.attachments.len());
+        for attachment in body.attachments {
+            attachments.push(rooms.files.bring(&rooms.files.find(attachment)?).await?);
+        }
+        letters.push(Letter {
+            markdown: body.markdown,
+            language: body.language,
+            in_reply_to: None,
+            attachments,
+        });
+    }
+    let identity = rooms.endpoint.identity();
+    let sender = sender_uri(&identity.federation, &identity.alias);
+    let room = crate::broadcast::channel_uri(&identity.federation, &channel);
+    let composed = Letter::compose_choice(&letters, &sender, &room, &*rooms.entropy);
+    let content = composed.map_err(|error| Refusal::field(error.to_string()))?.bytes;
+    Ok(Order {
+        request_id: request_id.into_bytes(),
+        digest,
+        channel,
+        content,
+        emergency: request.emergency,
+        about,
+        expires,
+    })
+}
+
+fn channel_id(text: &str) -> Result<ChannelId, Refusal> {
+    let id: uuid::Uuid = text.parse().map_err(|_| Refusal::field("channel_id is no UUID"))?;
+    Ok(ChannelId::from_bytes(id.into_bytes()))
+}

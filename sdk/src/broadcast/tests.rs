@@ -1,0 +1,590 @@
+//! An agent and residents' devices without a network: what one queues for home nodes the others
+//! take, as a home node would bring it; and what nobody must be able to do.
+
+use super::chain::Chain;
+use super::seat::Taken;
+use super::sender::Order;
+use super::{ContentKey, audience, blob, cell, received, seat, sender};
+use crate::alarm::Alarm;
+use crate::credential::AgentName;
+use crate::harness::{Device, FEDERATION};
+use crate::identity::{Identity, Leaf};
+use crate::mls::Suite;
+use crate::store::Tx;
+use chancery_directory_core::channel::{Channel, JoinRule, Suite as ChannelSuite, Text};
+use chancery_directory_core::manifest::SignedManifest;
+use chancery_proto::directory::v1 as directory;
+use chancery_proto::federation::v1 as federation;
+use chancery_proto::node::v1 as wire;
+use chancery_types::{ChannelId, NodeId, SeatId};
+use ed25519_dalek::SigningKey;
+use openmls::prelude::LeafNodeParameters;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use wire::cell_item::Item;
+
+const CHANNEL: ChannelId = ChannelId::from_bytes([7; 16]);
+
+fn channel(agent: &Identity, history: u32) -> Channel {
+    let text = Text { name: "News".to_owned(), description: String::new() };
+    Channel {
+        federation: FEDERATION.to_owned(),
+        id: CHANNEL,
+        version: 1,
+        administration: "north".parse().unwrap(),
+        agent: "desk".parse().unwrap(),
+        texts: BTreeMap::from([("en".to_owned(), text)]),
+        join_rule: JoinRule::Open,
+        category: 1,
+        contact: "https://north.example/news".to_owned(),
+        suite: ChannelSuite::Classical,
+        cell_size: 4,
+        emergency: false,
+        history,
+        agent_alias: agent.alias,
+        closed: false,
+    }
+}
+
+/// A channel, its agent, and what a home node keeps of it.
+struct Scene {
+    agent: Device,
+    identity: Identity,
+    channel: Channel,
+    items: Vec<Item>,
+}
+
+/// A resident's device with its seat.
+struct Resident {
+    device: Device,
+    seat: SeatId,
+    /// How much of the home node's it has been brought.
+    read: usize,
+}
+
+impl Scene {
+    async fn new(history: u32) -> Self {
+        let (agent, identity) = Device::agent(1).await;
+        let channel = channel(&identity, history);
+        let published = channel.clone();
+        agent
+            .run(move |tx| {
+                let key = crate::identity::key(tx, crate::identity::OwnKey::Credential)?;
+                audience::publish(tx, &published.sign(&key), &CHANNEL)
+            })
+            .await;
+        Self { agent, identity, channel, items: Vec::new() }
+    }
+
+    /// A device that asks for a seat.
+    async fn resident(&self, seed: u64) -> Resident {
+        let (device, _) = Device::person(seed).await;
+        device.lists(&self.identity).await;
+        let channel = self.channel.clone();
+        device.run(move |tx| seat::subscribe(tx, &channel, None)).await;
+        let (seat, request) = device.run(|tx| seat::to_tell(tx)).await.remove(0);
+        let request = request.unwrap();
+        device.run(move |tx| seat::told(tx, &seat)).await;
+        let joining = federation::JoiningSeat {
+            seat_id: request.seat_id,
+            key_package: request.key_package,
+            invitation: request.invitation,
+        };
+        self.tell(vec![joining], Vec::new()).await;
+        Resident { device, seat, read: self.items.len() }
+    }
+
+    async fn tell(&self, joining: Vec<federation::JoiningSeat>, leaving: Vec<SeatId>) {
+        let list = federation::SeatList {
+            federation: FEDERATION.to_owned(),
+            channel_id: CHANNEL.to_wire(),
+            node: "south".to_owned(),
+            joining,
+            leaving: leaving.iter().map(SeatId::to_wire).collect(),
+        };
+        self.agent.run(move |tx| audience::ask(tx, &list)).await;
+    }
+
+    /// The agent does what is to be done about its cells, and the home node gets it.
+    async fn settle(&mut self) {
+        while self.agent.run(audience::admit).await || self.agent.run(audience::remove).await {}
+        while let Some(waiting) = self.agent.run(|tx| sender::waiting(tx)).await {
+            let (node, through) = (waiting.node, waiting.through);
+            self.items.extend(waiting.items.into_iter().filter_map(|item| item.item));
+            self.agent.run(move |tx| sender::handed_over(tx, &node, through)).await;
+        }
+    }
+
+    /// Broadcasts; gives the manifest as it was logged, and the sealed content.
+    async fn say(&mut self, text: &str) -> (SignedManifest, Vec<u8>) {
+        let mut request_id = [0; 16];
+        request_id.iter_mut().zip(text.bytes()).for_each(|(byte, letter)| *byte = letter);
+        let content = text.as_bytes().to_vec();
+        self.agent
+            .run(move |tx| {
+                let expires = tx.now().after(Duration::from_hours(24));
+                let order = Order {
+                    request_id,
+                    digest: [0; 32],
+                    channel: CHANNEL,
+                    content,
+                    emergency: false,
+                    about: None,
+                    expires,
+                };
+                sender::begin(tx, &order)
+            })
+            .await;
+        let due = self.agent.run(|tx| sender::due(tx)).await.unwrap();
+        let (manifest, blob) = (due.manifest.clone(), due.blob.unwrap());
+        let signed = self
+            .agent
+            .run(move |tx| {
+                let key = crate::identity::key(tx, crate::identity::OwnKey::Credential)?;
+                let signed = due.manifest.sign(&key);
+                let proof =
+                    directory::LoggedManifest { manifest: Some(signed.clone()), ..Default::default() };
+                let sequence = due.manifest.sequence;
+                sender::uploaded(tx, &CHANNEL, sequence)?;
+                sender::logged(tx, (&CHANNEL, sequence), &proof)?;
+                sender::wrap(tx, &CHANNEL, sequence)?;
+                Ok(signed)
+            })
+            .await;
+        self.settle().await;
+        let signed = SignedManifest::try_from(signed).unwrap();
+        assert_eq!(*signed.manifest(), manifest);
+        (signed, blob.to_vec())
+    }
+
+    fn agent_name(&self) -> AgentName {
+        AgentName::parse(self.identity.agent.as_deref().unwrap()).unwrap()
+    }
+}
+
+impl Resident {
+    /// Takes what the home node has, but for broadcasts that it withholds; gives what came of it.
+    async fn read(&mut self, scene: &Scene, withheld: &[u64]) -> Vec<Taken> {
+        let mut taken = Vec::new();
+        for item in scene.items[self.read..].to_vec() {
+            let (id, agent) = (self.seat, scene.agent_name());
+            let what = match item {
+                Item::Change(change) => {
+                    let admitted =
+                        change.admitted.iter().any(|seat| seat.seat_id == id.as_bytes().as_slice());
+                    self.device
+                        .run(move |tx| match admitted {
+                            true => seat::admitted(tx, &id, &agent, &admission(&change)),
+                            false => seat::step(tx, &id, &step(&change)),
+                        })
+                        .await
+                }
+                Item::Wraps(wraps) if !withheld.contains(&wraps.sequence) => {
+                    let signed = manifest(scene, wraps.sequence);
+                    self.device.run(move |tx| seat::take(tx, &id, &signed, &wraps.wraps[..56])).await
+                }
+                _ => continue,
+            };
+            taken.push(what);
+        }
+        self.read = scene.items.len();
+        taken
+    }
+
+    async fn open(&self, blob: Vec<u8>) {
+        let missing = self.device.run(|tx| received::missing(tx, 10)).await;
+        let position = missing.last().unwrap().position;
+        self.device.run(move |tx| received::fetched(tx, position, blob)).await;
+    }
+
+    async fn texts(&self) -> Vec<String> {
+        let received = self.device.run(|tx| received::after(tx, 0, 100)).await;
+        received.into_iter().map(|received| String::from_utf8(received.content).unwrap()).collect()
+    }
+
+    async fn has_none(&self) -> bool {
+        self.device.run(|tx| received::missing(tx, 10)).await.is_empty()
+    }
+}
+
+/// The manifest that was announced under a sequence.
+fn manifest(scene: &Scene, sequence: u64) -> SignedManifest {
+    let announced = scene.items.iter().find_map(|item| match item {
+        Item::Announcement(new) if new.sequence == sequence => Some(new.logged_manifest.clone()),
+        _ => None,
+    });
+    let logged = directory::LoggedManifest::decode(announced.unwrap()).unwrap();
+    logged.manifest.unwrap().try_into().unwrap()
+}
+
+fn wraps(scene: &Scene, sequence: u64) -> Vec<u8> {
+    let wraps = scene.items.iter().find_map(|item| match item {
+        Item::Wraps(wraps) if wraps.sequence == sequence => Some(wraps.wraps.to_vec()),
+        _ => None,
+    });
+    wraps.unwrap()
+}
+
+fn admission(change: &federation::CellChange) -> wire::Admission {
+    wire::Admission {
+        sequence: change.sequence,
+        first_broadcast: change.first_broadcast,
+        welcome: change.welcome.clone(),
+        tree: change.tree.clone(),
+        key: change.key.clone(),
+    }
+}
+
+fn step(change: &federation::CellChange) -> wire::CellStep {
+    wire::CellStep {
+        sequence: change.sequence,
+        first_broadcast: change.first_broadcast,
+        commit: change.commit.clone(),
+        key: change.key.clone(),
+    }
+}
+
+#[tokio::test]
+async fn everybody_in_a_cell_opens_what_its_agent_says() {
+    let mut scene = Scene::new(0).await;
+    let (mut anna, mut bert) = (scene.resident(10).await, scene.resident(11).await);
+    scene.settle().await;
+    let (_, blob) = scene.say("flood at the river").await;
+    for resident in [&mut anna, &mut bert] {
+        assert_eq!(resident.read(&scene, &[]).await, [Taken::Done, Taken::Broadcast]);
+        resident.open(blob.clone()).await;
+        assert_eq!(resident.texts().await, ["flood at the river"]);
+    }
+    // A third one comes into the same cell, and reads what comes after.
+    let mut carl = scene.resident(12).await;
+    scene.settle().await;
+    let (_, blob) = scene.say("it has gone down").await;
+    for resident in [&mut anna, &mut bert, &mut carl] {
+        assert_eq!(resident.read(&scene, &[]).await, [Taken::Done, Taken::Broadcast]);
+        resident.open(blob.clone()).await;
+        assert_eq!(resident.texts().await.last().unwrap(), "it has gone down");
+        assert!(resident.device.alarms().await.is_empty());
+    }
+    assert_eq!(carl.texts().await, ["it has gone down"]);
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (3, 1));
+}
+
+#[tokio::test]
+async fn late_joiners_read_what_the_channel_grants() {
+    let mut scene = Scene::new(1).await;
+    let mut anna = scene.resident(10).await;
+    scene.settle().await;
+    let mut blobs = Vec::new();
+    for text in ["one", "two"] {
+        blobs.push(scene.say(text).await.1);
+    }
+    let mut bert = scene.resident(11).await;
+    scene.settle().await;
+    assert_eq!(bert.read(&scene, &[]).await, [Taken::Reread], "from the second one on");
+    let at = bert.device.run(|tx| seat::read_for(tx)).await.remove(0);
+    assert_eq!((at.change, at.broadcast), (2, 1));
+    let (second, seat) = (manifest(&scene, 2), bert.seat);
+    assert_eq!(bert.device.run(move |tx| seat::take(tx, &seat, &second, &[])).await, Taken::Broadcast);
+    bert.open(blobs[1].clone()).await;
+    assert_eq!(bert.texts().await, ["two"]);
+    anna.read(&scene, &[]).await;
+    assert!(anna.device.alarms().await.is_empty() && bert.device.alarms().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_was_removed_opens_nothing_that_comes_later() {
+    let mut scene = Scene::new(0).await;
+    let (mut anna, mut bert) = (scene.resident(10).await, scene.resident(11).await);
+    scene.settle().await;
+    scene.say("one").await;
+    anna.read(&scene, &[]).await;
+    bert.read(&scene, &[]).await;
+    // All that Bert's device holds before it hears of anything.
+    let before = bert.device.copy();
+    scene.tell(Vec::new(), vec![bert.seat]).await;
+    scene.agent.clock.advance(Duration::from_hours(25));
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (1, 1));
+    let (signed, _) = scene.say("two").await;
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Done, Taken::Broadcast]);
+    assert_eq!(bert.read(&scene, &[]).await, [Taken::Ended]);
+    assert!(bert.device.run(|tx| seat::read_for(tx)).await.is_empty());
+    // With the store of before, and everything that nodes have: the commit takes it out, and the
+    // chain that it still has opens no wrap of the new epoch.
+    bert.device.restore(&before).await;
+    let (seat, wraps) = (bert.seat, wraps(&scene, 2));
+    let taken = bert.device.run(move |tx| seat::take(tx, &seat, &signed, &wraps[..56])).await;
+    assert_eq!(taken, Taken::Done);
+    assert_eq!(bert.device.alarms().await, [Alarm::FalseBroadcast]);
+    assert_eq!(bert.device.run(|tx| received::missing(tx, 10)).await.len(), 1, "the first one alone");
+}
+
+/// What a store holds after a broadcast does not open the one before: device and agent.
+#[tokio::test]
+async fn keys_of_before_are_in_no_store() {
+    let mut scene = Scene::new(0).await;
+    let mut anna = scene.resident(10).await;
+    scene.settle().await;
+    let (first, blob) = scene.say("one").await;
+    anna.read(&scene, &[]).await;
+    anna.open(blob).await;
+    scene.say("two").await;
+    anna.read(&scene, &[]).await;
+    let wrap: [u8; 56] = wraps(&scene, 1)[..56].try_into().unwrap();
+    // The chains as they stand, turned back by hand.
+    let device = anna.device.run(|tx| {
+        Ok(tx.sql().query_row("SELECT epoch, key FROM seats", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
+    });
+    let (epoch, key): (u64, [u8; 32]) = device.await;
+    let agent: Vec<u8> = scene
+        .agent
+        .run(|tx| Ok(tx.sql().query_row("SELECT keys FROM cell_keys", [], |row| row.get(0))?))
+        .await;
+    assert_eq!(agent[8..40], key, "both ends stand at the same key");
+    let mut turned_back = Chain::new(epoch, 1, key);
+    assert!(turned_back.take(&first).unwrap().open(&wrap).is_err());
+    let kept = |tx: &mut Tx<'_>, of: &str| -> Result<i64, crate::error::EndpointError> {
+        Ok(tx.sql().query_row(of, [], |row| row.get(0))?)
+    };
+    let of = "SELECT (SELECT count(*) FROM skipped_keys) + (SELECT count(*) FROM broadcasts \
+              WHERE sequence = 1 AND content_key IS NOT NULL)";
+    assert_eq!(anna.device.run(move |tx| kept(tx, of)).await, 0);
+    let of = "SELECT count(*) FROM own_broadcasts WHERE content_key IS NOT NULL OR blob IS NOT NULL";
+    assert_eq!(scene.agent.run(move |tx| kept(tx, of)).await, 0);
+}
+
+#[tokio::test]
+async fn a_straggler_opens_and_a_withheld_one_is_noticed() {
+    let mut scene = Scene::new(0).await;
+    let mut anna = scene.resident(10).await;
+    scene.settle().await;
+    let mut blobs = Vec::new();
+    for text in ["one", "two", "three"] {
+        blobs.push(scene.say(text).await.1);
+    }
+    assert_eq!(anna.read(&scene, &[2]).await, [Taken::Done, Taken::Broadcast, Taken::Broadcast]);
+    let (late, wrap, seat) = (manifest(&scene, 2), wraps(&scene, 2), anna.seat);
+    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &late, &wrap[..56])).await, Taken::Broadcast);
+    // Again it is nothing.
+    let (late, wrap) = (manifest(&scene, 2), wraps(&scene, 2));
+    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &late, &wrap[..56])).await, Taken::Done);
+    assert!(anna.device.alarms().await.is_empty());
+
+    // The map shows a fourth one, which does not come.
+    let hour = Duration::from_hours(1);
+    let look = async |latest| anna.device.run(move |tx| seat::compare(tx, &CHANNEL, latest, hour)).await;
+    look(4).await;
+    anna.device.clock.advance(hour / 2);
+    look(4).await;
+    assert!(anna.device.alarms().await.is_empty(), "it may be on its way");
+    anna.device.clock.advance(hour);
+    look(4).await;
+    look(4).await;
+    assert_eq!(anna.device.alarms().await, [Alarm::BroadcastWithheld], "once");
+}
+
+/// A valid resident knows the cell's keys: it wraps another content key for a genuine manifest.
+#[tokio::test]
+async fn a_rewrapped_broadcast_is_refused_and_reported() {
+    let mut scene = Scene::new(0).await;
+    let (mut anna, mut bert) = (scene.resident(10).await, scene.resident(11).await);
+    scene.settle().await;
+    anna.read(&scene, &[]).await;
+    bert.read(&scene, &[]).await;
+    let chain = bert.device.run(|tx| {
+        let sql = "SELECT epoch, next, key FROM seats";
+        Ok(tx.sql().query_row(sql, [], |row| Ok(Chain::new(row.get(0)?, row.get(1)?, row.get(2)?)))?)
+    });
+    let (mut chain, other) = (chain.await, ContentKey::from_bytes([9; 32]));
+    let (genuine, _) = scene.say("two").await;
+    let wrap = chain.take(&genuine).unwrap().committing_to(&other).wrap(&other).unwrap();
+    let (signed, seat) = (genuine.clone(), anna.seat);
+    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &signed, &wrap)).await, Taken::Done);
+    assert_eq!(anna.device.alarms().await, [Alarm::FalseBroadcast]);
+    assert!(anna.has_none().await);
+    // The chain has not gone on: the next genuine one opens.
+    let (_, blob) = scene.say("three").await;
+    assert_eq!(anna.read(&scene, &[2]).await, [Taken::Broadcast]);
+    anna.open(blob).await;
+    assert_eq!(anna.texts().await, ["three"]);
+    // A blob that is another one than the manifest names is none.
+    let mut anna = scene.resident(12).await;
+    scene.settle().await;
+    let (signed, _) = scene.say("four").await;
+    anna.read(&scene, &[]).await;
+    let said = signed.manifest();
+    let another = blob::seal(b"something else", &ContentKey::from_bytes([9; 32]), &CHANNEL, said.sequence);
+    anna.open(another.unwrap().bytes).await;
+    assert_eq!(anna.device.alarms().await, [Alarm::FalseBroadcast]);
+    assert!(anna.texts().await.is_empty() && anna.has_none().await);
+}
+
+/// A valid resident is a member of the cell's MLS group: by itself it may commit and speak there.
+#[tokio::test]
+async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
+    let mut scene = Scene::new(0).await;
+    let mut anna = scene.resident(10).await;
+    let (mallory, _) = Device::person(13).await;
+    mallory.lists(&scene.identity).await;
+    let leaf = || Leaf::of_seat(SigningKey::from_bytes(&[6; 32]), vec![5; 16]);
+    let key_package = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf())).await;
+    let joining = federation::JoiningSeat {
+        seat_id: vec![5; 16].into(),
+        key_package: key_package.into(),
+        ..Default::default()
+    };
+    scene.tell(vec![joining], Vec::new()).await;
+    scene.settle().await;
+    anna.read(&scene, &[]).await;
+    let before = anna.device.copy();
+    let Some(Item::Change(change)) = scene.items.first().cloned() else { panic!("no change") };
+    let agent = scene.agent_name();
+    let made = mallory.run(move |tx| {
+        let joined = cell::join(tx, &agent, &change.welcome, &change.tree);
+        let Ok(Some((_, mut group))) = joined else { panic!("not joined") };
+        let (leaf, provider) = (leaf(), tx.provider());
+        let mut spoken = group.create_message(&provider, &leaf, b"I am the agent").unwrap();
+        let key = spoken.to_bytes().unwrap();
+        let bundle = group.self_update(&provider, &leaf, LeafNodeParameters::default()).unwrap();
+        let commit = bundle.into_commit().to_bytes().unwrap();
+        group.merge_pending_commit(&provider).unwrap();
+        spoken = group.create_message(&provider, &leaf, b"I am the agent").unwrap();
+        Ok((key, commit, spoken.to_bytes().unwrap()))
+    });
+    let (key, commit, next_key) = made.await;
+    for step in [
+        wire::CellStep { sequence: 2, first_broadcast: 1, commit: commit.into(), key: next_key.into() },
+        wire::CellStep { sequence: 2, first_broadcast: 1, commit: key.clone().into(), key: key.into() },
+    ] {
+        anna.device.restore(&before).await;
+        let seat = anna.seat;
+        assert_eq!(anna.device.run(move |tx| seat::step(tx, &seat, &step)).await, Taken::Ended);
+        assert_eq!(anna.device.alarms().await, [Alarm::ForbiddenInCell]);
+        // Another seat is to be taken.
+        assert_eq!(anna.device.run(|tx| seat::lost(tx)).await.len(), 1);
+    }
+    // Whoever opens a cell of its own is not the channel's agent, however it calls itself.
+    let (stranger, identity) = Device::agent(14).await;
+    let published = scene.channel.clone();
+    stranger
+        .run(move |tx| {
+            let key = crate::identity::key(tx, crate::identity::OwnKey::Credential)?;
+            audience::publish(tx, &published.sign(&key), &CHANNEL)
+        })
+        .await;
+    let mut theirs = Scene { agent: stranger, identity, channel: scene.channel.clone(), items: Vec::new() };
+    let mut bert = theirs.resident(15).await;
+    bert.device.lists(&scene.identity).await;
+    theirs.settle().await;
+    assert_eq!(bert.read(&theirs, &[]).await, [Taken::Ended]);
+    assert_eq!(bert.device.alarms().await, [Alarm::ForbiddenInCell]);
+}
+
+#[tokio::test]
+async fn seats_that_are_false_stay_empty() {
+    let mut scene = Scene::new(0).await;
+    let bert = Device::person(11).await.0;
+    let key_package = async |seat: [u8; 16]| {
+        let make = move |tx: &mut Tx<'_>| {
+            cell::seat_key_package(tx, Suite::Classical, SeatId::from_bytes(seat)).map(Into::into)
+        };
+        bert.run(make).await
+    };
+    let genuine: prost::bytes::Bytes = key_package([1; 16]).await;
+    let last_resort = bert.run(|tx| crate::mls::key_package::make(tx, &[], true)).await.last_resort;
+    let seats = [
+        (vec![2; 16], genuine.clone(), "it names another seat"),
+        (vec![3; 16], b"no KeyPackage".to_vec().into(), "it is none"),
+        (vec![4; 16], last_resort[1].clone().into(), "it is of last resort"),
+        (vec![1; 16], genuine, "it is one"),
+    ];
+    let joining = seats.map(|(seat, key_package, _)| federation::JoiningSeat {
+        seat_id: seat.into(),
+        key_package,
+        ..Default::default()
+    });
+    scene.tell(joining.to_vec(), Vec::new()).await;
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (1, 1));
+    let Some(Item::Change(change)) = scene.items.first() else { panic!("no change") };
+    assert_eq!(change.admitted.len(), 1);
+    assert_eq!(change.admitted[0].seat_id, vec![1; 16]);
+}
+
+#[tokio::test]
+async fn a_channel_by_invitation_takes_whoever_shows_one_for_the_seat() {
+    let mut scene = Scene::new(0).await;
+    scene.channel = Channel { version: 2, join_rule: JoinRule::Invitation, ..scene.channel };
+    let published = scene.channel.clone();
+    let invitation = scene
+        .agent
+        .run(move |tx| {
+            let key = crate::identity::key(tx, crate::identity::OwnKey::Credential)?;
+            audience::publish(tx, &published.sign(&key), &CHANNEL)?;
+            super::invitation::make(tx, &CHANNEL)
+        })
+        .await;
+    let (anna, _) = Device::person(10).await;
+    let (channel, held) = (scene.channel.clone(), invitation.clone());
+    assert!(anna.attempt(move |tx| seat::subscribe(tx, &channel, None)).await.is_err());
+    let channel = scene.channel.clone();
+    anna.run(move |tx| seat::subscribe(tx, &channel, Some(&held))).await;
+    let (_, request) = anna.run(|tx| seat::to_tell(tx)).await.remove(0);
+    let request = request.unwrap();
+    let joining = |seat: &[u8], invitation: prost::bytes::Bytes| federation::JoiningSeat {
+        seat_id: seat.to_vec().into(),
+        key_package: request.key_package.clone(),
+        invitation,
+    };
+    // Her home node takes what she showed for a seat of its own; then says nothing at all; then hers.
+    let seats = vec![joining(&[1; 16], request.invitation.clone()), joining(&[2; 16], Default::default())];
+    scene.tell(seats, Vec::new()).await;
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (0, 0));
+    scene.tell(vec![joining(&request.seat_id, request.invitation.clone())], Vec::new()).await;
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (1, 1));
+}
+
+/// After an agent's store was restored its cells are given up, and the channel goes on behind what the
+/// directory's map shows.
+#[tokio::test]
+async fn a_restored_agent_takes_no_key_twice() {
+    let mut scene = Scene::new(0).await;
+    let mut anna = scene.resident(10).await;
+    scene.settle().await;
+    let before = scene.agent.copy();
+    let (latest, _) = scene.say("one").await;
+    anna.read(&scene, &[]).await;
+    scene.agent.restore(&before).await;
+    let (nodes, hash): ([NodeId; 1], _) = (["south".parse().unwrap()], latest.hash());
+    scene
+        .agent
+        .run(move |tx| {
+            audience::close_all(tx, &nodes)?;
+            sender::resume(tx, &CHANNEL, (1, hash))
+        })
+        .await;
+    scene.settle().await;
+    assert!(matches!(scene.items.last(), Some(Item::Closed(_))));
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (0, 0));
+    // Her home says that the seat is no more, and she takes another one.
+    let seat = anna.seat;
+    assert_eq!(anna.device.run(move |tx| seat::ended(tx, &seat)).await, Taken::Ended);
+    let channel = scene.channel.clone();
+    anna.device.run(move |tx| seat::replace(tx, &CHANNEL, Some(&channel), None)).await;
+    let told = anna.device.run(|tx| seat::to_tell(tx)).await;
+    let [(_, None), (again, Some(request))] = &told[..] else { panic!("one given up, one wanted") };
+    let joining = federation::JoiningSeat {
+        seat_id: request.seat_id.clone(),
+        key_package: request.key_package.clone(),
+        ..Default::default()
+    };
+    scene.tell(vec![joining], Vec::new()).await;
+    (anna.seat, anna.read) = (*again, scene.items.len());
+    scene.settle().await;
+    let (signed, _) = scene.say("two").await;
+    assert_eq!((signed.manifest().sequence, signed.manifest().previous_hash), (2, hash));
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Done, Taken::Broadcast]);
+}
