@@ -2,7 +2,7 @@
 //! signatures, and concluded ceremonies as the directory gets them.
 
 use crate::Target;
-use crate::input::message;
+use crate::input::{Memo, message};
 use crate::world::{EVALUATORS, FEDERATION, WORLD, secrets};
 use bytes::Bytes;
 use chancery_directory_core::ceremony::conclusion::Conclusion;
@@ -56,11 +56,13 @@ fn transcript(bytes: &[u8]) {
 
 /// Signs as whom the message names; the first evaluator signs what names nobody.
 fn sign(signed: &mut wire::SignedCeremonyMessage) {
-    let index = wire::CeremonyMessage::decode(signed.message.clone()).map_or(0, |message| message.index);
-    let at = usize::try_from(index).unwrap_or(0).saturating_sub(1);
-    let key = WORLD.evaluators.get(at).unwrap_or(&WORLD.evaluators[0]);
-    let signature = keys::sign(Purpose::CeremonyMessage, &signed.message, key);
-    signed.signature = Bytes::copy_from_slice(&signature);
+    static SIGNATURES: Memo<Bytes, Bytes> = Memo::new();
+    signed.signature = SIGNATURES.of(signed.message.clone(), || {
+        let index = wire::CeremonyMessage::decode(signed.message.clone()).map_or(0, |message| message.index);
+        let at = usize::try_from(index).unwrap_or(0).saturating_sub(1);
+        let key = WORLD.evaluators.get(at).unwrap_or(&WORLD.evaluators[0]);
+        Bytes::copy_from_slice(&keys::sign(Purpose::CeremonyMessage, &signed.message, key))
+    });
 }
 
 fn transcript_seeds() -> Vec<Vec<u8>> {

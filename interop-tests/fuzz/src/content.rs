@@ -183,10 +183,14 @@ fn letter_seeds() -> Vec<Vec<u8>> {
 }
 
 /// A file whose blob is [`blob`].
-fn sample_file() -> ExternalFile {
+static FILE_SENT: LazyLock<ExternalFile> = LazyLock::new(|| {
     let sealed = attachment::seal(b"the decision".to_vec(), &SeededEntropy::new(5)).unwrap();
     let expires_at = Timestamp::from_millis(1_800_000_000_000);
     sealed.seal().file("federal".parse().unwrap(), expires_at, "application/pdf", "decision.pdf")
+});
+
+fn sample_file() -> ExternalFile {
+    FILE_SENT.clone()
 }
 
 fn blob() -> Vec<u8> {
@@ -199,7 +203,7 @@ fn file(bytes: &[u8]) {
         // A node's blob for a file that is known.
         0 => {
             let blob = steps.rest();
-            if let Ok(opened) = attachment::open(&sample_file(), blob.to_vec()) {
+            if let Ok(opened) = attachment::open(&FILE_SENT, blob.to_vec()) {
                 assert!(opened == b"the decision", "a node changed a file");
             }
         }
@@ -222,7 +226,7 @@ fn file(bytes: &[u8]) {
 }
 
 fn external_part(steps: &mut Steps<'_>) {
-    let mut part = ExternalPart::from(&sample_file());
+    let mut part = ExternalPart::from(&*FILE_SENT);
     let text = |steps: &mut Steps<'_>| String::from_utf8_lossy(steps.bytes(100)).into_owned();
     while steps.more(0, 1) {
         match steps.below(9) {

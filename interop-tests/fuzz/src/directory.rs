@@ -13,6 +13,7 @@ use chancery_proto::directory::v1 as wire;
 use chancery_types::entropy::SeededEntropy;
 use prost::Message as _;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 /// A statement, without its signatures.
@@ -67,7 +68,7 @@ fn signed_statement(bytes: &[u8]) {
     };
     assert!(erased == erases, "an erasure is read in two ways");
     if !own {
-        let known = statements().into_iter().any(|known| known.statement == signed.statement);
+        let known = STATEMENTS.iter().any(|known| known.statement == signed.statement);
         assert!(known, "governance never signed this");
     }
     let mut state = world.state.clone();
@@ -122,16 +123,14 @@ pub(crate) fn decisions() -> Vec<Decision> {
     ]
 }
 
-fn statements() -> Vec<wire::SignedStatement> {
+static STATEMENTS: LazyLock<Vec<wire::SignedStatement>> = LazyLock::new(|| {
     let governor = &WORLD.governor;
-    let mut signed: Vec<_> =
-        (70..).zip(decisions()).map(|(nonce, decision)| sign(governor, nonce, decision)).collect();
-    signed.extend(WORLD.concluded.plan.clone());
-    signed
-}
+    let signed = (70..).zip(decisions()).map(|(nonce, decision)| sign(governor, nonce, decision));
+    signed.chain(WORLD.concluded.plan.clone()).collect()
+});
 
 fn statement_seeds() -> Vec<Vec<u8>> {
-    statements().iter().map(|signed| signed.statement.to_vec()).collect()
+    STATEMENTS.iter().map(|signed| signed.statement.to_vec()).collect()
 }
 
 fn signed_statement_seeds() -> Vec<Vec<u8>> {
@@ -139,7 +138,7 @@ fn signed_statement_seeds() -> Vec<Vec<u8>> {
     let own = |signed: &wire::SignedStatement| [&[1], &*signed.statement].concat();
     let foreign = Statement::new("other.example", decisions().remove(0), &SeededEntropy::new(90));
     let foreign = governance::sign(&foreign, &[&WORLD.governor]);
-    statements().iter().flat_map(|signed| [raw(signed), own(signed)]).chain([own(&foreign)]).collect()
+    STATEMENTS.iter().flat_map(|signed| [raw(signed), own(signed)]).chain([own(&foreign)]).collect()
 }
 
 fn sample_totals() -> EvaluationTotals {

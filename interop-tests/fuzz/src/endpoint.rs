@@ -8,6 +8,7 @@ use chancery_sdk::credential::{PresentedDevice, sign};
 use chancery_types::{Alias, DeviceId};
 use ed25519_dalek::Signer as _;
 use prost::Message as _;
+use std::sync::LazyLock;
 
 /// A credential; with an odd first byte the rest is one that its account signs.
 pub(crate) const CREDENTIAL: Target = Target { name: "device_credential", run: credential, seeds };
@@ -36,7 +37,7 @@ fn credential(bytes: &[u8]) {
     let again = PresentedDevice::parse(&presented).unwrap();
     assert!(again.verify(stranger.verifying_key().as_bytes(), &LEAF, NOW).is_err(), "another key signed it");
     if !own {
-        let genuine = seeds().iter().any(|seed| {
+        let genuine = SEEDS.iter().any(|seed| {
             let seed = PresentedDevice::parse(&seed[1..]).ok();
             seed.is_some_and(|seed| {
                 (seed.alias(), seed.device(), seed.agent()) == (alias, id, agent.as_ref())
@@ -45,6 +46,8 @@ fn credential(bytes: &[u8]) {
         assert!(genuine, "nobody signed this credential");
     }
 }
+
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(seeds);
 
 fn seeds() -> Vec<Vec<u8>> {
     let agents = [None, Some("spiffe://mesh.example/agent/federal/letters")];

@@ -36,7 +36,7 @@ fn run(bytes: &[u8]) {
     let mut group = None;
     let mut expected = None;
     let mut taken = 0;
-    while steps.more(taken, 40) {
+    while steps.more(taken, 24) {
         taken += 1;
         let from = steps.of(&*NODES).clone();
         let submission = submission(&mut steps, taken, &group);

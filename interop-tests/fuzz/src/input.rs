@@ -1,8 +1,12 @@
-//! Reading inputs: messages of the contract, and small numbers for state machines.
+//! Reading inputs: messages of the contract, and small numbers for state machines; and what one input
+//! makes for the next.
 
 use arbitrary::Unstructured;
 use bytes::Bytes;
 use prost::Message;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{LazyLock, Mutex};
 
 /// A message of the contract, if the bytes are one. Encoded and decoded again it is the same.
 pub(crate) fn message<M: Message + Default + PartialEq>(bytes: &[u8]) -> Option<M> {
@@ -55,5 +59,32 @@ impl<'a> Steps<'a> {
     /// All that is left.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0.take_rest()
+    }
+}
+
+/// What a target itself makes of the same things again and again, and what takes time to make: its keys
+/// and signatures, the proofs that it compares with. What the product says is never kept.
+pub(crate) struct Memo<K, V>(LazyLock<Mutex<HashMap<K, V>>>);
+
+impl<K: Eq + Hash, V: Clone> Memo<K, V> {
+    /// Most of them; then it begins anew.
+    const MOST: usize = 1 << 15;
+
+    pub(crate) const fn new() -> Self {
+        Self(LazyLock::new(Mutex::default))
+    }
+
+    /// Of this key; `make` makes the same of it each time.
+    pub(crate) fn of(&self, key: K, make: impl FnOnce() -> V) -> V {
+        if let Some(made) = self.0.lock().unwrap().get(&key) {
+            return made.clone();
+        }
+        let made = make();
+        let mut all = self.0.lock().unwrap();
+        if all.len() == Self::MOST {
+            all.clear();
+        }
+        all.insert(key, made.clone());
+        made
     }
 }

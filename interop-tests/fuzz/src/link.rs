@@ -134,16 +134,16 @@ fn send(sending: &mut Sending, parcels: &[(i64, usize)]) -> Option<u64> {
 
 fn state(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
-    let credit = steps.number();
+    let credit = steps.number() >> steps.below(64);
     let (mut sending, mut receiving) = (Sending::new(credit), Receiving::default());
     let (mut sent, mut acked, mut received) = (Vec::<(i64, usize)>::new(), 0, 0);
     let mut taken = 0;
-    while steps.more(taken, 100) {
+    while steps.more(taken, 40) {
         taken += 1;
         match steps.below(3) {
             0 => {
                 let parcels: Vec<_> = (1..=i64::from(steps.below(4)))
-                    .map(|n| (sent.len() as i64 + n, steps.below(1 << 16) as usize))
+                    .map(|n| (sent.len() as i64 + n, steps.below(1 << 10) as usize))
                     .collect();
                 let first = send(&mut sending, &parcels);
                 assert!(first.is_none_or(|first| first == sent.len() as u64 + 1), "a gap in what is sent");
@@ -193,7 +193,7 @@ fn backoff(bytes: &[u8]) {
     let entropy = SeededEntropy::new(steps.number());
     let (mut backoff, mut tries) = (Backoff::new(first, cap), 0_u32);
     let mut taken = 0;
-    while steps.more(taken, 200) {
+    while steps.more(taken, 60) {
         taken += 1;
         if steps.below(16) == 0 {
             backoff.reset();

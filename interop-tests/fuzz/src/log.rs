@@ -2,7 +2,7 @@
 
 use crate::Target;
 use crate::channel::{agent, broadcast, owner, sample};
-use crate::input::{Steps, message};
+use crate::input::{Memo, Steps, message};
 use crate::world::{
     FEDERATION, NOW, WORLD, admitted, consistency, founded, inclusion, key, leaf, root, sign,
 };
@@ -20,7 +20,7 @@ use chancery_proto::directory::v1 as wire;
 use chancery_types::Timestamp;
 use prost::Message as _;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// A leaf.
 pub(crate) const ENTRY: Target = Target { name: "log_entry", run: entry, seeds: entry_seeds };
@@ -114,32 +114,45 @@ fn checkpoint_seeds() -> Vec<Vec<u8>> {
 /// Leaves of the trees that are proven.
 static LEAVES: LazyLock<Vec<Hash>> =
     LazyLock::new(|| (0..200_u32).map(|n| leaf_hash(&n.to_be_bytes())).collect());
+/// Roots of the trees of so many of them.
+static HEADS: LazyLock<Vec<Hash>> = LazyLock::new(|| (0..=200).map(|size| root(&LEAVES[..size])).collect());
+
+/// The proof, in the tree of this size, of a leaf.
+fn included(size: usize, index: usize) -> Arc<[Hash]> {
+    static PROOFS: Memo<(usize, usize), Arc<[Hash]>> = Memo::new();
+    PROOFS.of((size, index), || inclusion(&LEAVES[..size], index).into())
+}
+
+/// The proof, in the tree of this size, of an older tree.
+fn consistent(size: usize, old: usize) -> Arc<[Hash]> {
+    static PROOFS: Memo<(usize, usize), Arc<[Hash]>> = Memo::new();
+    PROOFS.of((size, old), || consistency(&LEAVES[..size], old, true).into())
+}
 
 fn proof(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
     let size = steps.below(200) as usize + 1;
     let (index, old) = (steps.below(size as u32) as usize, steps.below(size as u32) as usize + 1);
     let leaves = &LEAVES[..size];
-    let (head, old_head) = (root(leaves), root(&leaves[..old]));
+    let (head, old_head) = (HEADS[size], HEADS[old]);
+    let (included, consistent) = (included(size, index), consistent(size, old));
     let (index, size, old) = (index as u64, size as u64, old as u64);
-    let included = inclusion(leaves, index as usize);
     assert!(verify_inclusion(&leaves[index as usize], index, size, &included, &head).is_ok());
-    let consistent = consistency(leaves, old as usize, true);
     assert!(verify_consistency(old, &old_head, size, &head, &consistent).is_ok());
 
     // Of one tree, whose size a checkpoint signs with its root, nothing else is proven: not
     // by another path, nor of another leaf.
-    let mut path = if steps.flip() { included.clone() } else { consistent.clone() };
+    let mut path = if steps.flip() { included.to_vec() } else { consistent.to_vec() };
     tamper(&mut steps, &mut path);
     assert!(path.len() <= MAX_PATH);
     let (at, before) = (near(&mut steps, index), near(&mut steps, old));
     let claimed = steps.of(leaves);
     if verify_inclusion(claimed, at, size, &path, &head).is_ok() {
         assert!(leaves.get(at as usize) == Some(claimed), "a leaf is proven where it is not");
-        assert!(inclusion(leaves, at as usize) == path, "a leaf has two proofs");
+        assert!(*self::included(leaves.len(), at as usize) == path, "a leaf has two proofs");
     }
     if verify_consistency(old, &old_head, size, &head, &path).is_ok() {
-        assert!(path == consistent, "a tree has two proofs");
+        assert!(path == *consistent, "a tree has two proofs");
     }
     // Sizes that no checkpoint signed: whatever comes of it, it ends.
     let wrong = near(&mut steps, size);
@@ -177,14 +190,33 @@ fn proof_seeds() -> Vec<Vec<u8>> {
     ]
 }
 
+/// What stands: of which handle, and what it is, by its entry.
+type Standing = BTreeMap<u64, ([u8; 4], Kind)>;
+
+/// Logs to begin with: an empty one; one with what governs; one with a channel, a broadcast and records.
+static BEGUN: LazyLock<[(Replay, Standing); 3]> = LazyLock::new(|| {
+    let owner = Event::Statement(sign(&WORLD.governor, 80, owner(true)));
+    let spoken = broadcast(1, NONE).sign(&agent());
+    let mut events = vec![owner, Event::Channel(sample(1).sign(&agent())), Event::Manifest(spoken)];
+    events.extend([0, 1, 2].map(|n| Event::RecordChange(change([n, 0, 0, 1], None))));
+    [&[], WORLD.events.as_slice(), &events].map(begun)
+});
+
+fn begun(events: &[Event]) -> (Replay, Standing) {
+    let mut replay = Replay::new(FEDERATION, WORLD.governance.clone());
+    let mut standing = Standing::new();
+    for (index, event) in (0..).zip(events) {
+        let effect = replay.take(&leaf(founded(), event.clone())).unwrap();
+        follow(&mut standing, effect, index, replay.map());
+    }
+    (replay, standing)
+}
+
 fn replay(bytes: &[u8]) {
-    let world = &*WORLD;
     let mut steps = Steps::new(bytes);
-    let mut replay = Replay::new(FEDERATION, world.governance.clone());
-    let (mut standing, mut last) =
-        (BTreeMap::<u64, ([u8; 4], Kind)>::new(), Timestamp::from_millis(i64::MIN));
-    let mut taken = 0;
-    while steps.more(taken, 60) {
+    let (mut replay, mut standing) = steps.of(&*BEGUN).clone();
+    let (mut last, mut taken) = (replay.last(), 0);
+    while steps.more(taken, 6) {
         taken += 1;
         let at = match steps.below(8) {
             0 => Timestamp::from_millis(steps.number().cast_signed()),
@@ -205,7 +237,7 @@ fn replay(bytes: &[u8]) {
                 follow(&mut standing, effect, index, replay.map());
             }
         }
-        let items: BTreeMap<_, _> = items(replay.map()).collect();
+        let items: Standing = items(replay.map()).collect();
         assert!(items == standing, "the map is not what the log makes");
     }
 }
@@ -216,7 +248,7 @@ fn items(map: &Map) -> impl Iterator<Item = (u64, ([u8; 4], Kind))> + '_ {
     items.into_iter().map(|item: Item| (item.index(), (item.prefix(), item.kind())))
 }
 
-fn follow(standing: &mut BTreeMap<u64, ([u8; 4], Kind)>, effect: Effect, index: u64, map: &Map) {
+fn follow(standing: &mut Standing, effect: Effect, index: u64, map: &Map) {
     match effect {
         Effect::Record(change) => {
             if let Some(previous) = change.previous_index {
@@ -287,17 +319,28 @@ fn event(steps: &mut Steps<'_>, replay: &Replay) -> Event {
             let version = head.map_or(0, |head| head.channel.channel().version) + 1;
             let version = if steps.below(4) == 0 { steps.number().max(1) >> 1 } else { version };
             let closed = steps.below(8) == 0;
-            Event::Channel(Channel { closed, ..sample(version.max(1)) }.sign(&signer(steps)))
+            let (version, signer) = (version.max(1), signer(steps));
+            Event::Channel(CHANNELS.of((version, closed, signer.verifying_key().to_bytes()), || {
+                Channel { closed, ..sample(version) }.sign(&signer)
+            }))
         }
         10 => {
             let latest = replay.channels().head(&sample(1).id).and_then(|head| head.latest);
             let (sequence, hash) = latest.map_or((0, NONE), |latest| (latest.sequence, latest.hash));
             let sequence = if steps.below(4) == 0 { steps.number() >> 1 } else { sequence + 1 };
-            Event::Manifest(broadcast(sequence, hash).sign(&signer(steps)))
+            let signer = signer(steps);
+            Event::Manifest(MANIFESTS.of((sequence, hash, signer.verifying_key().to_bytes()), || {
+                broadcast(sequence, hash).sign(&signer)
+            }))
         }
         _ => Event::Statement(signed(steps, admitted("five", &key(61), "e164"))),
     }
 }
+
+/// By version, whether it is closed, and who signs it.
+static CHANNELS: Memo<(u64, bool, [u8; 32]), wire::SignedChannel> = Memo::new();
+/// By sequence, the hash of the one before, and who signs it.
+static MANIFESTS: Memo<(u64, [u8; 32], [u8; 32]), wire::SignedManifest> = Memo::new();
 
 /// The channel's agent, mostly.
 fn signer(steps: &mut Steps<'_>) -> SigningKey {
@@ -305,13 +348,7 @@ fn signer(steps: &mut Steps<'_>) -> SigningKey {
 }
 
 fn signed(steps: &mut Steps<'_>, decision: Decision) -> wire::SignedStatement {
-    let stranger;
-    let governor = if steps.below(4) == 0 {
-        stranger = key(99);
-        &stranger
-    } else {
-        &WORLD.governor
-    };
+    let governor = if steps.below(4) == 0 { &key(99) } else { &WORLD.governor };
     sign(governor, 80 + u64::from(steps.below(3)), decision)
 }
 

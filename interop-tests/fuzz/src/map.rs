@@ -14,7 +14,6 @@ use chancery_directory_core::map::proof::Place;
 use chancery_directory_core::map::{Item, MAX_ITEMS, Map, Sum};
 use chancery_proto::directory::v1 as wire;
 use prost::Message as _;
-use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -25,12 +24,37 @@ pub(crate) const PLACE: Target = Target { name: "map_place", run: place, seeds: 
 /// The answer to a lookup.
 pub(crate) const LOOKUP: Target = Target { name: "lookup", run: lookup, seeds: lookup_seeds };
 
-/// Most items of the maps made here: some buckets split and merge.
-const MOST: usize = 1500;
+/// What a plain list knows of a map.
+type Model = BTreeMap<([u8; 4], u64), Item>;
+
+/// Maps to begin with, beside an empty one: their buckets are all but full, so that some changes split
+/// them, and some more merge them again.
+static BEGUN: LazyLock<Vec<(Map, Model)>> = LazyLock::new(|| {
+    let spreads: [&[u32]; 6] = [&[], &[0], &[1], &[2], &[3], &[0, 3]];
+    spreads.map(begun).into()
+});
+
+/// A map of 120 items of each spread.
+fn begun(spreads: &[u32]) -> (Map, Model) {
+    let heads = spreads.iter().flat_map(|spread| (0..120).map(|n| head(*spread, n)));
+    let items = (0..).zip(heads).map(|(index, head)| item(&put(head, index), index));
+    let model: Model = items.map(|item| ((item.prefix(), item.index()), item)).collect();
+    let mut map = Map::from_items(model.values().copied().collect()).unwrap();
+    map.root();
+    (map, model)
+}
 
 fn put(handle_prefix: [u8; 4], index: u64) -> RecordChange {
-    let commitment = Sha256::digest(index.to_be_bytes()).into();
+    let mut commitment = [6; 32];
+    commitment[..8].copy_from_slice(&index.to_be_bytes());
     RecordChange { handle_prefix, previous_index: None, commitment, pending: false, ends_index: None }
+}
+
+/// The item of a change, which encoded and decoded again is the same.
+fn item(change: &RecordChange, index: u64) -> Item {
+    let item = Item::new(change, index, NOW);
+    assert!(Item::from_bytes(&item.to_bytes()) == Some(item), "an item changes by encoding");
+    item
 }
 
 /// The n-th handle's first bytes: far apart, or all but alike.
@@ -46,27 +70,24 @@ fn head(spread: u32, n: u32) -> [u8; 4] {
 
 fn changes(bytes: &[u8]) {
     let mut steps = Steps::new(bytes);
-    let (mut map, mut model) = (Map::default(), BTreeMap::<([u8; 4], u64), Item>::new());
-    let (mut index, mut taken) = (0, 0);
-    while steps.more(taken, 24) {
+    let (mut map, mut model) = steps.of(&BEGUN).clone();
+    let (mut index, mut taken) = (model.len() as u64, 0);
+    while steps.more(taken, 6) {
         taken += 1;
         let spread = steps.below(4);
         match steps.below(4) {
             0..2 => {
                 let first = steps.below(300);
-                for n in first..first + steps.below(200) {
-                    if model.len() == MOST {
-                        break;
-                    }
+                for n in first..first + steps.below(16) {
                     let change = put(head(spread, n), index);
                     assert!(map.apply(&change, index, NOW).is_ok());
-                    model.insert((change.handle_prefix, index), Item::new(&change, index, NOW));
+                    model.insert((change.handle_prefix, index), item(&change, index));
                     index += 1;
                 }
             }
             2 => {
                 let some: Vec<_> = model.keys().copied().step_by(steps.below(5) as usize + 1).collect();
-                for (prefix, index) in some.into_iter().take(steps.below(300) as usize) {
+                for (prefix, index) in some.into_iter().take(steps.below(40) as usize) {
                     assert!(map.remove(prefix, index) && !map.remove(prefix, index));
                     model.remove(&(prefix, index));
                 }
@@ -92,15 +113,14 @@ fn changes(bytes: &[u8]) {
 }
 
 /// Whatever part is asked for holds all of the model's items under it, and is proven.
-fn part(map: &mut Map, model: &BTreeMap<([u8; 4], u64), Item>, prefix: Prefix, bits: u32) {
+fn part(map: &mut Map, model: &Model, prefix: Prefix, bits: u32) {
     let root = map.root();
     let place = map.part(prefix, bits).into_place();
     assert!(place.verify(prefix, bits, &root) == Ok(()), "a genuine part does not verify");
-    let found: Vec<_> = place.items.iter().filter(|item| item.is_under(prefix, bits)).copied().collect();
-    let expected: Vec<_> = model.values().filter(|item| item.is_under(prefix, bits)).copied().collect();
-    assert!(found == expected, "a part leaves something out");
-    let same = |item: &Item| Item::from_bytes(&item.to_bytes()) == Some(*item);
-    assert!(place.items.iter().all(same), "an item changes by encoding");
+    let found: Vec<_> = place.items.iter().filter(|item| item.is_under(prefix, bits)).collect();
+    let (first, span) = (u32::from_be_bytes(prefix.to_bytes()), u32::MAX.checked_shr(bits).unwrap_or(0));
+    let under = (first.to_be_bytes(), 0)..=((first | span).to_be_bytes(), u64::MAX);
+    assert!(found.into_iter().eq(model.range(under).map(|(_, item)| item)), "a part leaves something out");
 }
 
 fn changes_seeds() -> Vec<Vec<u8>> {

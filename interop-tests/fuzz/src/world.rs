@@ -1,6 +1,8 @@
 //! A small federation, the same each time: what governs it, who may sign in it, its log. Slow
 //! to make, so made once.
 
+use crate::input::Memo;
+use bytes::Bytes;
 use chancery_directory_core::attestation::Attestation;
 use chancery_directory_core::ceremony::conclusion::Conclusion;
 use chancery_directory_core::ceremony::party::{self, Secret};
@@ -56,7 +58,8 @@ pub(crate) const AUTHORITIES: [&str; 3] = ["one", "two", "three"];
 
 /// The key that comes from a number.
 pub(crate) fn key(number: u64) -> SigningKey {
-    keys::generate(&SeededEntropy::new(number))
+    static KEYS: Memo<u64, SigningKey> = Memo::new();
+    KEYS.of(number, || keys::generate(&SeededEntropy::new(number)))
 }
 
 /// A name.
@@ -145,6 +148,7 @@ pub(crate) fn attestation(
     owner: &Owner,
     issued_at: Timestamp,
 ) -> wire::SignedAttestation {
+    static WORDS: Memo<(usize, Handle, AccountKey, Timestamp), wire::SignedAttestation> = Memo::new();
     let word = Attestation {
         authority: name(AUTHORITIES[authority_index]),
         scheme: "be-nn".parse().unwrap(),
@@ -154,7 +158,9 @@ pub(crate) fn attestation(
         issued_at,
         expires_at: issued_at.after(Duration::from_hours(30 * 24)),
     };
-    word.sign(&authority(authority_index))
+    WORDS.of((authority_index, word.handle, word.account_key, issued_at), || {
+        word.sign(&authority(authority_index))
+    })
 }
 
 /// Whose handle it is.
@@ -214,7 +220,10 @@ pub(crate) fn leaf(sequenced_at: Timestamp, event: Event) -> Leaf {
 
 /// A statement of the federation under a governor's key; the nonce comes from a number.
 pub(crate) fn sign(governor: &SigningKey, nonce: u64, decision: Decision) -> wire::SignedStatement {
-    governance::sign(&Statement::new(FEDERATION, decision, &SeededEntropy::new(nonce)), &[governor])
+    static SIGNED: Memo<(Bytes, [u8; 32]), wire::SignedStatement> = Memo::new();
+    let statement = Statement::new(FEDERATION, decision, &SeededEntropy::new(nonce));
+    let said = wire::Statement::from(&statement).encode_to_vec().into();
+    SIGNED.of((said, governor.verifying_key().to_bytes()), || governance::sign(&statement, &[governor]))
 }
 
 /// That an authority is admitted for a scheme.
