@@ -6,11 +6,15 @@ use chancery_directory_core::manifest::About;
 use chancery_interop_tests::mesh::{FEDERATION, Mesh, Place, id};
 use chancery_interop_tests::party::{Agent, Device};
 use chancery_interop_tests::wait::until;
+use chancery_kit::status::from_status;
+use chancery_proto::agent::v1 as wire;
+use chancery_proto::agent::v1::agent_service_client::AgentServiceClient;
 use chancery_sdk::broadcast::received::Received;
 use chancery_sdk::broadcast::sender::Order;
+use chancery_sdk::content::Body;
 use chancery_sdk::endpoint::Endpoint;
-use chancery_types::ChannelId;
-use std::collections::BTreeMap;
+use chancery_types::{ChannelId, Reason};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 fn channel(agent: &Agent, suite: Suite) -> Channel {
@@ -54,10 +58,9 @@ async fn seated(agent: &Endpoint, residents: u64) {
 
 /// Waits until a device has so many broadcasts, and gives their texts.
 async fn texts(device: &Device, count: usize) -> Vec<String> {
-    let read = async || device.endpoint.broadcasts_after(0, 100).await.unwrap();
-    until("broadcasts come in", async || read().await.len() >= count).await;
+    until("broadcasts come in", async || received(device).await.len() >= count).await;
     let text = |received: Received| String::from_utf8(received.content).unwrap();
-    read().await.into_iter().map(text).collect()
+    received(device).await.into_iter().map(text).collect()
 }
 
 async fn is_in(device: &Device) -> bool {
@@ -107,4 +110,142 @@ async fn residents_of_two_nodes_have_each_broadcast_once() {
         assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
     }
     assert!(federal.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
+}
+
+/// An agent that crashes wherever it is goes on where it was, and its cells with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_crashes_broadcasts_once() {
+    let mut mesh = Mesh::new().await;
+    let mut federal = Agent::start(&mut mesh, "federal").await;
+    let channel = channel(&federal, Suite::Hybrid);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let mut devices = Vec::new();
+    for number in 0..4 {
+        let device = Device::open(&mesh, "federal", &format!("device-{number}")).await;
+        device.endpoint.register().await.unwrap();
+        device.endpoint.subscribe(&channel, None).await.unwrap();
+        devices.push(device.live());
+        // In the middle of whatever it does about the seats so far.
+        federal = federal.crash_and_restart().await;
+    }
+    seated(&federal.endpoint, 4).await;
+    let mut expected = Vec::new();
+    for number in 0..4 {
+        let order = order(&mesh, &format!("broadcast {number}"), None);
+        expected.push(format!("broadcast {number}"));
+        federal.endpoint.broadcast(order.clone()).await.unwrap();
+        federal = federal.crash_and_restart().await;
+        let again = federal.endpoint.broadcast(order).await.unwrap();
+        assert_eq!(again.sequence, number + 1);
+    }
+    for device in &devices {
+        assert_eq!(texts(device, 4).await, expected);
+        assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
+    }
+}
+
+/// Through the agent's API, as callers in other languages have it; and each device reads the language
+/// of its owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_publishes_a_channel_and_broadcasts_in_two_languages() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
+    let text = |name: &str| wire::ChannelText { name: name.to_owned(), description: String::new() };
+    let put = wire::PutChannelRequest {
+        channel_id: "07070707-0707-0707-0707-070707070707".to_owned(),
+        texts: HashMap::from([("nl".to_owned(), text("Nieuws"))]),
+        contact: "https://federal.example/news".to_owned(),
+        ..wire::PutChannelRequest::default()
+    };
+    assert_eq!(client.put_channel(put.clone()).await.unwrap().into_inner().version, 1);
+    assert_eq!(client.put_channel(put.clone()).await.unwrap().into_inner().version, 1, "nothing changed");
+    let changed = wire::PutChannelRequest { category: 2, ..put.clone() };
+    assert_eq!(client.put_channel(changed).await.unwrap().into_inner().version, 2);
+    let refused = client.put_channel(wire::PutChannelRequest { cell_size: 1, ..put.clone() }).await;
+    assert_eq!(from_status(&refused.map(drop).unwrap_err()).reason, Reason::InvalidField);
+
+    let device = Device::open(&mesh, "federal", "device").await;
+    device.endpoint.register().await.unwrap();
+    let found = device.endpoint.channels(None).await.unwrap().remove(0);
+    device.endpoint.subscribe(&found, None).await.unwrap();
+    let device = device.live();
+    until("the device is in a cell", async || is_in(&device).await).await;
+
+    let body = |language: &str, markdown: &str| wire::Letter {
+        markdown: markdown.to_owned(),
+        language: language.to_owned(),
+        ..wire::Letter::default()
+    };
+    let request = wire::BroadcastRequest {
+        request_id: "7f1f0a52-6b0e-4d0e-9a1c-2d1c7b9e0c11".to_owned(),
+        channel_id: put.channel_id.clone(),
+        bodies: vec![body("nl-BE", "Maandag gesloten"), body("fr", "Fermé lundi")],
+        ..wire::BroadcastRequest::default()
+    };
+    let answers = async |client: &mut AgentServiceClient<_>, request: &wire::BroadcastRequest| {
+        let mut stream = client.broadcast(request.clone()).await?.into_inner();
+        let mut answers = Vec::new();
+        while let Some(answer) = stream.message().await? {
+            answers.push(answer);
+        }
+        Ok::<_, tonic::Status>(answers)
+    };
+    let preview = wire::BroadcastRequest { preview: true, ..request.clone() };
+    let shown = answers(&mut client, &preview).await.unwrap().remove(0);
+    assert_eq!((shown.sequence, shown.residents, shown.preview.unwrap().category), (1, 1, 2));
+    let told = answers(&mut client, &request).await.unwrap();
+    let last = told.last().unwrap();
+    assert!((last.sequence, last.stage(), last.cells) == (1, wire::BroadcastStage::HandedOver, 1));
+    let again = answers(&mut client, &request).await.unwrap();
+    assert_eq!(again.last().unwrap().sequence, 1);
+    let other = wire::BroadcastRequest { emergency: true, ..request.clone() };
+    let refused = answers(&mut client, &other).await.map(drop).unwrap_err();
+    assert_eq!(from_status(&refused).reason, Reason::RequestIdReused);
+    let another = "7f1f0a52-6b0e-4d0e-9a1c-2d1c7b9e0c12".to_owned();
+    let alarm = wire::BroadcastRequest { request_id: another, ..other };
+    let refused = answers(&mut client, &alarm).await.map(drop).unwrap_err();
+    assert_eq!(from_status(&refused).reason, Reason::NotAccredited);
+
+    until("the broadcast comes in", async || !received(&device).await.is_empty()).await;
+    let read = received(&device).await;
+    assert_eq!(read.len(), 1);
+    for (languages, expected) in [
+        (&["fr-BE", "nl"][..], "Fermé lundi"),
+        (&["nl"], "Maandag gesloten"),
+        (&["de", "en"], "Maandag gesloten"),
+    ] {
+        let body = Body::decode_in(&read[0].content, languages).unwrap();
+        let Body::Letter { letter, .. } = body else { panic!("no letter") };
+        assert_eq!(letter.markdown, expected);
+    }
+    let listed = client.list_channels(wire::ListChannelsRequest {}).await.unwrap().into_inner();
+    assert_eq!((listed.channels[0].sequence, listed.channels[0].residents), (1, 1));
+}
+
+async fn received(device: &Device) -> Vec<Received> {
+    device.endpoint.broadcasts_after(0, 100).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_leaves_and_comes_again_has_what_is_said_then() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let device = Device::open(&mesh, "federal", "device").await;
+    device.endpoint.register().await.unwrap();
+    device.endpoint.subscribe(&channel, None).await.unwrap();
+    let device = device.live();
+    until("the device is in a cell", async || is_in(&device).await).await;
+    federal.endpoint.broadcast(order(&mesh, "first", None)).await.unwrap();
+    texts(&device, 1).await;
+    device.endpoint.unsubscribe(channel.id).await.unwrap();
+    assert!(device.endpoint.subscriptions().await.unwrap().is_empty());
+    federal.endpoint.broadcast(order(&mesh, "second", None)).await.unwrap();
+    device.endpoint.subscribe(&channel, None).await.unwrap();
+    until("the device is in a cell again", async || is_in(&device).await).await;
+    federal.endpoint.broadcast(order(&mesh, "third", None)).await.unwrap();
+    assert_eq!(texts(&device, 2).await, ["first", "third"]);
+    assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
 }

@@ -1,7 +1,7 @@
 //! A cell as an MLS group: its agent, the leaf that made it, is the only one that commits and
 //! speaks. What both ends keep of it beside MLS is in `audience` and `seat`.
 
-use crate::credential::AgentName;
+use crate::credential::{AgentName, CredentialError};
 use crate::error::EndpointError;
 use crate::identity::{self, Leaf};
 use crate::mls::suite::{self, Suite};
@@ -247,7 +247,12 @@ pub(super) fn join(
     });
     match verified {
         Ok(_) => {}
-        Err(EndpointError::Refused(_)) => return Err(CellError::Forbidden("a cell is not its agent's")),
+        Err(error @ EndpointError::FalseCredential(CredentialError::UnknownAgent)) => {
+            return Err(error.into());
+        }
+        Err(EndpointError::Refused(_) | EndpointError::FalseCredential(_)) => {
+            return Err(CellError::Forbidden("a cell is not its agent's"));
+        }
         Err(error) => return Err(error.into()),
     }
     let group = staged.into_group(&provider).map_err(EndpointError::mls("join a cell"))?;
