@@ -17,6 +17,7 @@
 
 pub mod mutate;
 
+mod cell;
 mod ceremony;
 mod channel;
 mod config;
@@ -61,6 +62,8 @@ pub const TARGETS: &[Target] = &[
     link::STATE,
     link::BACKOFF,
     hub::ORDER,
+    cell::SEATS,
+    cell::ITEM,
     mls::PRIVATE_MESSAGE,
     mls::WELCOME,
     mls::KEY_PACKAGE,

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 mod beside;
+mod cells;
 mod moves;
 mod neighbours;
 mod silence;
