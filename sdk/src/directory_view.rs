@@ -25,6 +25,10 @@ use tokio::time::Instant;
 
 const STATEMENTS: &str = "statements";
 const CHECKPOINT: &str = "checkpoint";
+/// Longest wait for a root of the map that covers an entry: they are logged on change, 5 s apart.
+const ROOT_WAIT: Duration = Duration::from_secs(20);
+/// How often it is looked for.
+const ROOT_LOOK: Duration = Duration::from_millis(250);
 
 /// The federation as the log has it.
 pub(crate) struct DirectoryView {
@@ -117,13 +121,23 @@ impl DirectoryView {
         self.places_of(|bits| handles.iter().map(|handle| Prefix::of(handle, bits)).collect(), after).await
     }
 
-    /// What stands for a channel, by a root behind entry `after`.
+    /// What stands for a channel, by a root behind entry `after`: waits for it, because roots are
+    /// logged some seconds apart.
     ///
     /// # Errors
-    /// Who cannot be reached, or what does not hold.
+    /// DIRECTORY_STALE: no such root came. Otherwise who cannot be reached, or what does not hold.
     pub(crate) async fn channel(&self, id: &ChannelId, after: u64) -> Result<Option<VerifiedHead>, Refusal> {
-        let lookup = self.places_of(|bits| [Prefix::of_channel(id, bits)].into(), after).await?;
-        Ok(lookup.channel(id)?.cloned())
+        let begun = Instant::now();
+        loop {
+            let lookup = self.places_of(|bits| [Prefix::of_channel(id, bits)].into(), after).await?;
+            if after == 0 || lookup.roots().iter().all(|root| root.index > after) {
+                return Ok(lookup.channel(id)?.cloned());
+            }
+            if begun.elapsed() > ROOT_WAIT {
+                return Err(Refusal::new(Reason::DirectoryStale, "no root of the map covers the entry yet"));
+            }
+            tokio::time::sleep(ROOT_LOOK).await;
+        }
     }
 
     /// Verifies that the log holds a manifest, and that `agent` signed it.

@@ -161,14 +161,16 @@ async fn a_caller_publishes_a_channel_and_broadcasts_in_two_languages() {
     assert_eq!(client.put_channel(put.clone()).await.unwrap().into_inner().version, 1);
     assert_eq!(client.put_channel(put.clone()).await.unwrap().into_inner().version, 1, "nothing changed");
     let changed = wire::PutChannelRequest { category: 2, ..put.clone() };
-    assert_eq!(client.put_channel(changed).await.unwrap().into_inner().version, 2);
+    let changed = client.put_channel(changed).await.unwrap().into_inner();
+    assert_eq!(changed.version, 2);
     let refused = client.put_channel(wire::PutChannelRequest { cell_size: 1, ..put.clone() }).await;
     assert_eq!(from_status(&refused.map(drop).unwrap_err()).reason, Reason::InvalidField);
 
     let device = Device::open(&mesh, "federal", "device").await;
     device.endpoint.register().await.unwrap();
-    let found = device.endpoint.channels(None).await.unwrap().remove(0);
-    device.endpoint.subscribe(&found, None).await.unwrap();
+    let id = ChannelId::from_bytes([7; 16]);
+    let found = device.endpoint.channel(&id, changed.index).await.unwrap().unwrap();
+    device.endpoint.subscribe(found.channel.channel(), None).await.unwrap();
     let device = device.live();
     until("the device is in a cell", async || is_in(&device).await).await;
 

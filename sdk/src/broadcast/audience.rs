@@ -34,11 +34,7 @@ const REMOVED_AFTER: Duration = Duration::from_hours(24);
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn publish(
-    tx: &Tx<'_>,
-    signed: &directory::SignedChannel,
-    id: &ChannelId,
-) -> Result<(), EndpointError> {
+pub fn publish(tx: &Tx<'_>, signed: &directory::SignedChannel, id: &ChannelId) -> Result<(), EndpointError> {
     tx.sql().execute(
         "INSERT INTO own_channels (channel, published, sequence, manifest_hash, wrapped) \
          VALUES (?1, ?2, 0, ?3, 0) ON CONFLICT (channel) DO UPDATE SET published = excluded.published",
@@ -51,7 +47,7 @@ pub(crate) fn publish(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn own(tx: &Tx<'_>, id: &ChannelId) -> Result<Option<Channel>, EndpointError> {
+pub fn own(tx: &Tx<'_>, id: &ChannelId) -> Result<Option<Channel>, EndpointError> {
     let published: Option<Vec<u8>> = tx
         .sql()
         .prepare_cached("SELECT published FROM own_channels WHERE channel = ?1")?
@@ -71,7 +67,7 @@ pub(crate) fn own(tx: &Tx<'_>, id: &ChannelId) -> Result<Option<Channel>, Endpoi
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn own_ids(tx: &Tx<'_>) -> Result<Vec<ChannelId>, EndpointError> {
+pub fn own_ids(tx: &Tx<'_>) -> Result<Vec<ChannelId>, EndpointError> {
     let mut statement = tx.sql().prepare_cached("SELECT channel FROM own_channels")?;
     let rows = statement.query_map([], |row| Ok(ChannelId::from_bytes(row.get(0)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -81,7 +77,7 @@ pub(crate) fn own_ids(tx: &Tx<'_>) -> Result<Vec<ChannelId>, EndpointError> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn count(tx: &Tx<'_>, channel: &ChannelId) -> Result<(u64, u64), EndpointError> {
+pub fn count(tx: &Tx<'_>, channel: &ChannelId) -> Result<(u64, u64), EndpointError> {
     let sql = "SELECT coalesce(sum(seats), 0), count(*) FROM cells WHERE channel = ?1";
     Ok(tx.sql().query_row(sql, [channel.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
@@ -90,7 +86,7 @@ pub(crate) fn count(tx: &Tx<'_>, channel: &ChannelId) -> Result<(u64, u64), Endp
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn ask(tx: &Tx<'_>, list: &federation::SeatList) -> Result<(), EndpointError> {
+pub fn ask(tx: &Tx<'_>, list: &federation::SeatList) -> Result<(), EndpointError> {
     let Ok(channel) = ChannelId::try_from(&list.channel_id) else { return Ok(()) };
     // Seats in a channel by invitation, or in none of this agent's, stay empty.
     let Some(published) = own(tx, &channel)? else { return Ok(()) };
@@ -138,7 +134,7 @@ struct Cell {
 ///
 /// # Errors
 /// The store's, or MLS's.
-pub(crate) fn admit(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
+pub fn admit(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
     let waiting: Option<([u8; 16], String)> = tx
         .sql()
         .prepare_cached("SELECT channel, node FROM residents WHERE cell IS NULL LIMIT 1")?
@@ -176,7 +172,7 @@ pub(crate) fn admit(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
 ///
 /// # Errors
 /// The store's, or MLS's.
-pub(crate) fn remove(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
+pub fn remove(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
     let before = tx.now().before(REMOVED_AFTER).millis();
     let mut due = tx.sql().prepare_cached(
         "SELECT cell, channel, min(asked_at_ms) <= ?1 FROM residents \
@@ -216,7 +212,7 @@ fn remove_from(tx: &mut Tx<'_>, published: &Channel, id: i64) -> Result<(), Endp
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn close_all(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<(), EndpointError> {
+pub fn close_all(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<(), EndpointError> {
     // What was to go out before is of those cells.
     for table in ["cell_outbox", "cells", "residents", "cell_keys"] {
         tx.sql().execute(&format!("DELETE FROM {table}"), [])?;

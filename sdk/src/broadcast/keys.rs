@@ -12,7 +12,7 @@ use rusqlite::{OptionalExtension as _, params};
 use zeroize::Zeroizing;
 
 /// Cells of a row.
-pub(super) const ROW: u32 = 1024;
+const ROW: u32 = 1024;
 /// Epoch and key.
 const SLOT: usize = 8 + 32;
 
@@ -20,7 +20,7 @@ const SLOT: usize = 8 + 32;
 ///
 /// # Errors
 /// The store's.
-pub(super) fn put(
+pub fn put(
     tx: &Tx<'_>,
     (channel, node, cell): (&ChannelId, &NodeId, u32),
     chain: Option<&Chain>,

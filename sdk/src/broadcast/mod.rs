@@ -3,14 +3,14 @@
 //! its `audience` and what it sends ([`sender`]), a device its `seat`s and what it [`received`].
 //! docs/decisions/0019.
 
-pub(crate) mod audience;
+pub mod audience;
 pub mod blob;
 mod cell;
 pub mod chain;
 pub mod invitation;
-mod keys;
+pub mod keys;
 pub mod received;
-pub(crate) mod seat;
+pub mod seat;
 pub mod sender;
 
 #[cfg(test)]

@@ -27,18 +27,21 @@ pub struct Received {
 }
 
 /// A broadcast whose content is to be fetched.
-pub(crate) struct Missing {
-    pub(crate) position: u64,
-    pub(crate) blob: BlobId,
-    pub(crate) size: u64,
+pub struct Missing {
+    /// Where it stands.
+    pub position: u64,
+    /// Its blob.
+    pub blob: BlobId,
+    /// Bytes of the blob.
+    pub size: u64,
     /// The node that it was put on.
-    pub(crate) owner: NodeId,
+    pub owner: NodeId,
     expires_at: Timestamp,
 }
 
 impl Missing {
     /// Whether nodes have forgotten it by now.
-    pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
+    pub fn has_expired(&self, now: Timestamp) -> bool {
         self.expires_at <= now
     }
 }
@@ -90,7 +93,7 @@ pub(super) fn hash(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn missing(tx: &Tx<'_>, most: usize) -> Result<Vec<Missing>, EndpointError> {
+pub fn missing(tx: &Tx<'_>, most: usize) -> Result<Vec<Missing>, EndpointError> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT position, manifest, owner FROM broadcasts \
          WHERE content IS NULL AND failure IS NULL ORDER BY position LIMIT ?1",
@@ -112,7 +115,7 @@ pub(crate) fn missing(tx: &Tx<'_>, most: usize) -> Result<Vec<Missing>, Endpoint
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn fetched(tx: &Tx<'_>, position: u64, bytes: Vec<u8>) -> Result<(), EndpointError> {
+pub fn fetched(tx: &Tx<'_>, position: u64, bytes: Vec<u8>) -> Result<(), EndpointError> {
     let row: Option<(Vec<u8>, [u8; 32])> = tx
         .sql()
         .prepare_cached(
@@ -141,7 +144,7 @@ pub(crate) fn fetched(tx: &Tx<'_>, position: u64, bytes: Vec<u8>) -> Result<(), 
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn failed(tx: &Tx<'_>, position: u64, why: &str) -> Result<(), EndpointError> {
+pub fn failed(tx: &Tx<'_>, position: u64, why: &str) -> Result<(), EndpointError> {
     tx.sql().execute(
         "UPDATE broadcasts SET failure = ?2, content_key = NULL WHERE position = ?1 AND content IS NULL",
         params![position, why],
@@ -153,7 +156,7 @@ pub(crate) fn failed(tx: &Tx<'_>, position: u64, why: &str) -> Result<(), Endpoi
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn after(tx: &Tx<'_>, position: u64, most: usize) -> Result<Vec<Received>, EndpointError> {
+pub fn after(tx: &Tx<'_>, position: u64, most: usize) -> Result<Vec<Received>, EndpointError> {
     let mut statement = tx.sql().prepare_cached(
         "SELECT position, manifest, content FROM broadcasts \
          WHERE position > ?1 AND content IS NOT NULL ORDER BY position LIMIT ?2",

@@ -34,16 +34,19 @@ const SKIPPED_FOR: Duration = Duration::from_hours(400 * 24);
 
 /// A seat in a channel.
 #[derive(Clone)]
-pub(crate) struct Seat {
-    pub(crate) id: SeatId,
-    pub(crate) channel: ChannelId,
-    pub(crate) owner: NodeId,
+pub struct Seat {
+    /// Its id.
+    pub id: SeatId,
+    /// The channel.
+    pub channel: ChannelId,
+    /// Administration that owns it.
+    pub owner: NodeId,
     /// Name of the owner's agent that speaks on the channel.
-    pub(crate) agent: NodeId,
+    pub agent: NodeId,
     /// Sequence of the cell's last change that was taken.
-    pub(crate) change: u64,
+    pub change: u64,
     /// Sequence of the last broadcast that was seen.
-    pub(crate) broadcast: u64,
+    pub broadcast: u64,
     group: Option<GroupId>,
 }
 
@@ -51,7 +54,7 @@ pub(crate) struct Seat {
 ///
 /// # Errors
 /// The store's, or MLS's; that an invitation is missing.
-pub(crate) fn subscribe(
+pub fn subscribe(
     tx: &Tx<'_>,
     channel: &Channel,
     invitation: Option<&Invitation>,
@@ -67,15 +70,7 @@ pub(crate) fn subscribe(
     if channel.join_rule == JoinRule::Invitation && invitation.is_none() {
         return Err(EndpointError::Invalid("the channel is by invitation"));
     }
-    let id = SeatId::random(tx.entropy());
-    let request = wire::TakeSeatRequest {
-        seat_id: id.to_wire(),
-        channel_id: channel.id.to_wire(),
-        owner: channel.administration.to_string(),
-        agent_alias: channel.agent_alias.to_wire(),
-        key_package: cell::seat_key_package(tx, Suite::of_channel(channel.suite), id)?.into(),
-        invitation: invitation.map(|held| held.prove(&channel.id, &id)).unwrap_or_default().into(),
-    };
+    let (id, request) = request(tx, channel, invitation)?;
     tx.sql().execute(
         "INSERT INTO seats (seat, channel, owner, agent, state, request, invitation, asked_at_ms, change, \
          broadcast) VALUES (?1, ?2, ?3, ?4, 0, ?5, ?6, ?7, 0, 0)",
@@ -92,11 +87,32 @@ pub(crate) fn subscribe(
     Ok(())
 }
 
+/// A new seat, and what asks a home node for it: its KeyPackage's private part is in the store.
+///
+/// # Errors
+/// The store's, or MLS's.
+pub fn request(
+    tx: &Tx<'_>,
+    channel: &Channel,
+    invitation: Option<&Invitation>,
+) -> Result<(SeatId, wire::TakeSeatRequest), EndpointError> {
+    let id = SeatId::random(tx.entropy());
+    let request = wire::TakeSeatRequest {
+        seat_id: id.to_wire(),
+        channel_id: channel.id.to_wire(),
+        owner: channel.administration.to_string(),
+        agent_alias: channel.agent_alias.to_wire(),
+        key_package: cell::seat_key_package(tx, Suite::of_channel(channel.suite), id)?.into(),
+        invitation: invitation.map(|held| held.prove(&channel.id, &id)).unwrap_or_default().into(),
+    };
+    Ok((id, request))
+}
+
 /// Gives the seat in a channel up: what comes later is for others.
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn unsubscribe(tx: &Tx<'_>, channel: &ChannelId) -> Result<(), EndpointError> {
+pub fn unsubscribe(tx: &Tx<'_>, channel: &ChannelId) -> Result<(), EndpointError> {
     if let Some(seat) = of_channel(tx, channel)? {
         give_up(tx, &seat)?;
     }
@@ -124,7 +140,7 @@ fn leave_cell(tx: &Tx<'_>, seat: &Seat, state: u8) -> Result<(), EndpointError> 
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(SeatId, Option<wire::TakeSeatRequest>)>, EndpointError> {
+pub fn to_tell(tx: &Tx<'_>) -> Result<Vec<(SeatId, Option<wire::TakeSeatRequest>)>, EndpointError> {
     let mut statement = tx.sql().prepare_cached("SELECT seat, request FROM seats WHERE state IN (0, 3)")?;
     let rows = statement
         .query_map([], |row| Ok((SeatId::from_bytes(row.get(0)?), row.get::<_, Option<Vec<u8>>>(1)?)))?;
@@ -141,7 +157,7 @@ pub(crate) fn to_tell(tx: &Tx<'_>) -> Result<Vec<(SeatId, Option<wire::TakeSeatR
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn told(tx: &Tx<'_>, seat: &SeatId) -> Result<(), EndpointError> {
+pub fn told(tx: &Tx<'_>, seat: &SeatId) -> Result<(), EndpointError> {
     tx.sql().execute("DELETE FROM seats WHERE seat = ?1 AND state = 3", [seat.as_bytes()])?;
     tx.sql().execute(
         "UPDATE seats SET state = 1, request = NULL WHERE seat = ?1 AND state = 0",
@@ -154,7 +170,7 @@ pub(crate) fn told(tx: &Tx<'_>, seat: &SeatId) -> Result<(), EndpointError> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn read_for(tx: &Tx<'_>) -> Result<Vec<Seat>, EndpointError> {
+pub fn read_for(tx: &Tx<'_>) -> Result<Vec<Seat>, EndpointError> {
     all(tx, "state IN (1, 2)", params![])
 }
 
@@ -162,7 +178,7 @@ pub(crate) fn read_for(tx: &Tx<'_>) -> Result<Vec<Seat>, EndpointError> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat>, EndpointError> {
+pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat>, EndpointError> {
     Ok(all(tx, "channel = ?1 AND state <> 3", params![channel.as_bytes()])?.pop())
 }
 
@@ -170,7 +186,7 @@ pub(crate) fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, EndpointError> {
+pub fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, EndpointError> {
     Ok(all(tx, "state <> 3", params![])?.iter().map(|seat| (seat.channel, seat.group.is_some())).collect())
 }
 
@@ -179,7 +195,7 @@ pub(crate) fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, Endpo
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn lost(tx: &Tx<'_>) -> Result<Vec<(ChannelId, Option<Invitation>)>, EndpointError> {
+pub fn lost(tx: &Tx<'_>) -> Result<Vec<(ChannelId, Option<Invitation>)>, EndpointError> {
     let before = tx.now().before(PATIENCE).millis();
     let lost = all(tx, "state = 4 OR (state = 1 AND asked_at_ms <= ?1)", params![before])?;
     let mut channels = Vec::with_capacity(lost.len());
@@ -199,7 +215,7 @@ pub(crate) fn lost(tx: &Tx<'_>) -> Result<Vec<(ChannelId, Option<Invitation>)>, 
 ///
 /// # Errors
 /// The store's, or MLS's.
-pub(crate) fn replace(
+pub fn replace(
     tx: &Tx<'_>,
     id: &ChannelId,
     channel: Option<&Channel>,
@@ -217,12 +233,7 @@ pub(crate) fn replace(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn compare(
-    tx: &Tx<'_>,
-    channel: &ChannelId,
-    latest: u64,
-    grace: Duration,
-) -> Result<(), EndpointError> {
+pub fn compare(tx: &Tx<'_>, channel: &ChannelId, latest: u64, grace: Duration) -> Result<(), EndpointError> {
     let Some(seat) = of_channel(tx, channel)?.filter(|seat| seat.group.is_some()) else { return Ok(()) };
     let (missed, since): (Option<u64>, Option<i64>) = tx.sql().query_row(
         "SELECT missed, missed_at_ms FROM seats WHERE seat = ?1",
@@ -251,7 +262,7 @@ pub(crate) fn compare(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn spoken_by(tx: &Tx<'_>, seat: &SeatId, agent: &NodeId) -> Result<(), EndpointError> {
+pub fn spoken_by(tx: &Tx<'_>, seat: &SeatId, agent: &NodeId) -> Result<(), EndpointError> {
     tx.sql()
         .execute("UPDATE seats SET agent = ?2 WHERE seat = ?1", params![seat.as_bytes(), agent.as_str()])?;
     Ok(())
@@ -259,7 +270,7 @@ pub(crate) fn spoken_by(tx: &Tx<'_>, seat: &SeatId, agent: &NodeId) -> Result<()
 
 /// What taking something for a seat came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// It was taken, or is nothing.
     Done,
     /// There is a content to be fetched.
@@ -274,7 +285,7 @@ pub(crate) enum Taken {
 ///
 /// # Errors
 /// The store's or MLS's; [`crate::credential::CredentialError::UnknownAgent`].
-pub(crate) fn admitted(
+pub fn admitted(
     tx: &mut Tx<'_>,
     seat: &SeatId,
     agent: &AgentName,
@@ -324,7 +335,7 @@ pub(crate) fn admitted(
 ///
 /// # Errors
 /// The store's, or MLS's.
-pub(crate) fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Taken, EndpointError> {
+pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Taken, EndpointError> {
     let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
     let Some(id) = seat.group.filter(|_| step.sequence > seat.change) else { return Ok(Taken::Done) };
     let stepped = tx.part(|tx| {
@@ -370,7 +381,7 @@ fn first_chain(epoch: u64, key: &CellKey) -> Option<Chain> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn broadcast(
+pub fn broadcast(
     tx: &mut Tx<'_>,
     seat: &SeatId,
     verified: &VerifiedManifest,
@@ -379,7 +390,11 @@ pub(crate) fn broadcast(
     take(tx, seat, &verified.signed, wrap)
 }
 
-pub(super) fn take(
+/// The same, of a manifest that is known to be in the log.
+///
+/// # Errors
+/// The store's.
+pub fn take(
     tx: &mut Tx<'_>,
     seat: &SeatId,
     signed: &SignedManifest,
@@ -427,7 +442,7 @@ pub(super) fn take(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn forged(tx: &Tx<'_>, seat: &SeatId, sequence: u64) -> Result<Taken, EndpointError> {
+pub fn forged(tx: &Tx<'_>, seat: &SeatId, sequence: u64) -> Result<Taken, EndpointError> {
     if find(tx, seat)?.is_some_and(|seat| sequence > seat.broadcast) {
         alarm::raise(tx, Alarm::ForgedBroadcast, None)?;
         tx.sql()
@@ -529,7 +544,7 @@ fn forget_skipped(tx: &Tx<'_>, seat: &Seat, sequence: u64) -> Result<(), Endpoin
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn ended(tx: &Tx<'_>, seat: &SeatId) -> Result<Taken, EndpointError> {
+pub fn ended(tx: &Tx<'_>, seat: &SeatId) -> Result<Taken, EndpointError> {
     let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
     lose(tx, &seat)?;
     Ok(Taken::Ended)

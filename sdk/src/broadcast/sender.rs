@@ -74,7 +74,7 @@ pub enum State {
 ///
 /// # Errors
 /// The store's, or what is wrong with the order.
-pub(crate) fn preview(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest), EndpointError> {
+pub fn preview(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest), EndpointError> {
     let (channel, manifest, ..) = make(tx, order)?;
     Ok((channel, manifest))
 }
@@ -84,7 +84,7 @@ pub(crate) fn preview(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest),
 ///
 /// # Errors
 /// [`EndpointError::RequestIdReused`], the store's, or what is wrong with the order.
-pub(crate) fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
+pub fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
     if let Some(begun) = find(tx, &order.request_id, &order.digest)? {
         return Ok(begun);
     }
@@ -155,11 +155,7 @@ fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Ve
 ///
 /// # Errors
 /// [`EndpointError::RequestIdReused`], or the store's.
-pub(crate) fn find(
-    tx: &Tx<'_>,
-    request_id: &[u8; 16],
-    digest: &[u8; 32],
-) -> Result<Option<Begun>, EndpointError> {
+pub fn find(tx: &Tx<'_>, request_id: &[u8; 16], digest: &[u8; 32]) -> Result<Option<Begun>, EndpointError> {
     let found: Option<([u8; 32], Begun)> = tx
         .sql()
         .prepare_cached("SELECT digest, sequence, state, cells FROM own_broadcasts WHERE request_id = ?1")?
@@ -179,18 +175,20 @@ pub(crate) fn find(
 }
 
 /// A broadcast that is to be brought on its way.
-pub(crate) struct Due {
-    pub(crate) manifest: Manifest,
+pub struct Due {
+    /// Its manifest.
+    pub manifest: Manifest,
     /// What nodes store, unless the agent's node has it.
-    pub(crate) blob: Option<Bytes>,
-    pub(crate) is_logged: bool,
+    pub blob: Option<Bytes>,
+    /// Whether the log has it.
+    pub is_logged: bool,
 }
 
 /// The next broadcast that is not wrapped: of each channel the oldest goes first.
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn due(tx: &Tx<'_>) -> Result<Option<Due>, EndpointError> {
+pub fn due(tx: &Tx<'_>) -> Result<Option<Due>, EndpointError> {
     let row: Option<(Vec<u8>, Option<Vec<u8>>, u8)> = tx
         .sql()
         .prepare_cached(
@@ -215,7 +213,7 @@ fn read_manifest(bytes: &[u8]) -> Result<Manifest, EndpointError> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn uploaded(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<(), EndpointError> {
+pub fn uploaded(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<(), EndpointError> {
     tx.sql().execute(
         "UPDATE own_broadcasts SET blob = NULL WHERE channel = ?1 AND sequence = ?2",
         params![channel.as_bytes(), sequence],
@@ -227,7 +225,7 @@ pub(crate) fn uploaded(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Resul
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn logged(
+pub fn logged(
     tx: &Tx<'_>,
     (channel, sequence): (&ChannelId, u64),
     proof: &directory::LoggedManifest,
@@ -243,7 +241,7 @@ pub(crate) fn logged(
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u32, EndpointError> {
+pub fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u32, EndpointError> {
     let (logged, key): (Vec<u8>, [u8; 32]) = tx.sql().query_row(
         "SELECT logged, content_key FROM own_broadcasts WHERE channel = ?1 AND sequence = ?2 AND state = 1",
         params![channel.as_bytes(), sequence],
@@ -294,7 +292,7 @@ pub(crate) fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u3
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
+pub fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
     let mut statement = tx.sql().prepare_cached("SELECT wrapped FROM own_channels WHERE channel = ?1")?;
     Ok(statement.query_row([channel.as_bytes()], |row| row.get(0))?)
 }
@@ -328,7 +326,7 @@ pub(super) fn history(tx: &Tx<'_>, channel: &Channel) -> Result<Vec<EarlierBroad
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn resume(
+pub fn resume(
     tx: &Tx<'_>,
     channel: &ChannelId,
     (sequence, manifest_hash): (u64, [u8; 32]),
@@ -357,18 +355,20 @@ pub(super) fn queue(tx: &Tx<'_>, node: &NodeId, item: node::cell_item::Item) -> 
 }
 
 /// What waits for one home node, as much as fits into a call.
-pub(crate) struct Waiting {
-    pub(crate) node: NodeId,
-    pub(crate) items: Vec<node::CellItem>,
+pub struct Waiting {
+    /// Which one.
+    pub node: NodeId,
+    /// In order.
+    pub items: Vec<node::CellItem>,
     /// The last of it in the queue.
-    pub(crate) through: i64,
+    pub through: i64,
 }
 
 /// What waits longest, and what waits with it for the same node.
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn waiting(tx: &Tx<'_>) -> Result<Option<Waiting>, EndpointError> {
+pub fn waiting(tx: &Tx<'_>) -> Result<Option<Waiting>, EndpointError> {
     let first: Option<String> = tx
         .sql()
         .prepare_cached("SELECT node FROM cell_outbox ORDER BY id LIMIT 1")?
@@ -397,7 +397,7 @@ pub(crate) fn waiting(tx: &Tx<'_>) -> Result<Option<Waiting>, EndpointError> {
 ///
 /// # Errors
 /// The store's.
-pub(crate) fn handed_over(tx: &Tx<'_>, node: &NodeId, through: i64) -> Result<(), EndpointError> {
+pub fn handed_over(tx: &Tx<'_>, node: &NodeId, through: i64) -> Result<(), EndpointError> {
     tx.sql()
         .prepare_cached("DELETE FROM cell_outbox WHERE node = ?1 AND id <= ?2")?
         .execute(params![node.as_str(), through])?;

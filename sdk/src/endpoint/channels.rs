@@ -11,7 +11,8 @@ use chancery_types::{ChannelId, NodeId, Refusal};
 
 impl Endpoint {
     /// Channels as their owners published them last, of all administrations or of one. Each is
-    /// in the log; that none is left out nobody can tell.
+    /// in the log; that none is left out nobody can tell. One that was published a moment ago is not
+    /// listed before the map's next root.
     ///
     /// # Errors
     /// Who cannot be reached, or what does not hold.

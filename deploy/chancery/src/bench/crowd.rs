@@ -69,6 +69,11 @@ impl Crowd {
         Ok(crowd)
     }
 
+    /// How many senders there are.
+    pub(super) const fn senders(&self) -> usize {
+        self.senders.len()
+    }
+
     /// One call of a sender with so many messages.
     pub(super) async fn call(&self, sender: usize, messages: usize) -> Answer {
         let Some((device, group)) = self.senders.get(sender % self.senders.len().max(1)) else {

@@ -1,6 +1,8 @@
 //! `chancery bench`: figures with their conditions, and the ceiling that the
 //! machine itself sets, measured in the same run.
 
+mod audience;
+mod broadcast;
 mod ceiling;
 mod crowd;
 mod device;
@@ -37,6 +39,8 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Broadcasts: residents brought into cells, content keys wrapped and opened, without a network.
+    Broadcast(broadcast::BroadcastArgs),
     /// Handles and records: evaluated, put, found with their proofs, by a directory of its own process.
     Directory(directory::DirectoryArgs),
     /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
@@ -75,6 +79,9 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
         None => Folder::temporary()?,
     };
     let text = match args.bench {
+        Bench::Broadcast(broadcast) => {
+            present(&broadcast::run(broadcast, &folder.0, args.json).await?, args.json)?
+        }
         Bench::Directory(directory) => {
             present(&directory::run(directory, &folder.0, args.json).await?, args.json)?
         }

@@ -29,6 +29,8 @@ const MEASURED: Duration = Duration::from_secs(10);
 const WATCHED: u32 = 60;
 /// Calls of the normal load in a second, of one message each.
 const NORMAL: u32 = 100;
+/// Calls that a device has under way at most: as many as a node lets a connection have.
+const UNDER_WAY: usize = 128;
 /// How often the flood's schedule is looked at.
 const TICK: Duration = Duration::from_millis(5);
 /// How often the node's memory is looked at.
@@ -61,7 +63,10 @@ pub(super) struct Conditions {
 pub(super) struct Figures {
     /// Submissions that the closed loop had accepted.
     sustainable_per_s: f64,
-    /// Submissions that were offered in earnest, by the clock.
+    /// Submissions that were due, by the clock: ten times the sustainable ones.
+    due_per_s: f64,
+    /// Those that were made: the others found as many calls of their device under way as the node lets
+    /// a connection have.
     offered_per_s: f64,
     accepted_per_s: f64,
     accepted: usize,
@@ -135,7 +140,8 @@ pub(super) async fn run(
         },
         figures: Figures {
             sustainable_per_s: round(sustainable),
-            offered_per_s: round(flood.offered as f64 * BATCH as f64 / flood.seconds),
+            due_per_s: round(flood.due as f64 * BATCH as f64 / flood.seconds),
+            offered_per_s: round(flood.made as f64 * BATCH as f64 / flood.seconds),
             accepted_per_s: round(accepted as f64 / flood.seconds),
             accepted,
             refused: flood.refused * BATCH,
@@ -171,7 +177,8 @@ async fn sustain(crowd: &Arc<Crowd>) -> f64 {
 
 /// What became of a flood, in calls.
 struct Flood {
-    offered: usize,
+    due: usize,
+    made: usize,
     accepted: usize,
     refused: usize,
     otherwise: usize,
@@ -183,15 +190,18 @@ struct Flood {
 }
 
 /// Makes calls when their time has come, whatever became of those before. When this process
-/// is late it makes up for it, so that none is left out.
+/// is late it makes up for it, so that none is left out but those of devices that have as many
+/// under way as they may: a caller's own queue is no load on the node.
 async fn flood(crowd: &Arc<Crowd>, submissions_per_s: f64, time: Duration) -> Flood {
     let calls_per_s = submissions_per_s / BATCH as f64;
     let mut calls = JoinSet::new();
+    let mut under_way = vec![0; crowd.senders()];
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let begun = Instant::now();
     let mut flood = Flood {
-        offered: 0,
+        due: 0,
+        made: 0,
         accepted: 0,
         refused: 0,
         otherwise: 0,
@@ -199,22 +209,29 @@ async fn flood(crowd: &Arc<Crowd>, submissions_per_s: f64, time: Duration) -> Fl
         seconds: 0.0,
         ended: begun,
     };
-    let count = |flood: &mut Flood, answer| match answer {
-        Ok(Answer::Accepted) => flood.accepted += 1,
-        Ok(Answer::Refused(_)) => flood.refused += 1,
-        Ok(Answer::Other) | Err(_) => flood.otherwise += 1,
-    };
     let all = (calls_per_s * time.as_secs_f64()) as usize;
-    while flood.offered < all {
+    while flood.due < all {
         ticks.tick().await;
         let due = ((begun.elapsed().as_secs_f64() * calls_per_s) as usize).min(all);
-        for sender in flood.offered..due {
+        for number in flood.due..due {
+            let sender = number % under_way.len().max(1);
+            let Some(own) = under_way.get_mut(sender).filter(|own| **own < UNDER_WAY) else { continue };
+            *own += 1;
+            flood.made += 1;
             let crowd = Arc::clone(crowd);
-            calls.spawn(async move { crowd.call(sender, BATCH).await });
+            calls.spawn(async move { (sender, crowd.call(sender, BATCH).await) });
         }
-        flood.offered = flood.offered.max(due);
-        while let Some(answer) = calls.try_join_next() {
-            count(&mut flood, answer);
+        flood.due = flood.due.max(due);
+        while let Some(answered) = calls.try_join_next() {
+            let Ok((sender, answer)) = answered else { continue };
+            if let Some(own) = under_way.get_mut(sender) {
+                *own -= 1;
+            }
+            match answer {
+                Answer::Accepted => flood.accepted += 1,
+                Answer::Refused(_) => flood.refused += 1,
+                Answer::Other => flood.otherwise += 1,
+            }
         }
     }
     flood.seconds = begun.elapsed().as_secs_f64();

@@ -36,7 +36,7 @@ pub(super) async fn run(
     residents: &[Endpoint],
     quiet: bool,
 ) -> Result<Broadcasts, Failure> {
-    let mut agents = BTreeMap::new();
+    let (mut agents, mut last) = (BTreeMap::new(), 0);
     for administration in ADMINISTRATIONS {
         let mut client = connect(&agent_of(administration)).await?;
         let text = agent::ChannelText {
@@ -50,13 +50,21 @@ pub(super) async fn run(
             category: 1,
             ..agent::PutChannelRequest::default()
         };
-        client.put_channel(request.clone()).await.map_err(Failure::call)?;
+        let put = client.put_channel(request.clone()).await.map_err(Failure::call)?.into_inner();
+        last = last.max(put.index);
         agents.insert(administration, (client, request.channel_id));
     }
     let waiting = bar(residents.len() * agents.len(), "residents in channels", quiet);
+    let mut channels = Vec::new();
+    for administration in ADMINISTRATIONS {
+        // As a device finds it: by a root of the map behind its entry.
+        let Some(resident) = residents.first() else { return Ok(Broadcasts::default()) };
+        let head = resident.channel(&channel_id(administration), last).await?;
+        channels.extend(head.map(|head| head.channel.channel().clone()));
+    }
     for resident in residents {
-        for channel in resident.channels(None).await? {
-            resident.subscribe(&channel, None).await?;
+        for channel in &channels {
+            resident.subscribe(channel, None).await?;
         }
     }
     progress(&waiting, async || {

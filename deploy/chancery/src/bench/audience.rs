@@ -1,0 +1,263 @@
+//! An agent and residents' devices for the bench of broadcasts, each with a store of its own and no
+//! network: what a home node would bring is handed on in memory.
+
+use super::broadcast::{BroadcastArgs, CONTENT, FEDERATION, NODES};
+use crate::Failure;
+use bytes::Bytes;
+use chancery_directory_core::SigningKey;
+use chancery_directory_core::channel::{Channel, JoinRule, Suite, Text};
+use chancery_directory_core::manifest::SignedManifest;
+use chancery_proto::directory::v1 as directory;
+use chancery_proto::federation::v1 as federation;
+use chancery_proto::node::v1 as node;
+use chancery_sdk::broadcast::chain::Chain;
+use chancery_sdk::broadcast::sender::{self, Order};
+use chancery_sdk::broadcast::{audience, keys, received, seat};
+use chancery_sdk::credential::AgentName;
+use chancery_sdk::error::EndpointError;
+use chancery_sdk::store::{EndpointStore, Tx};
+use chancery_sdk::{identity, peer};
+use chancery_types::{ChannelId, Clock as _, Entropy, NodeId, SeatId, SystemClock, SystemEntropy};
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Cells whose chains one transaction makes.
+const CHAINS: u32 = 1_024;
+/// Bytes of a log's proof, for the size of what devices get: twenty hashes and a checkpoint.
+const PROOF: (usize, usize) = (20, 300);
+
+/// The channel's agent.
+pub(super) struct Agent {
+    pub(super) store: EndpointStore,
+    pub(super) channel: Channel,
+    pub(super) name: AgentName,
+    key: [u8; 32],
+    signer: SigningKey,
+}
+
+/// A resident's device.
+pub(super) struct Device {
+    store: EndpointStore,
+    pub(super) seat: SeatId,
+    pub(super) joining: federation::JoiningSeat,
+}
+
+/// Opens a store.
+pub(super) fn open(path: &Path) -> Result<EndpointStore, Failure> {
+    EndpointStore::open(path, Arc::new(SystemClock), Arc::new(SystemEntropy))
+        .map_err(|error| Failure::Letter(error.to_string()))
+}
+
+/// Runs an operation on a store.
+pub(super) async fn call<T: Send + 'static>(
+    store: &EndpointStore,
+    operation: impl FnOnce(&mut Tx<'_>) -> Result<T, EndpointError> + Send + 'static,
+) -> Result<T, Failure> {
+    Ok(store.call(operation).await.map_err(chancery_types::Refusal::from)?)
+}
+
+/// A seat that a resident asks for.
+pub(super) fn joining(tx: &Tx<'_>, channel: &Channel) -> Result<federation::JoiningSeat, EndpointError> {
+    let (_, request) = seat::request(tx, channel, None)?;
+    Ok(asked(request))
+}
+
+fn asked(request: node::TakeSeatRequest) -> federation::JoiningSeat {
+    federation::JoiningSeat {
+        seat_id: request.seat_id,
+        key_package: request.key_package,
+        invitation: request.invitation,
+    }
+}
+
+fn name(text: &str) -> Result<NodeId, Failure> {
+    text.parse().map_err(|_| Failure::Name)
+}
+
+impl Agent {
+    pub(super) async fn open(folder: &Path, args: &BroadcastArgs) -> Result<Self, Failure> {
+        let store = open(&folder.join("agent.db"))?;
+        let agent = AgentName {
+            federation: FEDERATION.to_owned(),
+            administration: name(NODES[0])?,
+            name: name("post")?,
+        };
+        let (home, id) = (agent.administration.clone(), agent.spiffe_id());
+        let own = call(&store, move |tx| identity::create(tx, FEDERATION, &home, Some(&id))).await?;
+        let text = Text { name: "Bench".to_owned(), description: String::new() };
+        let channel = Channel {
+            federation: FEDERATION.to_owned(),
+            id: ChannelId::random(&SystemEntropy),
+            version: 1,
+            administration: agent.administration.clone(),
+            agent: agent.name.clone(),
+            texts: BTreeMap::from([("en".to_owned(), text)]),
+            join_rule: JoinRule::Open,
+            category: 0,
+            contact: "https://bench.example".to_owned(),
+            suite: if args.classical { Suite::Classical } else { Suite::Hybrid },
+            cell_size: args.cell_size,
+            emergency: false,
+            history: 0,
+            agent_alias: own.alias,
+            closed: false,
+        };
+        let entropy: &dyn Entropy = &SystemEntropy;
+        let signer = SigningKey::from_bytes(&entropy.array());
+        let (signed, channel_id) = (channel.sign(&signer), channel.id);
+        call(&store, move |tx| audience::publish(tx, &signed, &channel_id)).await?;
+        Ok(Self { store, channel, name: agent, key: own.credential_key, signer })
+    }
+
+    /// Takes a list of seats, and brings all that wait into cells.
+    pub(super) async fn admit(&self, node: &str, seats: Vec<federation::JoiningSeat>) -> Result<(), Failure> {
+        let list = federation::SeatList {
+            federation: FEDERATION.to_owned(),
+            channel_id: self.channel.id.to_wire(),
+            node: node.to_owned(),
+            joining: seats,
+            leaving: Vec::new(),
+        };
+        call(&self.store, move |tx| audience::ask(tx, &list)).await?;
+        while call(&self.store, audience::admit).await? {}
+        Ok(())
+    }
+
+    /// What waits for home nodes, with each one's name: handed over.
+    pub(super) async fn drain(&self) -> Result<Vec<(NodeId, node::CellItem)>, Failure> {
+        let mut items = Vec::new();
+        while let Some(waiting) = call(&self.store, |tx| sender::waiting(tx)).await? {
+            let (node, through) = (waiting.node, waiting.through);
+            items.extend(waiting.items.into_iter().map(|item| (node.clone(), item)));
+            call(&self.store, move |tx| sender::handed_over(tx, &node, through)).await?;
+        }
+        Ok(items)
+    }
+
+    /// Adds cells that have nothing but a chain of keys, at homes of their own.
+    pub(super) async fn add_chains(&self, chains: u32) -> Result<(), Failure> {
+        let mut left = chains;
+        while left > 0 {
+            let some = left.min(CHAINS);
+            let (channel, row) = (self.channel.id, (left - some) / CHAINS);
+            let node = name(&format!("far-{}", row % 2))?;
+            let add = move |tx: &mut Tx<'_>| {
+                for cell in 0..some {
+                    let chain = Chain::random(1, 1, tx.entropy());
+                    keys::put(tx, (&channel, &node, row / 2 * CHAINS + cell), Some(&chain))?;
+                }
+                Ok(())
+            };
+            call(&self.store, add).await?;
+            left -= some;
+        }
+        Ok(())
+    }
+
+    /// Begins a broadcast, takes it for logged, and wraps it for all cells; gives what devices get of
+    /// the log, and the blob.
+    pub(super) async fn broadcast(&self) -> Result<(directory::LoggedManifest, Bytes), Failure> {
+        let entropy: &dyn Entropy = &SystemEntropy;
+        let mut content = vec![0; CONTENT];
+        entropy.fill(&mut content);
+        let order = Order {
+            request_id: entropy.array(),
+            digest: [0; 32],
+            channel: self.channel.id,
+            content,
+            emergency: false,
+            about: None,
+            expires: SystemClock.now().after(Duration::from_hours(24)),
+        };
+        call(&self.store, move |tx| sender::begin(tx, &order)).await?;
+        let due = call(&self.store, |tx| sender::due(tx)).await?.ok_or(Failure::Panicked)?;
+        let signed = due.manifest.sign(&self.signer);
+        let logged = directory::LoggedManifest {
+            manifest: Some(signed),
+            path: vec![Bytes::from_static(&[1; 32]); PROOF.0],
+            checkpoint: vec![b'x'; PROOF.1].into(),
+            ..directory::LoggedManifest::default()
+        };
+        let (channel, sequence, proof) = (self.channel.id, due.manifest.sequence, logged.clone());
+        call(&self.store, move |tx| {
+            sender::uploaded(tx, &channel, sequence)?;
+            sender::logged(tx, (&channel, sequence), &proof)
+        })
+        .await?;
+        call(&self.store, move |tx| sender::wrap(tx, &channel, sequence)).await?;
+        Ok((logged, due.blob.unwrap_or_default()))
+    }
+}
+
+impl Device {
+    /// A device that asks for a seat.
+    pub(super) async fn open(folder: &Path, number: u32, agent: &Agent) -> Result<Self, Failure> {
+        let store = open(&folder.join(format!("device-{number}.db")))?;
+        let (home, listed, channel) =
+            (name(NODES[0])?, (agent.name.clone(), agent.key), agent.channel.clone());
+        let ask = move |tx: &mut Tx<'_>| {
+            identity::create(tx, FEDERATION, &home, None)?;
+            peer::replace_agents(tx, &[listed])?;
+            seat::subscribe(tx, &channel, None)?;
+            let asked = seat::to_tell(tx)?;
+            asked.iter().try_for_each(|(seat, _)| seat::told(tx, seat))?;
+            Ok(asked)
+        };
+        let mut told = call(&store, ask).await?;
+        let Some((seat, Some(request))) = told.pop() else { return Err(Failure::Panicked) };
+        Ok(Self { store, seat, joining: asked(request) })
+    }
+
+    /// Comes into a cell.
+    pub(super) async fn join(
+        &self,
+        agent: &AgentName,
+        change: &federation::CellChange,
+    ) -> Result<(), Failure> {
+        let admission = node::Admission {
+            sequence: change.sequence,
+            first_broadcast: change.first_broadcast,
+            welcome: change.welcome.clone(),
+            tree: change.tree.clone(),
+            key: change.key.clone(),
+        };
+        let (seat, agent) = (self.seat, agent.clone());
+        match call(&self.store, move |tx| seat::admitted(tx, &seat, &agent, &admission)).await? {
+            seat::Taken::Done => Ok(()),
+            _ => Err(Failure::Letter("a device is in no cell".to_owned())),
+        }
+    }
+
+    /// Opens a broadcast, wrap and content; how many bytes it got beside the blob.
+    pub(super) async fn read(
+        &self,
+        logged: &directory::LoggedManifest,
+        wrap: Bytes,
+        blob: &Bytes,
+    ) -> Result<usize, Failure> {
+        let signed = SignedManifest::try_from(logged.manifest.clone().unwrap_or_default())?;
+        let (seat, bytes) = (self.seat, blob.to_vec());
+        let item = node::BroadcastItem {
+            sequence: signed.manifest().sequence,
+            logged_manifest: logged.encode_to_vec().into(),
+            wrap: wrap.clone(),
+        };
+        let size = node::ReadSeatsResponse {
+            seat_id: seat.to_wire(),
+            item: Some(node::read_seats_response::Item::Broadcast(item)),
+        }
+        .encoded_len();
+        let opened = call(&self.store, move |tx| seat::take(tx, &seat, &signed, &wrap)).await?;
+        let missing = call(&self.store, |tx| received::missing(tx, 1)).await?.pop();
+        match (opened, missing) {
+            (seat::Taken::Broadcast, Some(missing)) => {
+                call(&self.store, move |tx| received::fetched(tx, missing.position, bytes)).await?;
+                Ok(size)
+            }
+            _ => Err(Failure::Letter("a broadcast does not open".to_owned())),
+        }
+    }
+}
