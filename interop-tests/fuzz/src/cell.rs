@@ -13,6 +13,7 @@ use chancery_node_core::framing::ContentType;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as wire;
 use chancery_types::{GroupId, NodeId};
+use federation::parcel::Parcel;
 use prost::Message as _;
 use std::collections::BTreeSet;
 use wire::cell_item::Item;
@@ -23,24 +24,27 @@ pub(crate) const SEATS: Target = Target { name: "seat_list", run: seats, seeds: 
 pub(crate) const ITEM: Target = Target { name: "cell_item", run: item, seeds: item_seeds };
 
 fn seats(bytes: &[u8]) {
-    let bytes = Bytes::copy_from_slice(bytes);
+    enter_seats(Bytes::copy_from_slice(bytes));
+}
+
+/// Takes a list of seats through its door.
+pub(crate) fn enter_seats(bytes: Bytes) {
     let Ok(list) = SeatList::decode(bytes.clone()) else { return };
     assert!(list.joining.len() <= MAX_JOINING && list.leaving.len() <= MAX_LEAVING);
     let again = SeatList::decode(list.encode().into()).expect("a list that was written is not read");
     assert!(again.encode() == list.encode(), "a list changes by encoding");
     // As a parcel of the node that it names, and of another.
-    let parcel = federation::Seats {
-        agent_alias: vec![1; 16].into(),
-        list: bytes,
-        signature: vec![2; 70].into(),
-        key: vec![3; 91].into(),
-    };
+    let parcel = parcel(bytes);
     assert!(check_seats(&parcel, &list.node).is_ok());
     let other: NodeId = if list.node.as_str() == "a" { "b" } else { "a" }.parse().unwrap();
     assert!(check_seats(&parcel, &other).is_err(), "a node speaks for another's residents");
 }
 
 fn seats_seeds() -> Vec<Vec<u8>> {
+    lists().iter().map(federation::SeatList::encode_to_vec).collect()
+}
+
+fn lists() -> [federation::SeatList; 2] {
     let seat = federation::JoiningSeat {
         seat_id: vec![1; 16].into(),
         key_package: vec![2; 40].into(),
@@ -54,13 +58,28 @@ fn seats_seeds() -> Vec<Vec<u8>> {
         leaving: vec![vec![6; 16].into(), vec![7; 16].into()],
     };
     let leaving = federation::SeatList { joining: Vec::new(), ..list.clone() };
-    [list, leaving].map(|list| list.encode_to_vec()).to_vec()
+    [list, leaving]
+}
+
+fn parcel(list: Bytes) -> federation::Seats {
+    federation::Seats {
+        agent_alias: vec![1; 16].into(),
+        list,
+        signature: vec![2; 70].into(),
+        key: vec![3; 91].into(),
+    }
 }
 
 fn item(bytes: &[u8]) {
-    let Some(item) = message::<wire::CellItem>(bytes) else { return };
-    match item.item {
-        Some(Item::Change(said)) => {
+    if let Some(wire::CellItem { item: Some(item) }) = message(bytes) {
+        enter(item);
+    }
+}
+
+/// Takes something for cells through its door.
+pub(crate) fn enter(item: Item) {
+    match item {
+        Item::Change(said) => {
             let Ok(change) = CellChange::from_wire(said.clone(), NOW) else { return };
             assert!(change.admitted.len() == said.admitted.len() && change.admitted.len() <= MAX_SEATS);
             let seats: BTreeSet<_> =
@@ -70,7 +89,7 @@ fn item(bytes: &[u8]) {
                 assert!(part.len() <= said.welcome.len() + 4, "a part is larger than the whole");
             }
         }
-        Some(Item::Wraps(said)) => {
+        Item::Wraps(said) => {
             let Ok(wraps) = Wraps::try_from(said) else { return };
             let cells = u32::try_from(wraps.wraps.len() / WRAP).unwrap();
             assert!((1..=ROW).contains(&cells));
@@ -79,19 +98,34 @@ fn item(bytes: &[u8]) {
                 assert!(wrap.is_none_or(|wrap| wrap.len() == WRAP && cell < cells));
             }
         }
-        Some(Item::Announcement(said)) => {
+        Item::Announcement(said) => {
             let Ok(new) = Announcement::from_wire(said.clone(), NOW) else { return };
             assert!(new.sequence > 0 && new.logged_manifest == said.logged_manifest);
         }
-        Some(Item::Closed(said)) => {
+        Item::Closed(said) => {
             let Ok(closed) = Closed::try_from(said.clone()) else { return };
             assert!(closed.closing.as_slice() == said.closing_id.as_ref());
         }
-        None => {}
     }
 }
 
 fn item_seeds() -> Vec<Vec<u8>> {
+    items().map(|item| wire::CellItem { item: Some(item) }.encode_to_vec()).to_vec()
+}
+
+/// A parcel of each kind that broadcasts have.
+pub(crate) fn parcels() -> impl Iterator<Item = Parcel> {
+    let seats = lists().map(|list| parcel(list.encode_to_vec().into()));
+    let item = |item| match item {
+        Item::Change(change) => Parcel::CellChange(change),
+        Item::Announcement(announcement) => Parcel::Announcement(announcement),
+        Item::Wraps(wraps) => Parcel::Wraps(wraps),
+        Item::Closed(closed) => Parcel::CellsClosed(closed),
+    };
+    seats.map(Parcel::Seats).into_iter().chain(items().map(item))
+}
+
+fn items() -> [Item; 5] {
     let group = GroupId::from_bytes([7; 32]);
     let admitted = |byte: u8| federation::AdmittedSeat {
         seat_id: vec![byte + 10; 16].into(),
@@ -112,7 +146,7 @@ fn item_seeds() -> Vec<Vec<u8>> {
         removed: vec![vec![30; 16].into()],
         expires_at_ms: NOW.millis() + 1,
     };
-    let items = [
+    [
         Item::Change(change.clone()),
         Item::Change(federation::CellChange { commit: Bytes::new(), removed: Vec::new(), ..change }),
         Item::Announcement(federation::Announcement {
@@ -131,6 +165,5 @@ fn item_seeds() -> Vec<Vec<u8>> {
             channel_id: vec![1; 16].into(),
             closing_id: vec![2; 16].into(),
         }),
-    ];
-    items.map(|item| wire::CellItem { item: Some(item) }.encode_to_vec()).to_vec()
+    ]
 }

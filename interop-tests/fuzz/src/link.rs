@@ -1,6 +1,7 @@
 //! Links between nodes: frames, the parcels in them, and the bookkeeping of both sides.
 
 use crate::Target;
+use crate::cell;
 use crate::input::{Steps, message};
 use crate::world::NOW;
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use chancery_node_core::parcel::{
     MAX_LIFE, MAX_RECEIPT, MAX_SKEW, MAX_WELCOME, Moved, Outcome, Report, Submission,
 };
 use chancery_proto::federation::v1 as wire;
+use chancery_proto::node::v1::cell_item::Item;
 use chancery_types::entropy::SeededEntropy;
 use chancery_types::{Alias, Chain, DeviceId, GroupId, KeyPackageRef, MessageId};
 use prost::Message as _;
@@ -84,6 +86,11 @@ fn enter(parcel: wire::Parcel) {
             let Ok(moved) = Moved::try_from(message.clone()) else { return };
             assert!(moved.node.as_str() == message.node && moved.alias.to_wire() == message.alias);
         }
+        Some(Parcel::Seats(message)) => cell::enter_seats(message.list),
+        Some(Parcel::CellChange(message)) => cell::enter(Item::Change(message)),
+        Some(Parcel::Announcement(message)) => cell::enter(Item::Announcement(message)),
+        Some(Parcel::Wraps(message)) => cell::enter(Item::Wraps(message)),
+        Some(Parcel::CellsClosed(message)) => cell::enter(Item::Closed(message)),
         Some(Parcel::MoveNoted(_)) | None => {}
     }
 }
@@ -286,8 +293,10 @@ pub(crate) fn parcels() -> Vec<wire::Parcel> {
         Parcel::Moved(wire::Moved { alias: alias(7).to_wire(), node: "regional".to_owned() }),
         Parcel::MoveNoted(wire::MoveNoted { alias: alias(7).to_wire() }),
     ]
+    .into_iter()
+    .chain(cell::parcels())
     .map(|parcel| wire::Parcel { parcel: Some(parcel) })
-    .to_vec()
+    .collect()
 }
 
 fn parcel_seeds() -> Vec<Vec<u8>> {

@@ -2,7 +2,7 @@
 //! while they run.
 
 use crate::world::{DAY, World, node, passphrase, refused};
-use chancery_kit::serve::{add_health, serve};
+use chancery_kit::serve::{STREAMS, add_health, serve};
 use chancery_kit::tls::{Counters, Credentials, Limits, TlsError, connect, connect_lazy, enrol, incoming};
 use chancery_pki::authority::root::Issuing;
 use chancery_pki::{AuthorityError, Revoke};
@@ -26,7 +26,7 @@ async fn health_server(credentials: Arc<Credentials>) -> (String, Arc<Counters>,
     let mut routes = RoutesBuilder::default();
     add_health(&mut routes, &[]).await;
     let stop = CancellationToken::new();
-    tokio::spawn(serve(incoming, routes, stop.clone()));
+    tokio::spawn(serve(incoming, routes, STREAMS, stop.clone()));
     (endpoint, counters, stop.drop_guard())
 }
 

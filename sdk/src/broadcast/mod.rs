@@ -1,7 +1,7 @@
 //! Broadcasts as their two ends make and open them: the content under its own key as one
 //! [`blob`], that key wrapped once for each cell by the [`chain`] of the cell's epoch. An agent keeps
-//! its `audience` and what it sends ([`sender`]), a device its `seat`s and what it [`received`].
-//! docs/decisions/0019.
+//! its `audience` and what it sends ([`sender`]), a device its [`seat`]s, what comes to them
+//! ([`reader`]) and what it [`received`]. docs/decisions/0019.
 
 pub mod audience;
 pub mod blob;
@@ -9,6 +9,7 @@ mod cell;
 pub mod chain;
 pub mod invitation;
 pub mod keys;
+pub mod reader;
 pub mod received;
 pub mod seat;
 pub mod sender;

@@ -2,7 +2,7 @@
 //! take, as a home node would bring it; and what nobody must be able to do.
 
 use super::chain::Chain;
-use super::seat::Taken;
+use super::reader::{self, Taken};
 use super::sender::Order;
 use super::{ContentKey, audience, blob, cell, received, seat, sender};
 use crate::alarm::Alarm;
@@ -167,7 +167,7 @@ impl Resident {
     /// Takes what the home node has, but for broadcasts that it withholds; gives what came of it.
     async fn read(&mut self, scene: &Scene, withheld: &[u64]) -> Vec<Taken> {
         let mut taken = Vec::new();
-        for item in scene.items[self.read..].to_vec() {
+        for item in scene.items[self.read..].iter().cloned() {
             let (id, agent) = (self.seat, scene.agent_name());
             let what = match item {
                 Item::Change(change) => {
@@ -175,14 +175,14 @@ impl Resident {
                         change.admitted.iter().any(|seat| seat.seat_id == id.as_bytes().as_slice());
                     self.device
                         .run(move |tx| match admitted {
-                            true => seat::admitted(tx, &id, &agent, &admission(&change)),
-                            false => seat::step(tx, &id, &step(&change)),
+                            true => reader::admitted(tx, &id, &agent, &admission(&change)),
+                            false => reader::step(tx, &id, &step(&change)),
                         })
                         .await
                 }
                 Item::Wraps(wraps) if !withheld.contains(&wraps.sequence) => {
                     let signed = manifest(scene, wraps.sequence);
-                    self.device.run(move |tx| seat::take(tx, &id, &signed, &wraps.wraps[..56])).await
+                    self.device.run(move |tx| reader::take(tx, &id, &signed, &wraps.wraps[..56])).await
                 }
                 _ => continue,
             };
@@ -285,7 +285,7 @@ async fn late_joiners_read_what_the_channel_grants() {
     let at = bert.device.run(|tx| seat::read_for(tx)).await.remove(0);
     assert_eq!((at.change, at.broadcast), (2, 1));
     let (second, seat) = (manifest(&scene, 2), bert.seat);
-    assert_eq!(bert.device.run(move |tx| seat::take(tx, &seat, &second, &[])).await, Taken::Broadcast);
+    assert_eq!(bert.device.run(move |tx| reader::take(tx, &seat, &second, &[])).await, Taken::Broadcast);
     bert.open(blobs[1].clone()).await;
     assert_eq!(bert.texts().await, ["two"]);
     anna.read(&scene, &[]).await;
@@ -314,7 +314,7 @@ async fn who_was_removed_opens_nothing_that_comes_later() {
     // chain that it still has opens no wrap of the new epoch.
     bert.device.restore(&before).await;
     let (seat, wraps) = (bert.seat, wraps(&scene, 2));
-    let taken = bert.device.run(move |tx| seat::take(tx, &seat, &signed, &wraps[..56])).await;
+    let taken = bert.device.run(move |tx| reader::take(tx, &seat, &signed, &wraps[..56])).await;
     assert_eq!(taken, Taken::Done);
     assert_eq!(bert.device.alarms().await, [Alarm::FalseBroadcast]);
     assert_eq!(bert.device.run(|tx| received::missing(tx, 10)).await.len(), 1, "the first one alone");
@@ -365,10 +365,13 @@ async fn a_straggler_opens_and_a_withheld_one_is_noticed() {
     }
     assert_eq!(anna.read(&scene, &[2]).await, [Taken::Done, Taken::Broadcast, Taken::Broadcast]);
     let (late, wrap, seat) = (manifest(&scene, 2), wraps(&scene, 2), anna.seat);
-    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &late, &wrap[..56])).await, Taken::Broadcast);
+    assert_eq!(
+        anna.device.run(move |tx| reader::take(tx, &seat, &late, &wrap[..56])).await,
+        Taken::Broadcast
+    );
     // Again it is nothing.
     let (late, wrap) = (manifest(&scene, 2), wraps(&scene, 2));
-    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &late, &wrap[..56])).await, Taken::Done);
+    assert_eq!(anna.device.run(move |tx| reader::take(tx, &seat, &late, &wrap[..56])).await, Taken::Done);
     assert!(anna.device.alarms().await.is_empty());
 
     // The map shows a fourth one, which does not come.
@@ -400,7 +403,7 @@ async fn a_rewrapped_broadcast_is_refused_and_reported() {
     let (genuine, _) = scene.say("one").await;
     let wrap = chain.take(&genuine).unwrap().committing_to(&other).wrap(&other).unwrap();
     let (signed, seat) = (genuine.clone(), anna.seat);
-    assert_eq!(anna.device.run(move |tx| seat::take(tx, &seat, &signed, &wrap)).await, Taken::Done);
+    assert_eq!(anna.device.run(move |tx| reader::take(tx, &seat, &signed, &wrap)).await, Taken::Done);
     assert_eq!(anna.device.alarms().await, [Alarm::FalseBroadcast]);
     assert!(anna.has_none().await);
     // The chain has not gone on: the next genuine one opens.
@@ -459,7 +462,7 @@ async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     ] {
         anna.device.restore(&before).await;
         let seat = anna.seat;
-        assert_eq!(anna.device.run(move |tx| seat::step(tx, &seat, &step)).await, Taken::Ended);
+        assert_eq!(anna.device.run(move |tx| reader::step(tx, &seat, &step)).await, Taken::Ended);
         assert_eq!(anna.device.alarms().await, [Alarm::ForbiddenInCell]);
         // Another seat is to be taken.
         assert_eq!(anna.device.run(|tx| seat::lost(tx)).await.len(), 1);
@@ -571,7 +574,7 @@ async fn a_restored_agent_takes_no_key_twice() {
     assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (0, 0));
     // Her home says that the seat is no more, and she takes another one.
     let seat = anna.seat;
-    assert_eq!(anna.device.run(move |tx| seat::ended(tx, &seat)).await, Taken::Ended);
+    assert_eq!(anna.device.run(move |tx| reader::ended(tx, &seat)).await, Taken::Ended);
     let channel = scene.channel.clone();
     anna.device.run(move |tx| seat::replace(tx, &CHANNEL, Some(&channel), None)).await;
     let mut told = anna.device.run(|tx| seat::to_tell(tx)).await;

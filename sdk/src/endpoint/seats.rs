@@ -4,8 +4,9 @@
 use super::rounds::jittered;
 use super::{Endpoint, Inner};
 use crate::broadcast::invitation::Invitation;
+use crate::broadcast::reader::{self, Taken};
 use crate::broadcast::received::{self, Missing, Received};
-use crate::broadcast::seat::{self, Seat, Taken};
+use crate::broadcast::seat::{self, Seat};
 use crate::credential::AgentName;
 use crate::store::Tx;
 use chancery_directory_core::AgentKey;
@@ -192,18 +193,20 @@ async fn take(inner: &Inner, seat: &mut Seat, item: Item) -> Result<Taken, Refus
     let id = seat.id;
     match item {
         Item::Admission(admission) => admit(inner, seat, admission).await,
-        Item::Step(step) => inner.call(move |tx| seat::step(tx, &id, &step)).await,
+        Item::Step(step) => inner.call(move |tx| reader::step(tx, &id, &step)).await,
         Item::Broadcast(item) => {
             let mut verified = verify(inner, seat, &item).await?;
             if verified.is_none() && inner.ask_who_speaks(seat).await? {
                 verified = verify(inner, seat, &item).await?;
             }
             match verified {
-                Some(verified) => inner.call(move |tx| seat::broadcast(tx, &id, &verified, &item.wrap)).await,
-                None => inner.call(move |tx| seat::forged(tx, &id, item.sequence)).await,
+                Some(verified) => {
+                    inner.call(move |tx| reader::broadcast(tx, &id, &verified, &item.wrap)).await
+                }
+                None => inner.call(move |tx| reader::forged(tx, &id, item.sequence)).await,
             }
         }
-        Item::Ended(_) => inner.call(move |tx| seat::ended(tx, &id)).await,
+        Item::Ended(_) => inner.call(move |tx| reader::ended(tx, &id)).await,
     }
 }
 
@@ -214,8 +217,8 @@ async fn admit(inner: &Inner, seat: &mut Seat, admission: wire::Admission) -> Re
         inner.ask_who_speaks(seat).await?;
     }
     match inner.speaker(seat).await? {
-        Some((agent, _)) => inner.call(move |tx| seat::admitted(tx, &id, &agent, &admission)).await,
-        None => inner.call(move |tx| seat::ended(tx, &id)).await,
+        Some((agent, _)) => inner.call(move |tx| reader::admitted(tx, &id, &agent, &admission)).await,
+        None => inner.call(move |tx| reader::ended(tx, &id)).await,
     }
 }
 

@@ -11,6 +11,7 @@ use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as node;
 use chancery_sdk::broadcast::chain::Chain;
+use chancery_sdk::broadcast::reader::{self, Taken};
 use chancery_sdk::broadcast::sender::{self, Order};
 use chancery_sdk::broadcast::{audience, keys, received, seat};
 use chancery_sdk::credential::AgentName;
@@ -225,8 +226,8 @@ impl Device {
             key: change.key.clone(),
         };
         let (seat, agent) = (self.seat, agent.clone());
-        match call(&self.store, move |tx| seat::admitted(tx, &seat, &agent, &admission)).await? {
-            seat::Taken::Done => Ok(()),
+        match call(&self.store, move |tx| reader::admitted(tx, &seat, &agent, &admission)).await? {
+            Taken::Done => Ok(()),
             _ => Err(Failure::Letter("a device is in no cell".to_owned())),
         }
     }
@@ -250,10 +251,10 @@ impl Device {
             item: Some(node::read_seats_response::Item::Broadcast(item)),
         }
         .encoded_len();
-        let opened = call(&self.store, move |tx| seat::take(tx, &seat, &signed, &wrap)).await?;
+        let opened = call(&self.store, move |tx| reader::take(tx, &seat, &signed, &wrap)).await?;
         let missing = call(&self.store, |tx| received::missing(tx, 1)).await?.pop();
         match (opened, missing) {
-            (seat::Taken::Broadcast, Some(missing)) => {
+            (Taken::Broadcast, Some(missing)) => {
                 call(&self.store, move |tx| received::fetched(tx, missing.position, bytes)).await?;
                 Ok(size)
             }
