@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tonic_prost_build::configure()
         .bytes(".")
+        // What is signed again has the same bytes.
+        .btree_map(".")
         .codec_path("crate::codec::CountedCodec")
         // Cores use the messages alone; only shells speak gRPC.
         .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")

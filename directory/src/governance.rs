@@ -139,7 +139,7 @@ enum DecisionFile {
 #[serde(deny_unknown_fields)]
 struct MemberFile {
     administration: String,
-    display_names: std::collections::HashMap<String, String>,
+    display_names: std::collections::BTreeMap<String, String>,
     endpoints: Vec<String>,
     node_key_pin: Hex,
     #[serde(default)]

@@ -6,7 +6,6 @@ use crate::letters::{AgentAddress, line, new_id, text_line, time};
 use crate::local::mailing_run::connect;
 use chancery_proto::agent::v1 as agent;
 use clap::{Args, Subcommand};
-use std::collections::HashMap;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use tokio_stream::StreamExt as _;
@@ -128,7 +127,7 @@ async fn put(args: PutArgs) -> Result<(), Failure> {
     let channel_id = args.channel.unwrap_or_else(new_id);
     let request = agent::PutChannelRequest {
         channel_id: channel_id.clone(),
-        texts: args.texts.iter().map(|text| described(text)).collect::<Result<HashMap<_, _>, _>>()?,
+        texts: args.texts.iter().map(|text| described(text)).collect::<Result<_, _>>()?,
         by_invitation: args.by_invitation,
         category: args.category,
         contact: args.contact,

@@ -286,6 +286,19 @@ mod tests {
         assert_eq!(place(&signed.channel().id), place(&channel(&world).id));
     }
 
+    /// The directory takes the same bytes as the same channel.
+    #[test]
+    fn signed_again_a_channel_has_the_same_bytes() {
+        let world = World::new(&SeededEntropy::new(1));
+        let mut channel = channel(&world);
+        let text = channel.texts["en"].clone();
+        let languages = ["bg", "cs", "da", "de", "el", "es", "et", "fi", "fr"];
+        channel.texts.extend(languages.map(|language| (language.to_owned(), text.clone())));
+        let first = channel.sign(&world.agent).channel;
+        assert!((0..8).all(|_| channel.sign(&world.agent).channel == first));
+        assert_eq!(SignedChannel::try_from(channel.sign(&world.agent)).unwrap().channel(), &channel);
+    }
+
     #[test]
     fn what_a_channel_may_not_say_is_refused() {
         let world = World::new(&SeededEntropy::new(1));

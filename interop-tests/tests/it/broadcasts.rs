@@ -14,10 +14,11 @@ use chancery_sdk::broadcast::sender::Order;
 use chancery_sdk::content::Body;
 use chancery_sdk::endpoint::Endpoint;
 use chancery_types::{ChannelId, Reason};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-fn channel(agent: &Agent, suite: Suite) -> Channel {
+/// A channel of the agent's, open to all.
+pub(crate) fn channel(agent: &Agent, suite: Suite) -> Channel {
     let text = Text { name: "News".to_owned(), description: String::new() };
     Channel {
         federation: FEDERATION.to_owned(),
@@ -38,7 +39,8 @@ fn channel(agent: &Agent, suite: Suite) -> Channel {
     }
 }
 
-fn order(mesh: &Mesh, text: &str, about: Option<About>) -> Order {
+/// Something to be broadcast on it.
+pub(crate) fn order(mesh: &Mesh, text: &str, about: Option<About>) -> Order {
     Order {
         request_id: mesh.entropy.array(),
         digest: [0; 32],
@@ -57,13 +59,14 @@ async fn seated(agent: &Endpoint, residents: u64) {
 }
 
 /// Waits until a device has so many broadcasts, and gives their texts.
-async fn texts(device: &Device, count: usize) -> Vec<String> {
+pub(crate) async fn texts(device: &Device, count: usize) -> Vec<String> {
     until("broadcasts come in", async || received(device).await.len() >= count).await;
     let text = |received: Received| String::from_utf8(received.content).unwrap();
     received(device).await.into_iter().map(text).collect()
 }
 
-async fn is_in(device: &Device) -> bool {
+/// Whether the device is in a cell of the channel.
+pub(crate) async fn is_in(device: &Device) -> bool {
     device.endpoint.subscriptions().await.unwrap() == [(ChannelId::from_bytes([7; 16]), true)]
 }
 
@@ -154,7 +157,7 @@ async fn a_caller_publishes_a_channel_and_broadcasts_in_two_languages() {
     let text = |name: &str| wire::ChannelText { name: name.to_owned(), description: String::new() };
     let put = wire::PutChannelRequest {
         channel_id: "07070707-0707-0707-0707-070707070707".to_owned(),
-        texts: HashMap::from([("nl".to_owned(), text("Nieuws"))]),
+        texts: BTreeMap::from([("nl".to_owned(), text("Nieuws"))]),
         contact: "https://federal.example/news".to_owned(),
         ..wire::PutChannelRequest::default()
     };

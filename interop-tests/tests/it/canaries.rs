@@ -28,7 +28,8 @@ const KEPT: &[(&str, &[&str])] = &[
     ("e1", &[]),
     ("e2", &[]),
     ("e3", &[]),
-    ("directory", &["number as a handle", "phone as a handle"]),
+    // A channel names its agent's alias.
+    ("directory", &["number as a handle", "phone as a handle", "alias of an agent"]),
     (
         "registry",
         &[
@@ -55,6 +56,7 @@ const KEPT: &[(&str, &[&str])] = &[
             "file",
             "file name",
             "file key",
+            "invitation",
             "secret keys of agent-federal",
         ],
     ),
@@ -80,6 +82,8 @@ const KEPT: &[(&str, &[&str])] = &[
             "letter",
             "file name",
             "file key",
+            "broadcast",
+            "invitation",
             "secret keys of anna",
         ],
     ),
@@ -105,7 +109,7 @@ const KEPT: &[(&str, &[&str])] = &[
 /// The same of what a party is told when it is called.
 const CALLED: &[(&str, &[&str])] = &[
     ("pki", &[]),
-    ("directory", &[]),
+    ("directory", &["alias of an agent"]),
     ("e1", &[]),
     ("e2", &[]),
     ("e3", &[]),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "accepted",
     "relayed",
     "delivered",
@@ -18,6 +18,7 @@ const FIELDS: [&str; 10] = [
     "letters_per_s",
     "p50_ms",
     "p99_ms",
+    "broadcasts",
 ];
 
 /// The arguments of a run on `folder`, with `more`.
@@ -44,6 +45,10 @@ fn all_arrive(folder: &Path, residents: u64) -> [f64; 3] {
     }
     assert_eq!(count(&figures, "answered"), residents.div_ceil(10));
     assert_eq!((count(&figures, "failed"), count(&figures, "duplicates")), (0, 0));
+    // One by each agency, read by everybody; the cells of both homes.
+    let broadcasts = figures["broadcasts"].as_object().unwrap();
+    let found = ["sent", "cells", "read"].map(|field| count(broadcasts, field));
+    assert_eq!(found, [2, 2, 2 * residents]);
     ["letters_per_s", "p50_ms", "p99_ms"].map(|f| figures[f].as_f64().unwrap())
 }
 

@@ -11,7 +11,7 @@ use chancery_proto::agent::v1 as wire;
 use chancery_types::{ChannelId, Reason, Refusal};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most residents in a cell unless stated: by what a removal costs each of them.
@@ -135,7 +135,7 @@ async fn follow(
         let (channel, manifest) = rooms.endpoint.preview_broadcast(order).await?;
         let names = channel.texts.iter().map(|(tag, text)| (tag.clone(), text.name.clone()));
         let preview = wire::BroadcastPreview {
-            channel_names: names.collect::<HashMap<_, _>>(),
+            channel_names: names.collect(),
             blob_size: manifest.blob_size,
             category: manifest.category,
             emergency: manifest.emergency,

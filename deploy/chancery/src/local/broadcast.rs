@@ -10,7 +10,7 @@ use chancery_sdk::content::Body;
 use chancery_sdk::endpoint::Endpoint;
 use chancery_types::ChannelId;
 use indicatif::ProgressBar;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio_stream::StreamExt as _;
 
@@ -45,7 +45,7 @@ pub(super) async fn run(
         };
         let request = agent::PutChannelRequest {
             channel_id: uuid::Uuid::from_bytes(*channel_id(administration).as_bytes()).to_string(),
-            texts: HashMap::from([("en".to_owned(), text)]),
+            texts: BTreeMap::from([("en".to_owned(), text)]),
             contact: "https://example.org/contact".to_owned(),
             category: 1,
             ..agent::PutChannelRequest::default()
@@ -54,7 +54,7 @@ pub(super) async fn run(
         last = last.max(put.index);
         agents.insert(administration, (client, request.channel_id));
     }
-    let waiting = bar(residents.len() * agents.len(), "residents in channels", quiet);
+    let all = residents.len() * agents.len();
     let mut channels = Vec::new();
     for administration in ADMINISTRATIONS {
         // As a device finds it: by a root of the map behind its entry.
@@ -67,7 +67,7 @@ pub(super) async fn run(
             resident.subscribe(channel, None).await?;
         }
     }
-    progress(&waiting, async || {
+    progress(&bar(all, "residents in channels", quiet), all, async || {
         let mut seated = 0;
         for resident in residents {
             seated += resident.subscriptions().await?.iter().filter(|(_, is_in)| *is_in).count();
@@ -98,8 +98,7 @@ pub(super) async fn run(
         }
         broadcasts.sent += 1;
     }
-    let reading = bar(residents.len() * agents.len(), "broadcasts read", quiet);
-    progress(&reading, async || {
+    progress(&bar(all, "broadcasts read", quiet), all, async || {
         let mut read = 0;
         for resident in residents {
             read += read_by(resident).await?;
@@ -107,7 +106,7 @@ pub(super) async fn run(
         Ok(read)
     })
     .await?;
-    broadcasts.read = (residents.len() * agents.len()) as u64;
+    broadcasts.read = all as u64;
     broadcasts.seconds = begun.elapsed().as_secs_f64();
     Ok(broadcasts)
 }
@@ -122,16 +121,17 @@ async fn read_by(resident: &Endpoint) -> Result<usize, Failure> {
     Ok(intact.count())
 }
 
-/// Counts until all of a bar's length is there.
+/// Counts until all are there.
 async fn progress(
     bar: &ProgressBar,
+    all: usize,
     mut count: impl AsyncFnMut() -> Result<usize, Failure>,
 ) -> Result<(), Failure> {
     let (mut last, mut since) = (0, Instant::now());
     loop {
-        let now = count().await? as u64;
-        bar.set_position(now);
-        if now >= bar.length().unwrap_or_default() {
+        let now = count().await?;
+        bar.set_position(now as u64);
+        if now >= all {
             bar.finish_and_clear();
             return Ok(());
         }

@@ -35,7 +35,8 @@ pub enum TemplateError {
     },
     /// A field where text cannot be kept text.
     #[error(
-        "letter, line {line}: a field can stand in text only, not in code, HTML, a link's address or a list's number"
+        "letter, line {line}: a field can stand in text only, not in code, HTML, a link's address or a list's number, \
+         and not right after `<`"
     )]
     NotInText {
         /// Line of the letter.
@@ -128,11 +129,23 @@ impl Template {
             }
         }
         let texts = texts(&sample);
-        match places.iter().find(|(at, _)| !texts.iter().any(|text| text.contains(at))) {
+        let is_text =
+            |at: &usize| texts.iter().any(|text| text.contains(at)) && !ends_in_a_tag(&sample[..*at]);
+        match places.iter().find(|(at, _)| !is_text(at)) {
             Some((_, line)) => Err(TemplateError::NotInText { line: *line }),
             None => Ok(()),
         }
     }
+}
+
+/// Whether some word that follows makes HTML or an address of a `<`, though not every one does
+/// (CommonMark §4.6, §6.5): `<div` is HTML and `<x` is not.
+fn ends_in_a_tag(text: &str) -> bool {
+    let before = text.trim_end_matches(|c: char| c.is_ascii_alphanumeric() || c == '/');
+    before.strip_suffix('<').is_some_and(|before| {
+        let escapes = before.len() - before.trim_end_matches('\\').len();
+        escapes.is_multiple_of(2)
+    })
 }
 
 /// Where in a CommonMark text there is text proper.
@@ -236,10 +249,17 @@ mod tests {
             "\n[pay]: {{ a }}",
             "\n{{ a }}. first",
             "\n> {{ a }}) first",
+            "\n<{{ a }}",
+            "\n</{{ a }}",
+            "\n<d{{ a }}",
+            "\n\\\\<{{ a }}",
+            "\n<{{ a }}://example.org>",
         ] {
             assert_eq!(parse_error(elsewhere), TemplateError::NotInText { line: 2 }, "{elsewhere}");
         }
         assert_eq!(merge("[pay {{ a }}](https://example.org)", "now"), "[pay now](https://example.org)");
+        assert_eq!(visible(&merge("\\<{{ a }}>", "div"), &[]), Some("<div>".to_owned()));
+        assert_eq!(visible(&merge("1 < {{ a }}", "?"), &[]), Some("1 < ?".to_owned()));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What people do in a mesh, and the secrets that it must not spread: each is told by
 //! what it is and whose.
 
+use crate::broadcasts::{channel, is_in, order, texts};
 use bytes::Bytes;
+use chancery_directory_core::channel::{JoinRule, Suite};
 use chancery_interop_tests::agent;
 use chancery_interop_tests::letterbox;
 use chancery_interop_tests::mesh::{Mesh, Place, id};
@@ -26,6 +28,7 @@ const BODY: &str = "Bitte zahlen Sie bis zum Fälligkeitstag 815,47 Euro";
 const ANSWER: &str = "Ich habe längst gezahlt, am dritten Märztag";
 const FILE_NAME: &str = "Bescheid Überfluss 4711.pdf";
 const FILE: &str = "Im Anhang steht die ganze Berechnung für Überfluss";
+const NOTICE: &str = "Wegen der Überschwemmung bleibt das Amt am Fährweg zu";
 /// The same telephone number as people write it.
 const PHONE: &str = "+32 470 12 34 56";
 /// A number whose check digits are wrong.
@@ -124,7 +127,8 @@ async fn letter_with_file(client: &mut AgentServiceClient<Channel>, to: &Identif
 
 /// Anna is written to under her national number by one administration, under her
 /// telephone number by another; they get answers and read receipts. She links a device,
-/// moves to another node, closes a record and comes back. Callers make mistakes.
+/// moves to another node, listens to a channel by invitation, closes a record and comes back.
+/// Callers make mistakes.
 pub(super) async fn tell(mesh: &mut Mesh) -> Vec<Secret> {
     let federal = Agent::start(mesh, "federal").await;
     let regional = Agent::start(mesh, "regional").await;
@@ -165,6 +169,16 @@ pub(super) async fn tell(mesh: &mut Mesh) -> Vec<Secret> {
     second.answer(&last, ANSWER).await;
     agent::reached(&mut client, &agent::request_id(3), EventKind::Answered).await;
 
+    let mut channel = channel(&federal, Suite::Classical);
+    channel.join_rule = JoinRule::Invitation;
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let invitation = federal.endpoint.invite(channel.id).await.unwrap();
+    secrets.push(Secret::bytes("invitation", &invitation.as_bytes()[16..]));
+    anna.endpoint.subscribe(&channel, Some(invitation)).await.unwrap();
+    until("she is in a cell", async || is_in(&anna).await).await;
+    federal.endpoint.broadcast(order(mesh, NOTICE, None)).await.unwrap();
+    assert_eq!(texts(&anna, 1).await, [NOTICE]);
+
     let mut other = agent::connect(&regional.address).await;
     other.send(letter(4, &phone)).await.unwrap();
     let item = at_phone.inbox(1).await.remove(0);
@@ -202,6 +216,7 @@ pub(super) async fn tell(mesh: &mut Mesh) -> Vec<Secret> {
         secrets.push(Secret::bytes("alias of an agent", agent.endpoint.identity().alias.as_bytes()));
     }
     secrets.extend([SUBJECT, BODY, ANSWER].map(|text| Secret::text("letter", text)));
+    secrets.push(Secret::text("broadcast", NOTICE));
     secrets.push(Secret::text("file name", FILE_NAME));
     secrets.push(Secret::text("file", FILE));
     secrets.push(Secret::bytes("file key", file.key.as_bytes()));
