@@ -140,10 +140,8 @@ impl Agent {
 
     /// Adds cells that have nothing but a chain of keys, at homes of their own.
     pub(super) async fn add_chains(&self, chains: u32) -> Result<(), Failure> {
-        let mut left = chains;
-        while left > 0 {
-            let some = left.min(CHAINS);
-            let (channel, row) = (self.channel.id, (left - some) / CHAINS);
+        for row in 0..chains.div_ceil(CHAINS) {
+            let (channel, some) = (self.channel.id, CHAINS.min(chains - row * CHAINS));
             let node = name(&format!("far-{}", row % 2))?;
             let add = move |tx: &mut Tx<'_>| {
                 for cell in 0..some {
@@ -153,7 +151,6 @@ impl Agent {
                 Ok(())
             };
             call(&self.store, add).await?;
-            left -= some;
         }
         Ok(())
     }

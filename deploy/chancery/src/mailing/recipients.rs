@@ -265,7 +265,7 @@ mod tests {
             (17, Ok("n17")),
             (18, Err("field 4 is not UTF-8")),
         ];
-        for end in ["\n", "\r\n"] {
+        for end in ["\n", "\r\n", "\r"] {
             // The text is the same whatever ends its lines, but for the one within quotes.
             let mut input = rows.join(end).replace("\r\n", end).into_bytes();
             input.extend_from_slice(format!("{end}{},be-nn,85073003328,", id(18)).as_bytes());

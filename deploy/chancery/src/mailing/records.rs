@@ -52,12 +52,13 @@ pub(super) struct Records<R> {
     input: BufReader<R>,
     parser: csv_core::Reader,
     line: u64,
+    last: u8,
     taken: u64,
 }
 
 impl<R: Read> Records<R> {
     pub(super) fn new(input: R) -> Self {
-        Self { input: BufReader::new(input), parser: csv_core::Reader::new(), line: 1, taken: 0 }
+        Self { input: BufReader::new(input), parser: csv_core::Reader::new(), line: 1, last: 0, taken: 0 }
     }
 
     /// Where reading stands.
@@ -114,7 +115,11 @@ impl<R: Read> Records<R> {
     ) -> Result<T, Unreadable> {
         let input = self.input.fill_buf()?;
         let (result, read) = step(&mut self.parser, input);
-        self.line += input[..read].iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
+        for byte in &input[..read] {
+            // A line ends with CR LF, LF or CR, as a record does.
+            self.line += u64::from(*byte == b'\r' || *byte == b'\n' && self.last != b'\r');
+            self.last = *byte;
+        }
         self.input.consume(read);
         self.taken += read as u64;
         if self.taken > MAX_FILE { Err(Unreadable::TooLarge) } else { Ok(result) }
