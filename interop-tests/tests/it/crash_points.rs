@@ -1,11 +1,14 @@
 //! An endpoint dies at each record that it sends or gets, one after the other, and comes
 //! back on what it had committed: what was under way goes on, and counts once.
 
+use crate::broadcasts::{channel, is_in, order, texts};
+use chancery_directory_core::channel::Suite;
 use chancery_interop_tests::agent;
 use chancery_interop_tests::cut::Cut;
 use chancery_interop_tests::letterbox;
 use chancery_interop_tests::mesh::Mesh;
 use chancery_interop_tests::party::{Agent, Device, person_number};
+use chancery_interop_tests::wait::until;
 use chancery_proto::agent::v1::EventKind;
 use chancery_sdk::inbox::InboxItem;
 use std::future::Future;
@@ -111,5 +114,76 @@ async fn an_agent_that_dies_anywhere_opens_a_thread_and_writes_once() {
     }
     println!("{points} points");
     assert!(points > 30, "there are more records than {points} in this");
+    assert!(federal.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_dies_anywhere_has_each_broadcast_once() {
+    let (mesh, federal) = mesh().await;
+    let node = mesh.nodes["regional"].address.clone();
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let mut device = Device::open(&mesh, "regional", "device").await;
+    device.endpoint.register().await.unwrap();
+    let mut expected = Vec::new();
+    loop {
+        let points = expected.len();
+        expected.push(format!("broadcast {points}"));
+        let order = order(&mesh, &expected[points], None);
+        // It comes into a cell, reads, and goes.
+        let listen = async |device: &Device| {
+            device.endpoint.subscribe(&channel, None).await.unwrap();
+            until("the device is in a cell", async || is_in(device).await).await;
+            federal.endpoint.broadcast(order.clone()).await.unwrap();
+            assert_eq!(texts(device, expected.len()).await, expected);
+            device.endpoint.unsubscribe(channel.id).await.unwrap();
+        };
+        let cut = Cut::after(points, &node).await;
+        device = device.reopened_at(&cut.address).await.live();
+        let done = until_cut(&cut, listen(&device)).await;
+        device = device.reopened_at(&node).await.live();
+        listen(&device).await;
+        if done {
+            println!("{points} points");
+            assert!(points > 20, "there are more records than {points} in this");
+            break;
+        }
+    }
+    assert!(device.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
+    assert!(federal.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_dies_anywhere_brings_a_resident_in_and_broadcasts_once() {
+    let (mesh, mut federal) = mesh().await;
+    let node = mesh.nodes["federal"].address.clone();
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let mut points = 0;
+    loop {
+        let device = Device::open(&mesh, "regional", &format!("device-{points}")).await;
+        device.endpoint.register().await.unwrap();
+        let device = device.live();
+        let order = order(&mesh, &format!("broadcast {points}"), None);
+        let speak = async |federal: &Agent| {
+            device.endpoint.subscribe(&channel, None).await.unwrap();
+            until("the device is in a cell", async || is_in(&device).await).await;
+            federal.endpoint.broadcast(order.clone()).await.unwrap();
+            assert_eq!(texts(&device, 1).await, [format!("broadcast {points}")]);
+        };
+        let cut = Cut::after(points, &node).await;
+        federal = federal.crash_and_restart_at(&cut.address).await;
+        let done = until_cut(&cut, speak(&federal)).await;
+        federal = federal.crash_and_restart_at(&node).await;
+        speak(&federal).await;
+        assert!(device.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
+        device.close().await;
+        if done {
+            println!("{points} points");
+            assert!(points > 20, "there are more records than {points} in this");
+            break;
+        }
+        points += 1;
+    }
     assert!(federal.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
 }
