@@ -154,12 +154,21 @@ async fn a_device_that_dies_anywhere_has_each_broadcast_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_dies_anywhere_brings_a_resident_in_and_broadcasts_once() {
+async fn an_agent_that_dies_at_an_even_record_brings_a_resident_in_and_broadcasts_once() {
+    an_agent_dies_at_every_second_record_from(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_dies_at_an_odd_record_brings_a_resident_in_and_broadcasts_once() {
+    an_agent_dies_at_every_second_record_from(1).await;
+}
+
+async fn an_agent_dies_at_every_second_record_from(first: usize) {
     let (mesh, mut federal) = mesh().await;
     let node = mesh.nodes["federal"].address.clone();
     let channel = channel(&federal, Suite::Classical);
     federal.endpoint.publish_channel(&channel).await.unwrap();
-    let mut points = 0;
+    let mut points = first;
     loop {
         let device = Device::open(&mesh, "regional", &format!("device-{points}")).await;
         device.endpoint.register().await.unwrap();
@@ -183,7 +192,7 @@ async fn an_agent_that_dies_anywhere_brings_a_resident_in_and_broadcasts_once() 
             assert!(points > 20, "there are more records than {points} in this");
             break;
         }
-        points += 1;
+        points += 2;
     }
     assert!(federal.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
 }
