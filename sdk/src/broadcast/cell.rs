@@ -4,6 +4,7 @@
 use crate::credential::{AgentName, CredentialError};
 use crate::error::EndpointError;
 use crate::identity::{self, Leaf};
+use crate::mls::key_package;
 use crate::mls::suite::{self, Suite};
 use crate::peer;
 use crate::store::{StoreError, Tx};
@@ -17,13 +18,10 @@ use openmls::key_packages::KeyPackage;
 use openmls::messages::proposals::Proposal;
 use openmls::prelude::tls_codec::{DeserializeBytes as _, Serialize as _};
 use openmls::prelude::{LeafNodeIndex, MlsMessageOut, RatchetTreeIn};
-use openmls::versions::ProtocolVersion;
 use openmls_traits::OpenMlsProvider as _;
 use prost::Message as _;
 use prost::bytes::Bytes;
 
-/// Largest KeyPackage of a seat, in bytes of MLSMessage.
-const KEY_PACKAGE_LIMIT: usize = 16 * 1024;
 /// The agent made the group, so it is the first leaf.
 fn agent_leaf() -> LeafNodeIndex {
     LeafNodeIndex::new(0)
@@ -66,32 +64,14 @@ pub(super) fn check(
     seat: SeatId,
     message: &[u8],
 ) -> Result<Joiner, EndpointError> {
-    if message.len() > KEY_PACKAGE_LIMIT {
-        return Err(EndpointError::FalseKeyPackage("it is larger than 16 KiB"));
-    }
-    let body = MlsMessageIn::tls_deserialize_exact_bytes(message).map(MlsMessageIn::extract);
-    let Ok(MlsMessageBodyIn::KeyPackage(presented)) = body else {
-        return Err(EndpointError::FalseKeyPackage("it is no KeyPackage"));
-    };
-    let provider = tx.provider();
-    let key_package = presented
-        .validate(provider.crypto(), ProtocolVersion::Mls10)
-        .map_err(|_| EndpointError::FalseKeyPackage("it does not verify"))?;
+    let (key_package, reference) = key_package::open(tx, message)?;
     if Suite::of(key_package.ciphersuite()) != Some(suite) || key_package.last_resort() {
         return Err(EndpointError::FalseKeyPackage("it is of another suite, or of last resort"));
-    }
-    let (lifetime, now) = (key_package.life_time(), u64::try_from(tx.now().seconds()).unwrap_or(0));
-    if !lifetime.has_acceptable_range() || now < lifetime.not_before() || now >= lifetime.not_after() {
-        return Err(EndpointError::FalseKeyPackage("its lifetime is wrong"));
     }
     let credential = BasicCredential::try_from(key_package.leaf_node().credential().clone());
     if !credential.is_ok_and(|credential| credential.identity() == seat.as_bytes()) {
         return Err(EndpointError::FalseKeyPackage("it names another seat"));
     }
-    let reference =
-        key_package.hash_ref(provider.crypto()).map_err(EndpointError::mls("name a KeyPackage"))?;
-    let reference =
-        KeyPackageRef::try_from(reference.as_slice()).map_err(EndpointError::mls("name a KeyPackage"))?;
     Ok(Joiner { seat, key_package, reference })
 }
 

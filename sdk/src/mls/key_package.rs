@@ -161,6 +161,28 @@ pub(crate) fn check(
     owner: Owner<'_>,
     message: &[u8],
 ) -> Result<CheckedKeyPackage, EndpointError> {
+    let (key_package, reference) = open(tx, message)?;
+    let suite = Suite::of(key_package.ciphersuite())
+        .ok_or(EndpointError::FalseKeyPackage("its cipher suite was not asked for"))?;
+    let leaf = key_package.leaf_node();
+    let device = peer::verify_device(tx, leaf.credential(), leaf.signature_key().as_slice(), |presented| {
+        if presented.alias() != owner.alias() {
+            return Err(CredentialError::WrongAlias.into());
+        }
+        match owner {
+            Owner::Peer(peer) => peer::signer_of_peer(tx, peer, presented),
+            Owner::Own(identity) => peer::signer_of_own(identity, presented),
+        }
+    })?;
+    Ok(CheckedKeyPackage { reference, device, suite, key_package })
+}
+
+/// A KeyPackage that is well formed, signed by its leaf and in its lifetime, with its name; whose it
+/// is and of which suite is for the caller.
+///
+/// # Errors
+/// [`EndpointError::FalseKeyPackage`].
+pub(crate) fn open(tx: &Tx<'_>, message: &[u8]) -> Result<(KeyPackage, KeyPackageRef), EndpointError> {
     if message.len() > LIMIT {
         return Err(EndpointError::FalseKeyPackage("it is larger than 16 KiB"));
     }
@@ -172,26 +194,14 @@ pub(crate) fn check(
     let key_package = presented
         .validate(provider.crypto(), ProtocolVersion::Mls10)
         .map_err(|_| EndpointError::FalseKeyPackage("it does not verify"))?;
-    let suite = Suite::of(key_package.ciphersuite())
-        .ok_or(EndpointError::FalseKeyPackage("its cipher suite was not asked for"))?;
     let lifetime = key_package.life_time();
     let now = u64::try_from(tx.now().seconds()).unwrap_or(0);
     if !lifetime.has_acceptable_range() || now < lifetime.not_before() || now >= lifetime.not_after() {
         return Err(EndpointError::FalseKeyPackage("its lifetime is wrong"));
     }
-    let leaf = key_package.leaf_node();
-    let device = peer::verify_device(tx, leaf.credential(), leaf.signature_key().as_slice(), |presented| {
-        if presented.alias() != owner.alias() {
-            return Err(CredentialError::WrongAlias.into());
-        }
-        match owner {
-            Owner::Peer(peer) => peer::signer_of_peer(tx, peer, presented),
-            Owner::Own(identity) => peer::signer_of_own(identity, presented),
-        }
-    })?;
     let reference =
         key_package.hash_ref(provider.crypto()).map_err(EndpointError::mls("name a KeyPackage"))?;
     let reference =
         KeyPackageRef::try_from(reference.as_slice()).map_err(EndpointError::mls("name a KeyPackage"))?;
-    Ok(CheckedKeyPackage { reference, device, suite, key_package })
+    Ok((key_package, reference))
 }
