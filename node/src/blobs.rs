@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 /// Largest blob, in bytes.
 pub(crate) const MAX_BLOB: u64 = 100 * 1024 * 1024;
@@ -33,7 +33,15 @@ const PART_LIFE: Duration = Duration::from_hours(48);
 pub(crate) struct Blobs {
     folder: Arc<Path>,
     store: NodeStore,
-    locks: Arc<Mutex<HashMap<BlobId, Weak<tokio::sync::Mutex<()>>>>>,
+    queues: Arc<Mutex<HashMap<BlobId, Weak<Queue>>>>,
+}
+
+/// Writers of one blob.
+#[derive(Default)]
+struct Queue {
+    alone: Arc<tokio::sync::Mutex<()>>,
+    /// How many uploads came.
+    uploads: watch::Sender<u64>,
 }
 
 /// Some bytes of a blob.
@@ -48,7 +56,7 @@ impl Blobs {
     pub(crate) fn open(folder: &Path, store: NodeStore) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        Ok(Self { folder: folder.into(), store, locks: Arc::default() })
+        Ok(Self { folder: folder.into(), store, queues: Arc::default() })
     }
 
     /// Bytes stored so far, and whether that is all.
@@ -59,8 +67,8 @@ impl Blobs {
         Ok((size(&self.part(blob)).await?.unwrap_or(0), false))
     }
 
-    /// Goes on writing a blob at `offset`, where what is stored ends. Waits
-    /// for another writer of the same blob.
+    /// Goes on writing a blob at `offset`, where what is stored ends. An older
+    /// upload of the same blob gives way: its line may have died unnoticed.
     pub(crate) async fn write(
         &self,
         blob: BlobId,
@@ -75,13 +83,19 @@ impl Blobs {
         if expires_at <= now || expires_at > now.after(MAX_LIFE).after(Duration::from_hours(1)) {
             return Err(Refusal::field("expires_at_ms has passed or is more than 90 days ahead"));
         }
-        let guard = self.lock(blob).lock_owned().await;
+        let queue = self.queue(blob);
+        let mut uploads = 0;
+        queue.uploads.send_modify(|count| {
+            *count += 1;
+            uploads = *count;
+        });
+        let turn = Turn::of(queue, uploads).await;
         let (stored, complete) = self.stat(blob).await?;
         if !complete && stored != offset {
             return Err(Refusal::new(Reason::WrongOffset, "call StatBlob and go on from there"));
         }
         let file = if complete { None } else { Some(self.open_part(blob)?) };
-        Ok(Writer { blobs: self.clone(), blob, size, stored, expires_at, file, alone: Arc::new(guard) })
+        Ok(Writer { blobs: self.clone(), blob, size, stored, expires_at, file, turn: Arc::new(turn) })
     }
 
     fn open_part(&self, blob: BlobId) -> Result<Arc<std::fs::File>, Refusal> {
@@ -129,7 +143,7 @@ impl Blobs {
         if origin == mesh.here() {
             return Err(Refusal::new(Reason::BlobUnknown, "the blob is not on this node, where it was put"));
         }
-        let guard = self.lock(blob).lock_owned().await;
+        let turn = Turn::of(self.queue(blob), u64::MAX).await;
         let (mut stored, complete) = self.stat(blob).await?;
         if complete {
             return Ok(());
@@ -153,7 +167,7 @@ impl Blobs {
             stored,
             expires_at: self.store.now().after(MAX_LIFE),
             file: Some(self.open_part(blob)?),
-            alone: Arc::new(guard),
+            turn: Arc::new(turn),
         };
         loop {
             let piece = tokio::time::timeout(PATIENCE, pieces.message()).await;
@@ -179,7 +193,7 @@ impl Blobs {
                 .map_err(chancery_kit::store::StoreError::from)?;
         for id in expired {
             let blob = BlobId::try_from(id)?;
-            let _guard = self.lock(blob).lock_owned().await;
+            let _turn = Turn::of(self.queue(blob), u64::MAX).await;
             remove(&self.whole(blob)).await?;
             self.store.change("node.blob.expire", move |tx| Box::pin(forget(tx, blob))).await?;
         }
@@ -205,15 +219,29 @@ impl Blobs {
         self.whole(blob).with_extension("part")
     }
 
-    fn lock(&self, blob: BlobId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = locks.get(&blob).and_then(Weak::upgrade) {
-            return lock;
+    fn queue(&self, blob: BlobId) -> Arc<Queue> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        if let Some(queue) = queues.get(&blob).and_then(Weak::upgrade) {
+            return queue;
         }
-        let lock = Arc::new(tokio::sync::Mutex::new(()));
-        locks.insert(blob, Arc::downgrade(&lock));
-        lock
+        let queue = Arc::default();
+        queues.insert(blob, Arc::downgrade(&queue));
+        queue
+    }
+}
+
+/// The right to write a blob, as long as it lives.
+struct Turn {
+    _alone: OwnedMutexGuard<()>,
+    queue: Arc<Queue>,
+    /// How many uploads had come with this one; none replaces what is no upload.
+    uploads: u64,
+}
+
+impl Turn {
+    async fn of(queue: Arc<Queue>, uploads: u64) -> Self {
+        Self { _alone: Arc::clone(&queue.alone).lock_owned().await, queue, uploads }
     }
 }
 
@@ -228,10 +256,17 @@ pub(crate) struct Writer {
     file: Option<Arc<std::fs::File>>,
     /// Held by what is under way on the disk as well, which goes on when the
     /// call is cut.
-    alone: Arc<OwnedMutexGuard<()>>,
+    turn: Arc<Turn>,
 }
 
 impl Writer {
+    /// Answers once a newer upload waits for this one's place.
+    pub(crate) async fn replaced(&self) {
+        // The sender lives as long as the turn: this ends by a newer upload alone.
+        let mut uploads = self.turn.queue.uploads.subscribe();
+        let _ = uploads.wait_for(|count| *count > self.turn.uploads).await;
+    }
+
     /// Adds the next bytes.
     pub(crate) async fn append(&mut self, bytes: Bytes) -> Result<(), Refusal> {
         let Some(file) = self.file.clone() else { return Ok(()) };
@@ -295,10 +330,10 @@ impl Writer {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let alone = Arc::clone(&self.alone);
+        let turn = Arc::clone(&self.turn);
         let working = tokio::task::spawn_blocking(move || {
             let done = work();
-            drop(alone);
+            drop(turn);
             done
         });
         working.await.map_err(io::Error::other).flatten().map_err(|error| disk(&error))

@@ -1,6 +1,7 @@
 //! What an open connection and a known log are worth: a proof counts on its own
 //! connection, and once; a removed device is out at once, and a log never goes back.
 
+use bytes::Bytes;
 use chancery_interop_tests::agent;
 use chancery_interop_tests::mesh::{Mesh, id};
 use chancery_interop_tests::party::{Agent, Device, person_number};
@@ -12,12 +13,15 @@ use chancery_kit::tls::Credentials;
 use chancery_pki_core::Party;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::account_service_client::AccountServiceClient;
+use chancery_proto::node::v1::blob_service_client::BlobServiceClient;
 use chancery_proto::node::v1::mailbox_service_client::MailboxServiceClient;
 use chancery_sdk::alarm::Alarm;
 use chancery_types::Reason;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
 
 async fn authenticate(channel: &Channel, request: wire::AuthenticateRequest) -> Result<(), Reason> {
@@ -84,6 +88,34 @@ async fn what_was_meant_for_a_store_of_before_acknowledges_nothing() {
     };
     assert_eq!(acknowledge(&[9; 16]).await, Err(Reason::NotAuthenticated));
     assert_eq!(acknowledge(&[]).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_line_died_gives_way_to_the_next() {
+    let mesh = Mesh::with_nodes().await;
+    let rogue = Rogue::new(&mesh, "federal").await;
+    let mut client = BlobServiceClient::new(rogue.channel.clone());
+    let (blob, half) = (vec![7; 4096], 2048);
+    let blob_id = Bytes::copy_from_slice(&Sha256::digest(&blob));
+    let piece = |offset: usize, data: &[u8]| wire::WriteBlobRequest {
+        blob_id: blob_id.clone(),
+        size: 4096,
+        offset: offset as u64,
+        expires_at_ms: mesh.clock.now().after(Duration::from_hours(1)).millis(),
+        data: Bytes::copy_from_slice(data),
+    };
+    // One half, and then nothing.
+    let first = tokio_stream::once(piece(0, &blob[..half])).chain(tokio_stream::pending());
+    let mut abandoned = client.clone();
+    let abandoned = tokio::spawn(async move { answer(abandoned.write_blob(first).await) });
+    let stat = wire::StatBlobRequest { blob_id: blob_id.clone() };
+    until("half of the blob is there", async || {
+        client.clone().stat_blob(stat.clone()).await.unwrap().into_inner().stored == half as u64
+    })
+    .await;
+    client.write_blob(tokio_stream::once(piece(half, &blob[half..]))).await.unwrap();
+    assert!(client.stat_blob(stat).await.unwrap().into_inner().complete);
+    assert_eq!(abandoned.await.unwrap().err().unwrap().reason, Reason::WrongOffset);
 }
 
 #[tokio::test(flavor = "multi_thread")]

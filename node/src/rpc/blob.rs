@@ -76,11 +76,19 @@ impl BlobDoor {
         while let Some(bytes) = data {
             limit("data", bytes.len(), crate::blobs::PIECE)?;
             writer.append(bytes).await?;
-            data = next(&mut pieces).await?.map(|piece| piece.data);
+            data = tokio::select! {
+                piece = next(&mut pieces) => piece?.map(|piece| piece.data),
+                () = writer.replaced() => return Err(replaced()),
+            };
         }
         writer.finish().await?;
         Ok(wire::WriteBlobResponse {})
     }
+}
+
+fn replaced() -> Refusal {
+    let help = "a newer call goes on with this blob; call StatBlob and go on from there";
+    Refusal::new(chancery_types::Reason::WrongOffset, help)
 }
 
 async fn next(
