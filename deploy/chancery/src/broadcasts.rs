@@ -5,6 +5,8 @@ use crate::Failure;
 use crate::letters::{AgentAddress, line, new_id, text_line, time};
 use crate::local::mailing_run::connect;
 use chancery_proto::agent::v1 as agent;
+use chancery_proto::content::v1::Condition;
+use chancery_types::Timestamp;
 use clap::{Args, Subcommand};
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ enum ChannelCommand {
     List(ListArgs),
     /// Print an invitation to a channel that is not open to all.
     Invite(InviteArgs),
+    /// Take a broadcast back that waits until it is to begin.
+    Cancel(CancelArgs),
 }
 
 #[derive(Args)]
@@ -62,6 +66,9 @@ struct PutArgs {
     /// Close it: nothing is broadcast on it any more. Final.
     #[arg(long)]
     close: bool,
+    /// Devices of the administration's residents join by themselves, unless they leave it.
+    #[arg(long, conflicts_with = "by_invitation")]
+    for_residents: bool,
 }
 
 #[derive(Args)]
@@ -77,6 +84,15 @@ struct InviteArgs {
     /// The channel.
     #[arg(long, value_name = "UUID")]
     channel: String,
+}
+
+#[derive(Args)]
+struct CancelArgs {
+    #[command(flatten)]
+    agent: AgentAddress,
+    /// UUID of the request, as `chancery channel list` shows it.
+    #[arg(long, value_name = "UUID")]
+    request_id: String,
 }
 
 /// Broadcast to everybody in a channel, encrypted end to end.
@@ -102,6 +118,22 @@ pub(crate) struct BroadcastArgs {
     /// Sequence of an earlier broadcast that is to be disregarded.
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "corrects")]
     recalls: Option<u64>,
+    /// When it is to begin, as in RFC 3339: 2030-01-31T08:00:00+01:00. Default: at once.
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+    /// Only for who lives there, by a code in which the name of a part begins with that of the whole, for
+    /// example BE2. May be given several times. Devices judge for themselves; nobody learns who was meant.
+    #[arg(long = "area", value_name = "CODE")]
+    areas: Vec<String>,
+    /// Only for who has at least so many full years.
+    #[arg(long, default_value_t = 0, value_name = "YEARS", hide_default_value = true)]
+    min_age: u32,
+    /// Only for who has at most so many full years.
+    #[arg(long, default_value_t = 0, value_name = "YEARS", hide_default_value = true)]
+    max_age: u32,
+    /// Only for who follows this topic. May be given several times.
+    #[arg(long = "topic", value_name = "TOPIC")]
+    topics: Vec<String>,
     /// UUID of the request: the same id broadcasts once. Default: a new one.
     #[arg(long, value_name = "UUID")]
     request_id: Option<String>,
@@ -119,6 +151,7 @@ pub(crate) async fn channel(args: ChannelArgs) -> Result<(), Failure> {
         ChannelCommand::Put(args) => put(*args).await,
         ChannelCommand::List(args) => list(args).await,
         ChannelCommand::Invite(args) => invite(args).await,
+        ChannelCommand::Cancel(args) => cancel(args).await,
     }
 }
 
@@ -136,6 +169,7 @@ async fn put(args: PutArgs) -> Result<(), Failure> {
         emergency: args.emergency,
         history: args.history,
         closed: args.close,
+        for_residents: args.for_residents,
     };
     let put = client.put_channel(request).await.map_err(Failure::call)?.into_inner();
     if args.agent.json {
@@ -165,6 +199,10 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
                 "channel_id": channel.channel_id, "name": name, "sequence": state.sequence,
                 "residents": state.residents, "cells": state.cells, "by_invitation": channel.by_invitation,
                 "emergency": channel.emergency, "history": channel.history, "closed": channel.closed,
+                "for_residents": channel.for_residents,
+                "scheduled": state.scheduled.iter().map(|waits| serde_json::json!({
+                    "request_id": waits.request_id, "begins_at": time(waits.begins_at_ms),
+                })).collect::<Vec<_>>(),
             }))?;
         } else {
             text_line(&format!(
@@ -175,6 +213,9 @@ async fn list(args: ListArgs) -> Result<(), Failure> {
                 state.cells,
                 if channel.closed { "  closed" } else { "" }
             ))?;
+            for waits in state.scheduled {
+                text_line(&format!("  {}  begins {}", waits.request_id, time(waits.begins_at_ms)))?;
+            }
         }
     }
     Ok(())
@@ -191,6 +232,16 @@ async fn invite(args: InviteArgs) -> Result<(), Failure> {
     text_line(&invitation)
 }
 
+async fn cancel(args: CancelArgs) -> Result<(), Failure> {
+    let mut client = connect(&args.agent.agent).await?;
+    let request = agent::CancelBroadcastRequest { request_id: args.request_id };
+    let cancelled = client.cancel_broadcast(request).await.map_err(Failure::call)?.into_inner().cancelled;
+    if args.agent.json {
+        return line(&serde_json::json!({ "cancelled": cancelled }));
+    }
+    text_line(if cancelled { "taken back" } else { "nothing waits under this id: it has begun, or was not asked for" })
+}
+
 /// Runs `chancery broadcast`.
 ///
 /// # Errors
@@ -202,6 +253,8 @@ pub(crate) async fn broadcast(args: BroadcastArgs) -> Result<(), Failure> {
         (None, Some(sequence)) => Some(agent::broadcast_request::About::Recalls(sequence)),
         (None, None) => None,
     };
+    let condition =
+        Condition { areas: args.areas, min_age: args.min_age, max_age: args.max_age, topics: args.topics };
     let request = agent::BroadcastRequest {
         request_id: args.request_id.unwrap_or_else(new_id),
         channel_id: args.channel,
@@ -210,6 +263,8 @@ pub(crate) async fn broadcast(args: BroadcastArgs) -> Result<(), Failure> {
         about,
         expires_at_ms: 0,
         preview: false,
+        begins_at_ms: args.at.map_or(0, Timestamp::millis),
+        condition: (condition != Condition::default()).then_some(condition),
     };
     if !args.yes {
         let preview = agent::BroadcastRequest { preview: true, ..request.clone() };

@@ -55,6 +55,8 @@ pub struct Channel {
     pub agent_alias: Alias,
     /// Whether nothing is broadcast any more.
     pub closed: bool,
+    /// Whether devices of the administration's residents join by themselves.
+    pub for_residents: bool,
 }
 
 /// What people read about a channel.
@@ -186,6 +188,9 @@ impl TryFrom<wire::Channel> for Channel {
         if channel.history > MAX_HISTORY {
             return Err(Error::Field("somebody who joins may read at most 100 earlier broadcasts"));
         }
+        if channel.for_residents && join_rule != JoinRule::Open {
+            return Err(Error::Field("a channel that all residents join is open"));
+        }
         Ok(Self {
             federation: channel.federation,
             id: array(&channel.channel_id, "a channel id has not 16 bytes").map(ChannelId::from_bytes)?,
@@ -206,6 +211,7 @@ impl TryFrom<wire::Channel> for Channel {
             history: channel.history,
             agent_alias: array(&channel.agent_alias, "an alias has not 16 bytes").map(Alias::from_bytes)?,
             closed: channel.closed,
+            for_residents: channel.for_residents,
         })
     }
 }
@@ -236,6 +242,7 @@ impl From<&Channel> for wire::Channel {
             history: channel.history,
             agent_alias: channel.agent_alias.to_wire(),
             closed: channel.closed,
+            for_residents: channel.for_residents,
         }
     }
 }
@@ -308,7 +315,7 @@ mod tests {
             Channel::try_from(wire)
         };
         assert!(read(&|_| {}).is_ok());
-        let wrong: [&dyn Fn(&mut wire::Channel); 16] = [
+        let wrong: [&dyn Fn(&mut wire::Channel); 17] = [
             &|c| c.federation.clear(),
             &|c| c.channel_id = Bytes::from_static(&[1; 15]),
             &|c| c.version = 0,
@@ -325,6 +332,7 @@ mod tests {
             &|c| c.cell_size = 1,
             &|c| c.history = 101,
             &|c| c.agent_alias = Bytes::new(),
+            &|c| (c.join_rule, c.for_residents) = (wire::JoinRule::Invitation.into(), true),
         ];
         for (nth, change) in wrong.into_iter().enumerate() {
             assert!(read(change).is_err(), "the {nth}-th");

@@ -410,6 +410,7 @@ pub(crate) fn channel(world: &World) -> Channel {
         history: 0,
         agent_alias: world.address.alias,
         closed: false,
+        for_residents: false,
     }
 }
 

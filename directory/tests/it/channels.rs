@@ -77,6 +77,7 @@ impl Owner {
             history: 3,
             agent_alias: Alias::from_bytes([4; 16]),
             closed: false,
+            for_residents: false,
         }
     }
 

@@ -56,6 +56,7 @@ pub(crate) fn sample(version: u64) -> Channel {
         history: 3,
         agent_alias: Alias::from_bytes([4; 16]),
         closed: false,
+        for_residents: false,
     }
 }
 

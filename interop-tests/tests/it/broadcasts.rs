@@ -36,6 +36,7 @@ pub(crate) fn channel(agent: &Agent, suite: Suite) -> Channel {
         history: 0,
         agent_alias: agent.endpoint.identity().alias,
         closed: false,
+        for_residents: false,
     }
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn order(mesh: &Mesh, text: &str, about: Option<About>) -> Order {
         emergency: false,
         about,
         expires: mesh.clock.now().after(Duration::from_hours(24)),
+        begins: None,
     }
 }
 

@@ -26,6 +26,7 @@ fn channel(administration: &str, agent_alias: Alias) -> Channel {
         history: 0,
         agent_alias,
         closed: false,
+        for_residents: false,
     }
 }
 

@@ -11,8 +11,8 @@ use chancery_types::{Alias, DeviceId, MessageId, NodeId, Reason, Timestamp};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, HashSet};
 
-/// Deliveries of one acknowledgement that are settled in one transaction.
-pub const TAKEN_AT_ONCE: usize = 1024;
+/// Deliveries that acknowledgements settle in one transaction: a submission may wait for it.
+pub const TAKEN_AT_ONCE: usize = 256;
 
 /// Something to put into a mailbox.
 #[derive(Clone, PartialEq)]
@@ -108,7 +108,7 @@ pub struct Acknowledgement {
 }
 
 /// Takes acknowledgements; says of each how far it was taken, which is less than
-/// all when a device acknowledges more than [`TAKEN_AT_ONCE`] deliveries. The
+/// all when they are of more than [`TAKEN_AT_ONCE`] deliveries together. The
 /// first device that gives a receipt decides the terminal outcome of an
 /// application message; what all devices have is forgotten.
 ///
@@ -120,10 +120,16 @@ pub async fn acknowledge<T: Tables>(
 ) -> Result<Vec<u64>, T::Error> {
     let (mut settled, mut taken) = (Vec::new(), HashSet::new());
     let mut reached = Vec::with_capacity(acknowledgements.len());
+    let mut left = TAKEN_AT_ONCE;
     for acknowledgement in acknowledgements {
         let Acknowledgement { alias, device, through, receipts } = acknowledgement;
-        let rows = tx.tables.untaken(*alias, *device, *through, TAKEN_AT_ONCE).await?;
-        let last = rows.last().filter(|_| rows.len() == TAKEN_AT_ONCE).map(|row| row.position);
+        if left == 0 {
+            reached.push(0);
+            continue;
+        }
+        let rows = tx.tables.untaken(*alias, *device, *through, left).await?;
+        left -= rows.len();
+        let last = rows.last().filter(|_| left == 0).map(|row| row.position);
         reached.push(last.unwrap_or(*through));
         for row in rows {
             let receipt = receipts.get(&row.delivered.message_id).cloned();

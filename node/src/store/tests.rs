@@ -400,7 +400,7 @@ async fn devices_that_acknowledge_together_settle_a_letter_once() {
 
 #[tokio::test]
 async fn a_long_acknowledgement_is_taken_in_slices() {
-    let b = side("b", BERT, &[20]).await;
+    let b = side("b", BERT, &[20, 21]).await;
     b.store
         .change("arrive", |tx| {
             Box::pin(async move {
@@ -425,11 +425,11 @@ async fn a_long_acknowledgement_is_taken_in_slices() {
         .await
         .unwrap();
     let all = mailbox::TAKEN_AT_ONCE as u64 + 10;
-    let of =
-        || vec![Acknowledgement { alias: BERT, device: device(20), through: all, receipts: HashMap::new() }];
-    assert_eq!(b.acknowledge_all(of()).await, [all - 10]);
-    assert_eq!(b.count("mailbox").await, 10);
-    assert_eq!(b.acknowledge_all(of()).await, [all]);
+    let of = |device| Acknowledgement { alias: BERT, device, through: all, receipts: HashMap::new() };
+    let together = || vec![of(device(20)), of(device(21))];
+    assert_eq!(b.acknowledge_all(together()).await, [all - 10, 0]);
+    assert_eq!(b.count("mailbox").await, all as i64, "the other device has none of it");
+    assert_eq!(b.acknowledge_all(together()).await, [all, all]);
     assert_eq!((b.count("mailbox").await, b.count("outbox").await), (0, all as i64));
 }
 

@@ -39,6 +39,29 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+
+    /// Full years from a date (`YYYY-MM-DD`) to this day in UTC; `None`: it is no date, or lies ahead.
+    pub fn full_years_since(self, date: &str) -> Option<u32> {
+        let date: jiff::civil::Date = date.parse().ok()?;
+        let now = jiff::Timestamp::from_millisecond(self.0).ok()?.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let years = date.until((jiff::Unit::Year, now)).ok()?;
+        (!years.is_negative()).then(|| u32::try_from(years.get_years()).ok()).flatten()
+    }
+}
+
+/// A text that is no time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a time is written as in RFC 3339, for example 2030-01-31T08:00:00Z")]
+pub struct NoTime;
+
+/// Reads RFC 3339.
+impl std::str::FromStr for Timestamp {
+    type Err = NoTime;
+
+    fn from_str(text: &str) -> Result<Self, NoTime> {
+        let time: jiff::Timestamp = text.parse().map_err(|_| NoTime)?;
+        Ok(Self(time.as_millisecond()))
+    }
 }
 
 impl fmt::Debug for Timestamp {

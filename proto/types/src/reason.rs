@@ -238,6 +238,8 @@ reasons! {
     ChannelClosed = "CHANNEL_CLOSED", FailedPrecondition, Policy, Never;
     /// The administration is not accredited for emergencies.
     NotAccredited = "NOT_ACCREDITED", PermissionDenied, Policy, Never;
+    /// It waited in a store that has been restored from a copy since: ask anew.
+    StoreRestored = "STORE_RESTORED", Aborted, Own, Never;
     /// What the directory shows is too old to be believed.
     DirectoryStale = "DIRECTORY_STALE", Unavailable, Directory, Later;
     /// A message, transcript or plan of the evaluators' ceremony does not hold.

@@ -3,12 +3,12 @@
 use super::send::expiry;
 use super::{Answers, Rooms};
 use crate::broadcast::sender::{Begun, Order, State};
-use crate::content::{Letter, sender_uri};
+use crate::content::{Letter, condition, sender_uri};
 use crate::credential::AgentName;
 use chancery_directory_core::channel::{Channel, JoinRule, MAX_HISTORY, Suite, Text};
 use chancery_directory_core::manifest::About;
 use chancery_proto::agent::v1 as wire;
-use chancery_types::{ChannelId, Reason, Refusal};
+use chancery_types::{ChannelId, Reason, Refusal, Timestamp};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,7 +61,11 @@ pub(super) async fn put_channel(
         history: request.history,
         agent_alias: identity.alias,
         closed: request.closed,
+        for_residents: request.for_residents,
     };
+    if channel.for_residents && channel.join_rule == JoinRule::Invitation {
+        return Err(Refusal::field("a channel that all residents join is open"));
+    }
     if standing.is_some_and(|(standing, _)| standing != channel) {
         channel.version += 1;
     }
@@ -74,7 +78,18 @@ pub(super) async fn list_channels(rooms: &Rooms) -> Result<wire::ListChannelsRes
     let mut channels = Vec::new();
     for (channel, sequence) in rooms.endpoint.own_channels().await? {
         let (residents, cells) = rooms.endpoint.audience(channel.id).await?;
-        channels.push(wire::ChannelState { channel: Some(published(&channel)), sequence, residents, cells });
+        let scheduled = rooms.endpoint.scheduled_broadcasts(channel.id).await?.into_iter();
+        let scheduled = scheduled.map(|(request_id, begins)| wire::ScheduledBroadcast {
+            request_id: uuid::Uuid::from_bytes(request_id).to_string(),
+            begins_at_ms: begins.millis(),
+        });
+        channels.push(wire::ChannelState {
+            channel: Some(published(&channel)),
+            sequence,
+            residents,
+            cells,
+            scheduled: scheduled.collect(),
+        });
     }
     Ok(wire::ListChannelsResponse { channels })
 }
@@ -95,6 +110,7 @@ fn published(channel: &Channel) -> wire::PutChannelRequest {
         emergency: channel.emergency,
         history: channel.history,
         closed: channel.closed,
+        for_residents: channel.for_residents,
     }
 }
 
@@ -167,7 +183,9 @@ async fn follow(
             let (sequence, cells) = (now.sequence, now.cells);
             let answer =
                 wire::BroadcastResponse { sequence, stage: stage.into(), cells, residents, preview: None };
-            if answers.send(Ok(answer)).await.is_err() || stage == wire::BroadcastStage::HandedOver {
+            let is_last =
+                matches!(stage, wire::BroadcastStage::HandedOver | wire::BroadcastStage::Scheduled);
+            if answers.send(Ok(answer)).await.is_err() || is_last {
                 return Ok(());
             }
         }
@@ -181,6 +199,7 @@ async fn follow(
 
 async fn stage(rooms: &Rooms, now: &Begun) -> Result<wire::BroadcastStage, Refusal> {
     Ok(match now.state {
+        State::Scheduled => wire::BroadcastStage::Scheduled,
         State::Begun => wire::BroadcastStage::Begun,
         State::Logged => wire::BroadcastStage::Logged,
         State::Wrapped if rooms.endpoint.is_handed_over().await? => wire::BroadcastStage::HandedOver,
@@ -190,8 +209,7 @@ async fn stage(rooms: &Rooms, now: &Begun) -> Result<wire::BroadcastStage, Refus
 
 /// Checks a request and makes its content; attachments are brought to the node.
 async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Order, Refusal> {
-    let request_id: uuid::Uuid =
-        request.request_id.parse().map_err(|_| Refusal::field("request_id is no UUID"))?;
+    let request_id = uuid(&request.request_id)?;
     request.request_id = request_id.to_string();
     request.preview = false;
     let digest = Sha256::digest(request.encode_to_vec()).into();
@@ -224,7 +242,11 @@ async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Ord
     let identity = rooms.endpoint.identity();
     let sender = sender_uri(&identity.federation, &identity.alias);
     let room = crate::broadcast::channel_uri(&identity.federation, &channel);
-    let composed = Letter::compose_choice(&letters, &sender, &room, &*rooms.entropy);
+    if let Some(condition) = &request.condition {
+        condition::check(condition).map_err(|error| Refusal::field(error.to_string()))?;
+    }
+    let condition = request.condition.as_ref();
+    let composed = Letter::compose_choice(&letters, condition, &sender, &room, &*rooms.entropy);
     let content = composed.map_err(|error| Refusal::field(error.to_string()))?.bytes;
     Ok(Order {
         request_id: request_id.into_bytes(),
@@ -234,7 +256,21 @@ async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Ord
         emergency: request.emergency,
         about,
         expires,
+        begins: (request.begins_at_ms != 0).then(|| Timestamp::from_millis(request.begins_at_ms)),
     })
+}
+
+/// Takes a broadcast back that waits.
+pub(super) async fn cancel(
+    rooms: &Rooms,
+    request: &wire::CancelBroadcastRequest,
+) -> Result<wire::CancelBroadcastResponse, Refusal> {
+    let request_id = uuid(&request.request_id)?.into_bytes();
+    Ok(wire::CancelBroadcastResponse { cancelled: rooms.endpoint.cancel_broadcast(request_id).await? })
+}
+
+fn uuid(request_id: &str) -> Result<uuid::Uuid, Refusal> {
+    request_id.parse().map_err(|_| Refusal::field("request_id is no UUID"))
 }
 
 fn channel_id(text: &str) -> Result<ChannelId, Refusal> {

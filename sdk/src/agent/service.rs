@@ -138,6 +138,13 @@ impl AgentService for Service {
         unary(broadcasts::invite(&self.0, request.get_ref())).await
     }
 
+    async fn cancel_broadcast(
+        &self,
+        request: Request<wire::CancelBroadcastRequest>,
+    ) -> Answer<wire::CancelBroadcastResponse> {
+        unary(broadcasts::cancel(&self.0, request.get_ref())).await
+    }
+
     type BroadcastStream = Answers<wire::BroadcastResponse>;
 
     async fn broadcast(&self, request: Request<wire::BroadcastRequest>) -> Answer<Self::BroadcastStream> {

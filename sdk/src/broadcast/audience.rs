@@ -78,7 +78,7 @@ pub fn own_ids(tx: &Tx<'_>) -> Result<Vec<ChannelId>, EndpointError> {
 /// # Errors
 /// The store's.
 pub fn count(tx: &Tx<'_>, channel: &ChannelId) -> Result<(u64, u64), EndpointError> {
-    let sql = "SELECT coalesce(sum(seats), 0), count(*) FROM cells WHERE channel = ?1";
+    let sql = "SELECT coalesce(sum(seats), 0), count(*) FROM cells WHERE channel = ?1 AND seats > 0";
     Ok(tx.sql().query_row(sql, [channel.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
@@ -128,6 +128,8 @@ struct Cell {
     group: GroupId,
     change: u64,
     seats: u32,
+    /// Its residents are on their way into others.
+    merges: bool,
 }
 
 /// Brings some who wait into one cell; whether there was anybody.
@@ -174,9 +176,11 @@ pub fn admit(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
 /// The store's, or MLS's.
 pub fn remove(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
     let before = tx.now().before(REMOVED_AFTER).millis();
+    // A cell that was merged into others goes when the last has left it: that is no commit.
     let mut due = tx.sql().prepare_cached(
-        "SELECT cell, channel, min(asked_at_ms) <= ?1 FROM residents \
-         WHERE leaves = 1 AND cell IS NOT NULL GROUP BY cell, channel ORDER BY min(asked_at_ms)",
+        "SELECT r.cell, r.channel, min(r.asked_at_ms) <= ?1 OR (c.merges = 1 AND count(*) = c.seats) \
+         FROM residents r JOIN cells c ON c.id = r.cell \
+         WHERE r.leaves = 1 AND r.cell IS NOT NULL GROUP BY r.cell ORDER BY min(r.asked_at_ms)",
     )?;
     let due: Vec<(i64, [u8; 16], bool)> = due
         .query_map([before], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
@@ -202,8 +206,34 @@ fn remove_from(tx: &mut Tx<'_>, published: &Channel, id: i64) -> Result<(), Endp
         .query_map([id], |row| Ok(SeatId::from_bytes(row.get(0)?)))?
         .collect::<Result<_, _>>()?;
     let Some(mut cell) = find(tx, "id = ?1", params![id])? else { return Ok(()) };
+    let left = cell.seats.saturating_sub(u32::try_from(leavers.len()).unwrap_or(u32::MAX));
+    if cell.merges && left == 0 {
+        return dissolve(tx, &cell);
+    }
+    cell.merges = cell.merges || fits_elsewhere(tx, &cell, left, published.cell_size)?;
     let mut group = tx.take_group(&cell.group)?;
     change(tx, suite, published, &mut cell, &mut group, (Vec::new(), &leavers))
+}
+
+/// Whether a cell is half empty and those who are left in it find room in others at their home:
+/// each cell costs as much as a full one.
+fn fits_elsewhere(tx: &Tx<'_>, cell: &Cell, left: u32, size: u32) -> Result<bool, EndpointError> {
+    let room: u64 = tx
+        .sql()
+        .prepare_cached(
+            "SELECT coalesce(sum(?4 - seats), 0) FROM cells \
+             WHERE channel = ?1 AND node = ?2 AND id <> ?3 AND merges = 0 AND seats BETWEEN 1 AND ?4",
+        )?
+        .query_row(params![cell.channel.as_bytes(), cell.node.as_str(), cell.id, size], |row| row.get(0))?;
+    Ok(left > 0 && left * 2 <= size && u64::from(left) <= room)
+}
+
+/// Ends a cell in which nobody is any more. Its number is not used again.
+fn dissolve(tx: &Tx<'_>, of: &Cell) -> Result<(), EndpointError> {
+    cell::forget(tx, &of.group)?;
+    keys::put(tx, (&of.channel, &of.node, of.number), None)?;
+    tx.sql().execute("UPDATE cells SET seats = 0 WHERE id = ?1", [of.id])?;
+    Ok(())
 }
 
 /// Gives up all cells at `nodes`, which are all members': after this store was restored from a
@@ -271,18 +301,16 @@ fn change(
     let mut chain = Chain::random(0, first, entropy);
     let epoch = cell::commit(tx, suite, group, joiners, leavers, |epoch| {
         chain = Chain::new(epoch, first, *chain.key());
-        CellKey { first_broadcast: first, key: chain.key().to_vec().into(), earlier }
+        CellKey { first_broadcast: first, key: chain.key().to_vec().into(), earlier, merges: cell.merges }
     })?;
     let NewEpoch { epoch, commit, welcome, admitted, tree, key } = epoch;
     inbox::count_up(tx, STORE_COUNT)?;
     cell.change += 1;
     cell.seats = (cell.seats + joined).saturating_sub(u32::try_from(leavers.len()).unwrap_or(u32::MAX));
     keys::put(tx, (&cell.channel, &cell.node, cell.number), Some(&chain))?;
-    tx.sql().prepare_cached("UPDATE cells SET change = ?2, seats = ?3 WHERE id = ?1")?.execute(params![
-        cell.id,
-        cell.change,
-        cell.seats
-    ])?;
+    tx.sql()
+        .prepare_cached("UPDATE cells SET change = ?2, seats = ?3, merges = ?4 WHERE id = ?1")?
+        .execute(params![cell.id, cell.change, cell.seats, cell.merges])?;
     let change = federation::CellChange {
         channel_id: cell.channel.to_wire(),
         cell: cell.number,
@@ -319,7 +347,7 @@ fn open(
         )?
         .execute(params![channel.as_bytes(), node.as_str(), number, id.as_bytes()])?;
     let row = tx.sql().last_insert_rowid();
-    Ok((Cell { id: row, channel, node, number, group: id, change: 0, seats: 0 }, group))
+    Ok((Cell { id: row, channel, node, number, group: id, change: 0, seats: 0, merges: false }, group))
 }
 
 fn with_room(
@@ -331,7 +359,7 @@ fn with_room(
     // The fullest one: half-empty cells cost as much as full ones.
     find(
         tx,
-        "channel = ?1 AND node = ?2 AND seats < ?3 ORDER BY seats DESC LIMIT 1",
+        "channel = ?1 AND node = ?2 AND merges = 0 AND seats < ?3 ORDER BY seats DESC LIMIT 1",
         params![channel.as_bytes(), node.as_str(), size],
     )
 }
@@ -341,15 +369,15 @@ fn find(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Option<
 }
 
 fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Cell>, EndpointError> {
-    let sql = format!("SELECT id, channel, node, number, group_id, change, seats FROM cells WHERE {which}");
+    let sql = format!("SELECT id, channel, node, number, group_id, change, seats, merges FROM cells WHERE {which}");
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement.query_map(by, |row| {
         let node: String = row.get(2)?;
         let cell = (row.get(0)?, row.get::<_, [u8; 16]>(1)?, row.get(3)?, row.get::<_, [u8; 32]>(4)?);
-        Ok((cell, node, row.get(5)?, row.get(6)?))
+        Ok((cell, node, row.get(5)?, row.get(6)?, row.get(7)?))
     })?;
     rows.map(|row| {
-        let ((id, channel, number, group), node, change, seats) = row?;
+        let ((id, channel, number, group), node, change, seats, merges) = row?;
         Ok(Cell {
             id,
             channel: ChannelId::from_bytes(channel),
@@ -358,6 +386,7 @@ fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Cell
             group: GroupId::from_bytes(group),
             change,
             seats,
+            merges,
         })
     })
     .collect()

@@ -11,6 +11,7 @@ pub mod invitation;
 pub mod keys;
 pub mod reader;
 pub mod received;
+pub mod schedule;
 pub mod seat;
 pub mod sender;
 

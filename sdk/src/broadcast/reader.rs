@@ -3,7 +3,7 @@
 
 use super::cell::{self, CellError};
 use super::chain::{Chain, Wrap};
-use super::seat::{Seat, find, lose};
+use super::seat::{self, Seat, find, lose};
 use super::{BroadcastError, ContentKey, received};
 use crate::alarm::{self, Alarm};
 use crate::credential::AgentName;
@@ -31,8 +31,8 @@ pub enum Taken {
     Broadcast,
     /// The home node is to be read anew, from where the seat stands now.
     Reread,
-    /// The seat is no more: another one is to be taken.
-    Ended,
+    /// Seats are to be taken or given up, and the home node is to be read anew.
+    Seats,
 }
 
 /// The cell that a seat is in: whether it is the agent's.
@@ -55,12 +55,12 @@ pub fn admitted(
     });
     let Some((group, epoch, key)) = judge(tx, joined)?.flatten() else {
         lose(tx, &seat)?;
-        return Ok(Taken::Ended);
+        return Ok(Taken::Seats);
     };
     let Some(chain) = first_chain(epoch, &key) else {
         alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
         lose(tx, &seat)?;
-        return Ok(Taken::Ended);
+        return Ok(Taken::Seats);
     };
     let mut broadcast = chain.next() - 1;
     for earlier in &key.earlier {
@@ -78,10 +78,13 @@ pub fn admitted(
         )?;
     }
     tx.sql().execute(
-        "UPDATE seats SET state = 2, group_id = ?2, change = ?3, broadcast = ?4 WHERE seat = ?1",
-        params![seat.id.as_bytes(), group.as_bytes(), admission.sequence, broadcast],
+        "UPDATE seats SET state = 2, group_id = ?2, change = ?3, broadcast = ?4, first = ?5 WHERE seat = ?1",
+        params![seat.id.as_bytes(), group.as_bytes(), admission.sequence, broadcast, chain.next()],
     )?;
     set_chain(tx, &seat.id, &chain)?;
+    if seat::moved(tx, &seat.channel)? {
+        return Ok(Taken::Seats);
+    }
     Ok(if key.earlier.is_empty() { Taken::Done } else { Taken::Reread })
 }
 
@@ -102,7 +105,7 @@ pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Tak
     });
     let Some((epoch, key)) = judge(tx, stepped)?.flatten() else {
         lose(tx, &seat)?;
-        return Ok(Taken::Ended);
+        return Ok(Taken::Seats);
     };
     let before = chain(tx, &seat.id)?;
     let next =
@@ -110,7 +113,7 @@ pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Tak
     let Some(next) = next else {
         alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
         lose(tx, &seat)?;
-        return Ok(Taken::Ended);
+        return Ok(Taken::Seats);
     };
     if let Some(mut old) = before {
         // Broadcasts of the old epoch that have not come may yet.
@@ -121,6 +124,10 @@ pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Tak
         params![seat.id.as_bytes(), step.sequence],
     )?;
     set_chain(tx, &seat.id, &next)?;
+    if key.merges {
+        seat::moves(tx, &seat)?;
+        return Ok(Taken::Seats);
+    }
     Ok(Taken::Done)
 }
 
@@ -177,6 +184,9 @@ pub fn take(
         Some(key) => Ok(Some(key)),
         None => unwrap(tx, &seat, signed, wrap)?,
     };
+    if seat.moves {
+        seat::moved(tx, &seat.channel)?;
+    }
     match opened {
         Ok(Some(key)) => {
             received::put(tx, &seat.owner, signed, &key)?;
@@ -301,7 +311,7 @@ fn forget_skipped(tx: &Tx<'_>, seat: &Seat, sequence: u64) -> Result<(), Endpoin
 pub fn ended(tx: &Tx<'_>, seat: &SeatId) -> Result<Taken, EndpointError> {
     let Some(seat) = find(tx, seat)? else { return Ok(Taken::Done) };
     lose(tx, &seat)?;
-    Ok(Taken::Ended)
+    Ok(Taken::Seats)
 }
 
 /// What is forbidden in a cell raises an alarm and is nothing.

@@ -3,7 +3,10 @@
 
 use super::{ContentKey, blob};
 use crate::alarm::{self, Alarm};
+use crate::content::MimiContent;
+use crate::content::condition::{self, Profile};
 use crate::error::EndpointError;
+use crate::keepsake;
 use crate::store::{StoreError, Tx};
 use chancery_directory_core::manifest::{About, Manifest, SignedManifest};
 use chancery_proto::directory::v1 as directory;
@@ -12,6 +15,9 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use rusqlite::{OptionalExtension as _, params};
 use zeroize::Zeroizing;
+
+/// Under which the profile is kept.
+const PROFILE: &str = "profile";
 
 /// A broadcast that came in.
 #[derive(Clone)]
@@ -22,6 +28,8 @@ pub struct Received {
     pub manifest: Manifest,
     /// MIMI content, decrypted.
     pub content: Vec<u8>,
+    /// Whether it is for the owner of this device, as far as it knows them ([`set_profile`]).
+    pub is_for_owner: bool,
     /// A later broadcast of the channel that takes its place, or says that it is to be disregarded.
     pub superseded_by: Option<u64>,
 }
@@ -161,16 +169,34 @@ pub fn after(tx: &Tx<'_>, position: u64, most: usize) -> Result<Vec<Received>, E
         "SELECT position, manifest, content FROM broadcasts \
          WHERE position > ?1 AND content IS NOT NULL ORDER BY position LIMIT ?2",
     )?;
+    let profile = profile(tx)?;
     let rows = statement.query_map(params![position, most], |row| {
         Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get(2)?))
     })?;
     rows.map(|row| {
-        let (position, manifest, content) = row?;
+        let (position, manifest, content): (_, _, Vec<u8>) = row?;
         let manifest = read(&manifest)?.manifest().clone();
         let superseded_by = superseded_by(tx, &manifest)?;
-        Ok(Received { position, manifest, content, superseded_by })
+        let condition = MimiContent::decode(&content).ok().and_then(|content| content.extensions.condition());
+        let is_for_owner =
+            condition.is_none_or(|condition| condition::applies(&condition, &profile, tx.now()));
+        Ok(Received { position, manifest, content, is_for_owner, superseded_by })
     })
     .collect()
+}
+
+/// Keeps what the device knows of its owner, to judge for whom a broadcast is.
+///
+/// # Errors
+/// The store's.
+pub fn set_profile(tx: &Tx<'_>, profile: &Profile) -> Result<(), EndpointError> {
+    keepsake::put(tx, PROFILE, &profile.encode_to_vec())
+}
+
+fn profile(tx: &Tx<'_>) -> Result<Profile, EndpointError> {
+    let unreadable = |_| StoreError::Row { table: "keepsakes", column: "value" };
+    let kept = keepsake::get(tx, PROFILE)?.map(|bytes| Profile::decode(bytes.as_slice()));
+    Ok(kept.transpose().map_err(unreadable)?.unwrap_or_default())
 }
 
 /// The latest broadcast that corrects or recalls this one.

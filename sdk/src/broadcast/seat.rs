@@ -13,6 +13,7 @@ use chancery_types::{ChannelId, GroupId, NodeId, Reason, Refusal, SeatId, Timest
 use prost::Message as _;
 use prost::bytes::Bytes;
 use rusqlite::params;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A seat that is in no cell after so long is given up for another.
@@ -36,6 +37,8 @@ pub struct Seat {
     pub change: u64,
     /// Sequence of the last broadcast that was seen.
     pub broadcast: u64,
+    /// Its cell is being merged: it is given up once another one is in a cell.
+    pub moves: bool,
     pub(super) group: Option<GroupId>,
 }
 
@@ -48,9 +51,11 @@ pub fn subscribe(
     channel: &Channel,
     invitation: Option<&Invitation>,
 ) -> Result<(), EndpointError> {
-    if of_channel(tx, &channel.id)?.is_some() {
-        return Ok(());
-    }
+    tx.sql().execute("DELETE FROM left_channels WHERE channel = ?1", [channel.id.as_bytes()])?;
+    if of_channel(tx, &channel.id)?.is_empty() { take(tx, channel, invitation) } else { Ok(()) }
+}
+
+fn take(tx: &Tx<'_>, channel: &Channel, invitation: Option<&Invitation>) -> Result<(), EndpointError> {
     if channel.closed {
         return Err(
             Refusal::new(Reason::ChannelClosed, "nothing is broadcast on the channel any more").into()
@@ -102,10 +107,26 @@ pub fn request(
 /// # Errors
 /// The store's.
 pub fn unsubscribe(tx: &Tx<'_>, channel: &ChannelId) -> Result<(), EndpointError> {
-    if let Some(seat) = of_channel(tx, channel)? {
+    for seat in of_channel(tx, channel)? {
         give_up(tx, &seat)?;
     }
+    tx.sql().execute("INSERT INTO left_channels VALUES (?1) ON CONFLICT DO NOTHING", [channel.as_bytes()])?;
     Ok(())
+}
+
+/// Takes a seat in a channel that is for all residents, unless this device has one or its owner has
+/// left the channel; whether it did.
+///
+/// # Errors
+/// The store's, or MLS's.
+pub fn join(tx: &Tx<'_>, channel: &Channel) -> Result<bool, EndpointError> {
+    let left = "SELECT EXISTS (SELECT 1 FROM left_channels WHERE channel = ?1)";
+    let has_left: bool = tx.sql().query_row(left, [channel.id.as_bytes()], |row| row.get(0))?;
+    let joins = !has_left && of_channel(tx, &channel.id)?.is_empty();
+    if joins {
+        take(tx, channel, None)?;
+    }
+    Ok(joins)
 }
 
 fn give_up(tx: &Tx<'_>, seat: &Seat) -> Result<(), EndpointError> {
@@ -163,12 +184,12 @@ pub fn read_for(tx: &Tx<'_>) -> Result<Vec<Seat>, EndpointError> {
     all(tx, "state IN (1, 2)", params![])
 }
 
-/// This device's seat in a channel.
+/// This device's seats in a channel: one, or two while its cell is being merged.
 ///
 /// # Errors
 /// The store's.
-pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat>, EndpointError> {
-    Ok(all(tx, "channel = ?1 AND state <> 3", params![channel.as_bytes()])?.pop())
+pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Vec<Seat>, EndpointError> {
+    all(tx, "channel = ?1 AND state <> 3", params![channel.as_bytes()])
 }
 
 /// Channels that this device has a seat in, and whether it is in a cell.
@@ -176,45 +197,93 @@ pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Option<Seat>, Endp
 /// # Errors
 /// The store's.
 pub fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, EndpointError> {
-    Ok(all(tx, "state <> 3", params![])?.iter().map(|seat| (seat.channel, seat.group.is_some())).collect())
+    let mut channels = BTreeMap::new();
+    for seat in all(tx, "state <> 3", params![])? {
+        *channels.entry(seat.channel).or_insert(false) |= seat.group.is_some();
+    }
+    Ok(channels.into_iter().collect())
 }
 
-/// Gives up seats that have been in no cell for long, or whose cell is no more; another one is to be
-/// taken in their channels, by the same invitation.
+/// A channel in which another seat is to be taken, by the same invitation.
+#[derive(Clone)]
+pub struct Vacancy {
+    /// The channel.
+    pub channel: ChannelId,
+    seat: SeatId,
+    invitation: Option<Invitation>,
+    /// The seat is kept until the other is in a cell.
+    is_kept: bool,
+}
+
+/// Where another seat is to be taken: for one that has been in no cell for long, whose cell is no
+/// more, or whose cell is being merged.
 ///
 /// # Errors
 /// The store's.
-pub fn lost(tx: &Tx<'_>) -> Result<Vec<(ChannelId, Option<Invitation>)>, EndpointError> {
-    let before = tx.now().before(PATIENCE).millis();
-    let lost = all(tx, "state = 4 OR (state = 1 AND asked_at_ms <= ?1)", params![before])?;
-    let mut channels = Vec::with_capacity(lost.len());
-    for seat in &lost {
-        let invitation: Option<Vec<u8>> = tx.sql().query_row(
-            "SELECT invitation FROM seats WHERE seat = ?1",
-            [seat.id.as_bytes()],
-            |row| row.get(0),
-        )?;
-        let invitation = invitation.and_then(|bytes| bytes.try_into().ok()).map(Invitation::from_bytes);
-        channels.push((seat.channel, invitation));
-    }
-    Ok(channels)
+pub fn vacancies(tx: &Tx<'_>) -> Result<Vec<Vacancy>, EndpointError> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT seat, channel, invitation, state = 2 FROM seats AS s \
+         WHERE state = 4 OR (state = 1 AND asked_at_ms <= ?1) OR (state = 2 AND moves = 1 AND NOT EXISTS \
+         (SELECT 1 FROM seats WHERE channel = s.channel AND state < 3 AND moves = 0))",
+    )?;
+    let rows = statement.query_map([tx.now().before(PATIENCE).millis()], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<Vec<u8>>>(2)?, row.get(3)?))
+    })?;
+    rows.map(|row| {
+        let (seat, channel, invitation, is_kept) = row?;
+        Ok(Vacancy {
+            channel: ChannelId::from_bytes(channel),
+            seat: SeatId::from_bytes(seat),
+            invitation: invitation.and_then(|bytes| bytes.try_into().ok()).map(Invitation::from_bytes),
+            is_kept,
+        })
+    })
+    .collect()
 }
 
-/// Takes another seat in the place of one that was lost; `None`: the channel is closed.
+/// Takes another seat in the place of one, or beside it; `None`: the channel is gone.
 ///
 /// # Errors
 /// The store's, or MLS's.
-pub fn replace(
-    tx: &Tx<'_>,
-    id: &ChannelId,
-    channel: Option<&Channel>,
-    invitation: Option<&Invitation>,
-) -> Result<(), EndpointError> {
-    unsubscribe(tx, id)?;
-    match channel.filter(|channel| !channel.closed) {
-        Some(channel) => subscribe(tx, channel, invitation),
+pub fn fill(tx: &Tx<'_>, vacancy: &Vacancy, channel: Option<&Channel>) -> Result<(), EndpointError> {
+    let Some(seat) = all(tx, "seat = ?1 AND state <> 3", params![vacancy.seat.as_bytes()])?.pop() else {
+        return Ok(());
+    };
+    if !vacancy.is_kept {
+        give_up(tx, &seat)?;
+    }
+    let is_alone = all(tx, "channel = ?1 AND state < 3 AND moves = 0", params![seat.channel.as_bytes()])?;
+    match channel.filter(|channel| !channel.closed && is_alone.is_empty()) {
+        Some(channel) => take(tx, channel, vacancy.invitation.as_ref()),
         None => Ok(()),
     }
+}
+
+/// The agent merges the seat's cell into others.
+///
+/// # Errors
+/// The store's.
+pub(super) fn moves(tx: &Tx<'_>, seat: &Seat) -> Result<(), EndpointError> {
+    tx.sql().execute("UPDATE seats SET moves = 1 WHERE seat = ?1", [seat.id.as_bytes()])?;
+    Ok(())
+}
+
+/// Gives up seats whose cell is being merged, once the device has all from there that comes before
+/// what it gets in another cell; whether there was any.
+///
+/// # Errors
+/// The store's.
+pub(super) fn moved(tx: &Tx<'_>, channel: &ChannelId) -> Result<bool, EndpointError> {
+    let moved = all(
+        tx,
+        "channel = ?1 AND state = 2 AND moves = 1 AND broadcast + 1 >= \
+         (SELECT min(first) FROM seats WHERE channel = ?1 AND state = 2 AND moves = 0)",
+        params![channel.as_bytes()],
+    )?;
+    for seat in &moved {
+        give_up(tx, seat)?;
+    }
+    Ok(!moved.is_empty())
 }
 
 /// The directory's map shows this broadcast as the latest of a channel. One that has not come for as
@@ -223,7 +292,8 @@ pub fn replace(
 /// # Errors
 /// The store's.
 pub fn compare(tx: &Tx<'_>, channel: &ChannelId, latest: u64, grace: Duration) -> Result<(), EndpointError> {
-    let Some(seat) = of_channel(tx, channel)?.filter(|seat| seat.group.is_some()) else { return Ok(()) };
+    let seats = of_channel(tx, channel)?.into_iter().filter(|seat| seat.group.is_some());
+    let Some(seat) = seats.max_by_key(|seat| seat.broadcast) else { return Ok(()) };
     let (missed, since): (Option<u64>, Option<i64>) = tx.sql().query_row(
         "SELECT missed, missed_at_ms FROM seats WHERE seat = ?1",
         [seat.id.as_bytes()],
@@ -269,15 +339,15 @@ pub(super) fn find(tx: &Tx<'_>, seat: &SeatId) -> Result<Option<Seat>, EndpointE
 
 fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat>, EndpointError> {
     let sql =
-        format!("SELECT seat, channel, owner, agent, change, broadcast, group_id FROM seats WHERE {which}");
+        format!("SELECT seat, channel, owner, agent, change, broadcast, group_id, moves FROM seats WHERE {which}");
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement.query_map(by, |row| {
         let ids =
             (row.get::<_, [u8; 16]>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, Option<[u8; 32]>>(6)?);
-        Ok((ids, (row.get::<_, String>(2)?, row.get::<_, String>(3)?), row.get(4)?, row.get(5)?))
+        Ok((ids, (row.get::<_, String>(2)?, row.get::<_, String>(3)?), row.get(4)?, row.get(5)?, row.get(7)?))
     })?;
     rows.map(|row| {
-        let ((seat, channel, group), (owner, agent), change, broadcast) = row?;
+        let ((seat, channel, group), (owner, agent), change, broadcast, moves) = row?;
         Ok(Seat {
             id: SeatId::from_bytes(seat),
             channel: ChannelId::from_bytes(channel),
@@ -285,6 +355,7 @@ fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat
             agent: agent.parse().map_err(|_| StoreError::Row { table: "seats", column: "agent" })?,
             change,
             broadcast,
+            moves,
             group: group.map(GroupId::from_bytes),
         })
     })

@@ -3,7 +3,7 @@
 //! wrap is made, and all wraps are made in the transaction that takes their keys off the chains.
 
 use super::audience;
-use super::{ContentKey, blob, keys};
+use super::{ContentKey, blob, keys, schedule};
 use crate::error::EndpointError;
 use crate::inbox;
 use crate::restored::STORE_COUNT;
@@ -46,6 +46,8 @@ pub struct Order {
     pub about: Option<About>,
     /// When it is handed out no more.
     pub expires: Timestamp,
+    /// When it is to begin; `None`: at once.
+    pub begins: Option<Timestamp>,
 }
 
 /// How far a broadcast is.
@@ -68,6 +70,8 @@ pub enum State {
     Logged = 1,
     /// All cells' wraps are made.
     Wrapped = 2,
+    /// It waits until it is to begin; in no table of these.
+    Scheduled = 3,
 }
 
 /// What a broadcast's manifest would be, but for what is random in it.
@@ -79,8 +83,8 @@ pub fn preview(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest), Endpoi
     Ok((channel, manifest))
 }
 
-/// Begins a broadcast: makes content key, blob and manifest, and takes the next place in the
-/// channel. The same request again gives what became of it.
+/// Begins a broadcast, or keeps it until it is to begin. The same request again gives what became
+/// of it.
 ///
 /// # Errors
 /// [`EndpointError::RequestIdReused`], the store's, or what is wrong with the order.
@@ -88,6 +92,20 @@ pub fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
     if let Some(begun) = find(tx, &order.request_id, &order.digest)? {
         return Ok(begun);
     }
+    match order.begins.filter(|begins| *begins > tx.now()) {
+        Some(begins) => {
+            permitted(tx, order)?;
+            if begins >= order.expires {
+                return Err(EndpointError::Invalid("a broadcast expires before it begins"));
+            }
+            schedule::put(tx, order, begins)
+        }
+        None => start(tx, order),
+    }
+}
+
+/// Makes content key, blob and manifest, and takes the next place in the channel.
+pub(super) fn start(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
     let (_, manifest, content_key, blob) = make(tx, order)?;
     let sequence = manifest.sequence;
     let bytes = directory::Manifest::from(&manifest).encode_to_vec();
@@ -112,7 +130,8 @@ pub fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
     Ok(Begun { sequence, state: State::Begun, cells: 0 })
 }
 
-fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Vec<u8>), EndpointError> {
+/// The channel, if this may be broadcast on it.
+fn permitted(tx: &Tx<'_>, order: &Order) -> Result<Channel, EndpointError> {
     let channel = audience::own(tx, &order.channel)?
         .ok_or_else(|| Refusal::new(Reason::NotYourChannel, "the channel is not one of this agent's"))?;
     if channel.closed {
@@ -127,6 +146,11 @@ fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Ve
     if order.expires <= now || order.expires > now.after(LONGEST) {
         return Err(EndpointError::Invalid("a broadcast expires within 90 days"));
     }
+    Ok(channel)
+}
+
+fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Vec<u8>), EndpointError> {
+    let channel = permitted(tx, order)?;
     let (sequence, previous_hash): (u64, [u8; 32]) = tx.sql().query_row(
         "SELECT sequence + 1, manifest_hash FROM own_channels WHERE channel = ?1",
         [order.channel.as_bytes()],
@@ -144,7 +168,7 @@ fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Ve
         key_commitment: content_key.commitment(),
         category: channel.category,
         emergency: order.emergency,
-        created_at: now,
+        created_at: tx.now(),
         expires_at: order.expires,
         about: order.about,
     };
@@ -154,7 +178,7 @@ fn make(tx: &Tx<'_>, order: &Order) -> Result<(Channel, Manifest, ContentKey, Ve
 /// What became of a request; `None`: it was not made.
 ///
 /// # Errors
-/// [`EndpointError::RequestIdReused`], or the store's.
+/// [`EndpointError::RequestIdReused`]; why it could not begin at its time; or the store's.
 pub fn find(tx: &Tx<'_>, request_id: &[u8; 16], digest: &[u8; 32]) -> Result<Option<Begun>, EndpointError> {
     let found: Option<([u8; 32], Begun)> = tx
         .sql()
@@ -169,8 +193,9 @@ pub fn find(tx: &Tx<'_>, request_id: &[u8; 16], digest: &[u8; 32]) -> Result<Opt
         })
         .optional()?;
     match found {
+        None => schedule::find(tx, request_id, digest),
         Some((known, _)) if known != *digest => Err(EndpointError::RequestIdReused),
-        found => Ok(found.map(|(_, begun)| begun)),
+        Some((_, begun)) => Ok(Some(begun)),
     }
 }
 
@@ -322,7 +347,7 @@ pub(super) fn history(tx: &Tx<'_>, channel: &Channel) -> Result<Vec<EarlierBroad
 }
 
 /// After this store was restored from a copy: the channel goes on behind what the directory's map
-/// shows. What was begun and not wrapped is for cells that are given up.
+/// shows. What was begun and not wrapped is for cells that are given up; what waits may have begun.
 ///
 /// # Errors
 /// The store's.
@@ -339,7 +364,7 @@ pub fn resume(
         "UPDATE own_broadcasts SET state = 2, blob = NULL, content_key = NULL WHERE channel = ?1",
         [channel.as_bytes()],
     )?;
-    Ok(())
+    schedule::forget_all(tx)
 }
 
 /// Puts something for cells behind all that waits for their home node.

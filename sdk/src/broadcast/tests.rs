@@ -3,10 +3,11 @@
 
 use super::chain::Chain;
 use super::reader::{self, Taken};
-use super::sender::Order;
-use super::{ContentKey, audience, blob, cell, received, seat, sender};
+use super::sender::{Order, State};
+use super::{ContentKey, audience, blob, cell, received, schedule, seat, sender};
 use crate::alarm::Alarm;
 use crate::credential::AgentName;
+use crate::error::EndpointError;
 use crate::harness::{Device, FEDERATION};
 use crate::identity::{Identity, Leaf};
 use crate::mls::Suite;
@@ -16,7 +17,7 @@ use chancery_directory_core::manifest::SignedManifest;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as wire;
-use chancery_types::{ChannelId, NodeId, SeatId};
+use chancery_types::{ChannelId, NodeId, Reason, SeatId, Timestamp};
 use ed25519_dalek::SigningKey;
 use openmls::prelude::LeafNodeParameters;
 use prost::Message as _;
@@ -44,6 +45,7 @@ fn channel(agent: &Identity, history: u32) -> Channel {
         history,
         agent_alias: agent.alias,
         closed: false,
+        for_residents: false,
     }
 }
 
@@ -59,6 +61,8 @@ struct Scene {
 struct Resident {
     device: Device,
     seat: SeatId,
+    /// Number of its cell; `None`: it is in none.
+    cell: Option<u32>,
     /// How much of the home node's it has been brought.
     read: usize,
 }
@@ -92,7 +96,7 @@ impl Scene {
             invitation: request.invitation,
         };
         self.tell(vec![joining], Vec::new()).await;
-        Resident { device, seat, read: self.items.len() }
+        Resident { device, seat, cell: None, read: self.items.len() }
     }
 
     async fn tell(&self, joining: Vec<federation::JoiningSeat>, leaving: Vec<SeatId>) {
@@ -132,6 +136,7 @@ impl Scene {
                     emergency: false,
                     about: None,
                     expires,
+                    begins: None,
                 };
                 sender::begin(tx, &order)
             })
@@ -173,6 +178,12 @@ impl Resident {
                 Item::Change(change) => {
                     let admitted =
                         change.admitted.iter().any(|seat| seat.seat_id == id.as_bytes().as_slice());
+                    if admitted {
+                        self.cell = Some(change.cell);
+                    }
+                    if self.cell != Some(change.cell) {
+                        continue;
+                    }
                     self.device
                         .run(move |tx| match admitted {
                             true => reader::admitted(tx, &id, &agent, &admission(&change)),
@@ -181,8 +192,10 @@ impl Resident {
                         .await
                 }
                 Item::Wraps(wraps) if !withheld.contains(&wraps.sequence) => {
+                    let Some(cell) = self.cell else { continue };
                     let signed = manifest(scene, wraps.sequence);
-                    self.device.run(move |tx| reader::take(tx, &id, &signed, &wraps.wraps[..56])).await
+                    let wrap = wrap_of(&wraps.wraps, cell).unwrap_or_default().to_vec();
+                    self.device.run(move |tx| reader::take(tx, &id, &signed, &wrap)).await
                 }
                 _ => continue,
             };
@@ -190,6 +203,14 @@ impl Resident {
         }
         self.read = scene.items.len();
         taken
+    }
+
+    /// Takes other seats where they are to be taken.
+    async fn fill(&self, channel: &Channel) {
+        for vacancy in self.device.run(|tx| seat::vacancies(tx)).await {
+            let channel = channel.clone();
+            self.device.run(move |tx| seat::fill(tx, &vacancy, Some(&channel))).await;
+        }
     }
 
     async fn open(&self, blob: Vec<u8>) {
@@ -224,6 +245,12 @@ fn wraps(scene: &Scene, sequence: u64) -> Vec<u8> {
         _ => None,
     });
     wraps.unwrap()
+}
+
+/// A cell's wrap, as its home node finds it.
+fn wrap_of(wraps: &[u8], cell: u32) -> Option<&[u8]> {
+    let wrap = wraps.chunks(56).nth(cell as usize)?;
+    wrap.iter().any(|byte| *byte != 0).then_some(wrap)
 }
 
 fn admission(change: &federation::CellChange) -> wire::Admission {
@@ -308,7 +335,7 @@ async fn who_was_removed_opens_nothing_that_comes_later() {
     assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (1, 1));
     let (signed, _) = scene.say("two").await;
     assert_eq!(anna.read(&scene, &[]).await, [Taken::Done, Taken::Broadcast]);
-    assert_eq!(bert.read(&scene, &[]).await, [Taken::Ended, Taken::Done]);
+    assert_eq!(bert.read(&scene, &[]).await, [Taken::Seats, Taken::Done]);
     assert!(bert.device.run(|tx| seat::read_for(tx)).await.is_empty());
     // With the store of before, and everything that nodes have: the commit takes it out, and the
     // chain that it still has opens no wrap of the new epoch.
@@ -318,6 +345,101 @@ async fn who_was_removed_opens_nothing_that_comes_later() {
     assert_eq!(taken, Taken::Done);
     assert_eq!(bert.device.alarms().await, [Alarm::FalseBroadcast]);
     assert_eq!(bert.device.run(|tx| received::missing(tx, 10)).await.len(), 1, "the first one alone");
+}
+
+#[tokio::test]
+async fn half_empty_cells_are_merged_and_nobody_misses_anything() {
+    let mut scene = Scene::new(0).await;
+    let mut residents = Vec::new();
+    for seed in 10..16 {
+        residents.push(scene.resident(seed).await);
+        scene.settle().await;
+    }
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (6, 2));
+    for resident in &mut residents {
+        resident.read(&scene, &[]).await;
+    }
+    // Three of four leave the first cell: the fourth finds room in the second.
+    let leaving = residents[..3].iter().map(|resident| resident.seat).collect();
+    scene.tell(Vec::new(), leaving).await;
+    scene.agent.clock.advance(Duration::from_hours(25));
+    scene.settle().await;
+    let (other, last) = (residents.remove(4), &mut residents[3]);
+    assert_eq!(last.read(&scene, &[]).await, [Taken::Seats]);
+    assert!(last.device.run(|tx| seat::read_for(tx)).await[0].moves);
+    last.fill(&scene.channel).await;
+    last.fill(&scene.channel).await;
+    let told = last.device.run(|tx| seat::to_tell(tx)).await;
+    let [(next, Some(request))] = &told[..] else { panic!("one more, and none is given up") };
+    // What comes meanwhile comes by the seat that it has.
+    let (_, blob) = scene.say("one").await;
+    let (old, read) = (last.seat, last.read);
+    let joining = federation::JoiningSeat {
+        seat_id: request.seat_id.clone(),
+        key_package: request.key_package.clone(),
+        ..Default::default()
+    };
+    scene.tell(vec![joining], Vec::new()).await;
+    scene.settle().await;
+    (last.seat, last.cell, last.read) = (*next, None, scene.items.len() - 1);
+    assert_eq!(last.read(&scene, &[]).await, [Taken::Done], "the other seat has not read the first one");
+    (last.seat, last.cell, last.read) = (old, Some(0), read);
+    assert_eq!(last.read(&scene, &[]).await, [Taken::Broadcast]);
+    last.open(blob).await;
+    let given_up = last.device.run(|tx| seat::to_tell(tx)).await;
+    assert!(matches!(&given_up[..], [(seat, None)] if *seat == old), "all of before is here");
+    last.device.run(move |tx| seat::told(tx, &old)).await;
+    scene.tell(Vec::new(), vec![old]).await;
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (3, 1));
+
+    let (_, blob) = scene.say("two").await;
+    (last.seat, last.cell, last.read) = (*next, other.cell, scene.items.len() - 1);
+    assert_eq!(last.read(&scene, &[]).await, [Taken::Broadcast]);
+    last.open(blob).await;
+    assert_eq!(last.texts().await, ["one", "two"]);
+    assert!(last.device.alarms().await.is_empty() && other.device.alarms().await.is_empty());
+    assert!(wrap_of(&wraps(&scene, 2), 0).is_none(), "nothing is wrapped for the cell that is no more");
+}
+
+#[tokio::test]
+async fn what_waits_begins_at_its_time() {
+    let scene = Scene::new(0).await;
+    let order = move |name: u8, begins: Timestamp| Order {
+        request_id: [name; 16],
+        digest: [name; 32],
+        channel: CHANNEL,
+        content: vec![name],
+        emergency: false,
+        about: None,
+        expires: begins.after(Duration::from_hours(24)),
+        begins: Some(begins),
+    };
+    let now = scene.agent.run(|tx| Ok(tx.now())).await;
+    let hours = |hours| now.after(Duration::from_hours(hours));
+    for (name, begins) in [(1, hours(3)), (2, hours(1)), (3, hours(2)), (4, hours(2))] {
+        let order = order(name, begins);
+        let begun = scene.agent.run(move |tx| sender::begin(tx, &order)).await;
+        assert_eq!((begun.state, begun.sequence), (State::Scheduled, 0));
+    }
+    let state = async |name: u8| scene.agent.run(move |tx| sender::find(tx, &[name; 16], &[name; 32])).await;
+    assert!(scene.agent.run(|tx| schedule::cancel(tx, &[4; 16])).await);
+    assert_eq!(state(4).await, None);
+    assert_eq!(scene.agent.run(|tx| schedule::begin_due(tx)).await, Some(hours(1)));
+    assert!(scene.agent.run(|tx| sender::due(tx)).await.is_none());
+    scene.agent.clock.advance(Duration::from_mins(121));
+    assert_eq!(scene.agent.run(|tx| schedule::begin_due(tx)).await, Some(hours(3)));
+    assert_eq!(state(2).await.map(|begun| begun.sequence), Some(1), "in the order of their times");
+    assert_eq!(state(3).await.map(|begun| begun.sequence), Some(2));
+    assert_eq!(state(1).await.map(|begun| begun.state), Some(State::Scheduled));
+    assert!(!scene.agent.run(|tx| schedule::cancel(tx, &[2; 16])).await, "it has begun");
+
+    // What is asked of a store that was restored since nobody knows.
+    scene.agent.run(|tx| sender::resume(tx, &CHANNEL, (7, [1; 32]))).await;
+    scene.agent.clock.advance(Duration::from_hours(2));
+    assert_eq!(scene.agent.run(|tx| schedule::begin_due(tx)).await, None);
+    let restored = scene.agent.attempt(|tx| sender::find(tx, &[1; 16], &[1; 32])).await.unwrap_err();
+    assert!(matches!(restored, EndpointError::Refused(refusal) if refusal.reason == Reason::StoreRestored));
 }
 
 /// What a store holds after a broadcast does not open the one before: device and agent.
@@ -462,10 +584,10 @@ async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     ] {
         anna.device.restore(&before).await;
         let seat = anna.seat;
-        assert_eq!(anna.device.run(move |tx| reader::step(tx, &seat, &step)).await, Taken::Ended);
+        assert_eq!(anna.device.run(move |tx| reader::step(tx, &seat, &step)).await, Taken::Seats);
         assert_eq!(anna.device.alarms().await, [Alarm::ForbiddenInCell]);
         // Another seat is to be taken.
-        assert_eq!(anna.device.run(|tx| seat::lost(tx)).await.len(), 1);
+        assert_eq!(anna.device.run(|tx| seat::vacancies(tx)).await.len(), 1);
     }
     // Whoever opens a cell of its own is not the channel's agent, however it calls itself.
     let (stranger, identity) = Device::agent(14).await;
@@ -480,7 +602,7 @@ async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     let mut bert = theirs.resident(15).await;
     bert.device.lists(&scene.identity).await;
     theirs.settle().await;
-    assert_eq!(bert.read(&theirs, &[]).await, [Taken::Ended]);
+    assert_eq!(bert.read(&theirs, &[]).await, [Taken::Seats]);
     assert_eq!(bert.device.alarms().await, [Alarm::ForbiddenInCell]);
 }
 
@@ -574,9 +696,9 @@ async fn a_restored_agent_takes_no_key_twice() {
     assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (0, 0));
     // Her home says that the seat is no more, and she takes another one.
     let seat = anna.seat;
-    assert_eq!(anna.device.run(move |tx| reader::ended(tx, &seat)).await, Taken::Ended);
+    assert_eq!(anna.device.run(move |tx| reader::ended(tx, &seat)).await, Taken::Seats);
     let channel = scene.channel.clone();
-    anna.device.run(move |tx| seat::replace(tx, &CHANNEL, Some(&channel), None)).await;
+    anna.fill(&channel).await;
     let mut told = anna.device.run(|tx| seat::to_tell(tx)).await;
     told.sort_by_key(|(_, request)| request.is_some());
     let [(_, None), (again, Some(request))] = &told[..] else { panic!("one given up, one wanted") };

@@ -3,6 +3,7 @@
 //! `processAll`: a reader shows the text even where it cannot open a file.
 //! Whatever else a message holds is named, never guessed at.
 
+use super::condition::Condition;
 use super::receipt::{self, ReadReceipt};
 use super::succession;
 use super::{
@@ -60,6 +61,7 @@ impl Letter {
     /// of them.
     pub fn compose_choice(
         letters: &[Self],
+        condition: Option<&Condition>,
         sender_uri: &str,
         room_uri: &str,
         entropy: &dyn Entropy,
@@ -74,7 +76,12 @@ impl Letter {
                 cardinality: Cardinality::Multi { semantics: Semantics::ChooseOne, parts },
             },
         };
-        compose(part, None, sender_uri, room_uri, entropy)
+        let origin = Extensions::new(sender_uri, room_uri)?;
+        let extensions = match condition {
+            Some(condition) => origin.under(condition),
+            None => origin,
+        };
+        compose_with(part, None, extensions, (sender_uri, room_uri), entropy)
     }
 
     fn part(&self) -> Result<Part, ComposeError> {
@@ -124,13 +131,24 @@ pub(super) fn compose(
     room_uri: &str,
     entropy: &dyn Entropy,
 ) -> Result<Composed, ComposeError> {
+    let extensions = Extensions::new(sender_uri, room_uri)?;
+    compose_with(part, in_reply_to, extensions, (sender_uri, room_uri), entropy)
+}
+
+fn compose_with(
+    part: Part,
+    in_reply_to: Option<MimiId>,
+    extensions: Extensions,
+    (sender_uri, room_uri): (&str, &str),
+    entropy: &dyn Entropy,
+) -> Result<Composed, ComposeError> {
     let content = MimiContent {
         salt: entropy.array(),
         replaces: None,
         topic_id: Vec::new(),
         expires: None,
         in_reply_to,
-        extensions: Extensions::new(sender_uri, room_uri)?,
+        extensions,
         part,
     };
     let bytes = content.encode()?;

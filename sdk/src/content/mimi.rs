@@ -2,9 +2,11 @@
 //! A), and the id of a message (section 3.3). Bytes are the codec's matter.
 //! `Debug` shows none of the content.
 
+use super::condition::Condition;
 use super::codec;
 use super::{ContentError, OverLimit};
 use sha2::{Digest as _, Sha256};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -109,6 +111,8 @@ pub struct Extensions(
 impl Extensions {
     pub(super) const SENDER: [u8; 1] = [1];
     pub(super) const ROOM: [u8; 1] = [2];
+    /// Encoded name of ours: [`Condition`], as bytes.
+    const CONDITION: &[u8] = b"\x76vnd.chancery.condition";
 
     /// Names a sender and a room; at most 2048 bytes each.
     pub fn new(sender_uri: &str, room_uri: &str) -> Result<Self, OverLimit> {
@@ -121,6 +125,22 @@ impl Extensions {
     /// Who says to have sent it. `None`: the message does not say.
     pub fn sender_uri(&self) -> Option<&str> {
         codec::decoded_text(self.0.get(Self::SENDER.as_slice())?)
+    }
+
+    /// The same, under a condition.
+    pub(super) fn under(mut self, condition: &Condition) -> Self {
+        let bytes = minicbor::bytes::ByteVec::from(condition.encode_to_vec());
+        // Vectors take all that is written to them.
+        if let Ok(value) = minicbor::to_vec(bytes) {
+            self.0.insert(Self::CONDITION.to_vec(), value);
+        }
+        self
+    }
+
+    /// For whom it is. `None`: for all who get it.
+    pub fn condition(&self) -> Option<Condition> {
+        let value = self.0.get(Self::CONDITION)?;
+        Condition::decode(minicbor::decode::<&minicbor::bytes::ByteSlice>(value).ok()?.as_ref()).ok()
     }
 
     /// Where it says to have been sent. `None`: the message does not say.

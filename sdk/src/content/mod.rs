@@ -21,6 +21,7 @@
 
 mod canonical;
 mod codec;
+pub mod condition;
 mod error;
 mod letter;
 mod mimi;

@@ -7,8 +7,8 @@ use crate::broadcast::invitation::Invitation;
 use crate::broadcast::reader::{self, Taken};
 use crate::broadcast::received::{self, Missing, Received};
 use crate::broadcast::seat::{self, Seat};
+use crate::content::condition::Profile;
 use crate::credential::AgentName;
-use crate::store::Tx;
 use chancery_directory_core::AgentKey;
 use chancery_directory_core::channel::Channel;
 use chancery_directory_core::manifest::VerifiedManifest;
@@ -69,6 +69,15 @@ impl Endpoint {
         self.0.call(move |tx| received::after(tx, position, limit)).await
     }
 
+    /// Keeps what the device knows of its owner, by which it judges for whom broadcasts are. It
+    /// leaves the device never.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn set_profile(&self, profile: Profile) -> Result<(), Refusal> {
+        self.0.call(move |tx| received::set_profile(tx, &profile)).await
+    }
+
     /// Changes whenever a broadcast came in, a subscription came into a cell, or a broadcast of this
     /// agent's went on.
     pub fn broadcast_changes(&self) -> watch::Receiver<u64> {
@@ -127,12 +136,10 @@ impl Inner {
 /// Tells the home node of seats; takes others in the place of those that were lost.
 pub(super) async fn keep_seats(inner: &Inner) -> Result<(), Refusal> {
     let changed = inner.seats.notified();
-    for (channel, invitation) in inner.call(|tx| seat::lost(tx)).await? {
-        let head = inner.view.channel(&channel, 0).await?;
+    for vacancy in inner.call(|tx| seat::vacancies(tx)).await? {
+        let head = inner.view.channel(&vacancy.channel, 0).await?;
         let published = head.map(|head| head.channel.channel().clone());
-        let replace =
-            move |tx: &mut Tx<'_>| seat::replace(tx, &channel, published.as_ref(), invitation.as_ref());
-        inner.call(replace).await?;
+        inner.call(move |tx| seat::fill(tx, &vacancy, published.as_ref())).await?;
     }
     for (seat, request) in inner.call(|tx| seat::to_tell(tx)).await? {
         match request {
@@ -179,9 +186,14 @@ pub(super) async fn read_seats(inner: &Inner) -> Result<(), Refusal> {
         inner.broadcasts.send_modify(|count| *count += 1);
         match taken {
             Taken::Done => {}
-            Taken::Broadcast => inner.contents.notify_one(),
+            Taken::Broadcast => {
+                inner.contents.notify_one();
+                if seat.moves {
+                    inner.seats.notify_one();
+                }
+            }
             Taken::Reread => return Ok(()),
-            Taken::Ended => {
+            Taken::Seats => {
                 inner.seats.notify_one();
                 return Ok(());
             }
@@ -299,4 +311,21 @@ pub(super) async fn watch_channels(inner: &Inner) -> Result<(), Refusal> {
     let jitter = jittered(&*inner.resolver.entropy, TICK);
     tokio::time::sleep(TICK / 2 + jitter).await;
     inner.check_broadcasts().await
+}
+
+/// Joins the channels that the home's administration has for all its residents, but those that the
+/// person has left.
+pub(super) async fn join_for_residents(inner: &Inner) -> Result<(), Refusal> {
+    let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
+    let home = inner.call(|tx| crate::home::present(tx)).await?.node;
+    for channel in inner.view.channels(Some(&home)).await? {
+        if channel.for_residents && !channel.closed && channel.administration == home {
+            let joined = inner.call(move |tx| seat::join(tx, &channel)).await?;
+            if joined {
+                inner.seats.notify_one();
+            }
+        }
+    }
+    tokio::time::sleep(jittered(&*inner.resolver.entropy, TICK)).await;
+    Ok(())
 }

@@ -5,6 +5,7 @@ use super::{Endpoint, Inner};
 use crate::alarm::{self, Alarm};
 use crate::broadcast::audience;
 use crate::broadcast::invitation::{self, Invitation};
+use crate::broadcast::schedule;
 use crate::broadcast::sender::{self, Begun, Due, Order};
 use crate::inbox;
 use crate::keepsake;
@@ -43,6 +44,22 @@ impl Endpoint {
         let begun = self.0.call(move |tx| sender::begin(tx, &order)).await?;
         self.0.speaking.notify_one();
         Ok(begun)
+    }
+
+    /// Takes a broadcast back that waits until it is to begin; whether it did.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn cancel_broadcast(&self, request_id: [u8; 16]) -> Result<bool, Refusal> {
+        self.0.call(move |tx| schedule::cancel(tx, &request_id)).await
+    }
+
+    /// Broadcasts that wait in a channel, the next first: request id, and when it begins.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn scheduled_broadcasts(&self, channel: ChannelId) -> Result<Vec<([u8; 16], Timestamp)>, Refusal> {
+        self.0.call(move |tx| schedule::of_channel(tx, &channel)).await
     }
 
     /// What everybody could read of a broadcast, and of its channel.
@@ -185,6 +202,7 @@ pub(super) async fn speak(inner: &Inner) -> Result<(), Refusal> {
     let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
     let more = inner.speaking.notified();
     close_cells(inner).await?;
+    let next = inner.call(|tx| schedule::begin_due(tx)).await?;
     while let Some(due) = inner.call(|tx| sender::due(tx)).await? {
         let (channel, sequence) = (due.manifest.channel, due.manifest.sequence);
         if !due.is_logged {
@@ -195,7 +213,8 @@ pub(super) async fn speak(inner: &Inner) -> Result<(), Refusal> {
         inner.handing_over.notify_one();
         inner.broadcasts.send_modify(|count| *count += 1);
     }
-    let _ = tokio::time::timeout(TICK, more).await;
+    let pause = next.map_or(TICK, |next| next.since(inner.clock.now()).min(TICK));
+    let _ = tokio::time::timeout(pause, more).await;
     Ok(())
 }
 

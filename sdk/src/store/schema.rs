@@ -390,6 +390,34 @@ CREATE TABLE own_broadcasts (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX own_broadcasts_open ON own_broadcasts (channel, sequence) WHERE state < 2;
 ",
+    "
+-- A cell that is merged into others: its residents take another seat and keep this one until that
+-- is in a cell.
+ALTER TABLE cells ADD COLUMN merges INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE seats ADD COLUMN moves INTEGER NOT NULL DEFAULT 0;
+-- Sequence of the first broadcast of the cell that a seat came into; NULL: in none yet.
+ALTER TABLE seats ADD COLUMN first INTEGER;
+
+-- Channels that this device left: none of them is joined again by itself.
+CREATE TABLE left_channels (
+    channel BLOB PRIMARY KEY         -- 16 bytes
+) STRICT, WITHOUT ROWID;
+
+-- Broadcasts of this agent that are to begin later.
+CREATE TABLE scheduled_broadcasts (
+    request_id BLOB PRIMARY KEY,     -- 16 bytes, chosen by the caller
+    digest BLOB NOT NULL,            -- SHA-256 over what was asked
+    channel BLOB NOT NULL,
+    content BLOB NOT NULL,           -- MIMI content
+    emergency INTEGER NOT NULL,
+    corrects INTEGER,
+    recalls INTEGER,
+    expires_at_ms INTEGER NOT NULL,
+    begins_at_ms INTEGER NOT NULL,
+    refused TEXT                     -- reason for which it could not begin; NULL: it waits
+) STRICT, WITHOUT ROWID;
+CREATE INDEX scheduled_broadcasts_waiting ON scheduled_broadcasts (begins_at_ms) WHERE refused IS NULL;
+",
 ];
 
 /// Brings a store to the schema of this build.

@@ -105,6 +105,7 @@ impl Agent {
             history: 0,
             agent_alias: own.alias,
             closed: false,
+            for_residents: false,
         };
         let entropy: &dyn Entropy = &SystemEntropy;
         let signer = SigningKey::from_bytes(&entropy.array());
@@ -169,6 +170,7 @@ impl Agent {
             emergency: false,
             about: None,
             expires: SystemClock.now().after(Duration::from_hours(24)),
+            begins: None,
         };
         call(&self.store, move |tx| sender::begin(tx, &order)).await?;
         let due = call(&self.store, |tx| sender::due(tx)).await?.ok_or(Failure::Panicked)?;
