@@ -43,7 +43,7 @@ pub fn put(
 ///
 /// # Errors
 /// The store's.
-pub(super) fn rows(tx: &Tx<'_>, channel: &ChannelId) -> Result<Vec<(NodeId, u32)>, EndpointError> {
+pub fn rows(tx: &Tx<'_>, channel: &ChannelId) -> Result<Vec<(NodeId, u32)>, EndpointError> {
     let mut statement =
         tx.sql().prepare_cached("SELECT node, row FROM cell_keys WHERE channel = ?1 ORDER BY node, row")?;
     let rows =

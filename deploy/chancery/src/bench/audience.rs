@@ -1,11 +1,13 @@
-//! An agent and residents' devices for the bench of broadcasts, each with a store of its own and no
-//! network: what a home node would bring is handed on in memory.
+//! An agent and residents' devices for the bench of broadcasts, each with a store of its own: what a
+//! home node would bring is handed on by the bench.
 
-use super::broadcast::{BroadcastArgs, CONTENT, FEDERATION, NODES};
+use super::broadcast::{Cells, CONTENT};
 use crate::Failure;
+use crate::local::federation::{FEDERATION, name};
+use crate::local::layout::{ADMINISTRATIONS, AGENT};
 use bytes::Bytes;
-use chancery_directory_core::SigningKey;
-use chancery_directory_core::channel::{Channel, JoinRule, Suite, Text};
+use chancery_directory_core::{AgentKey, SigningKey, Trust};
+use chancery_directory_core::channel::Channel;
 use chancery_directory_core::manifest::SignedManifest;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
@@ -18,15 +20,16 @@ use chancery_sdk::credential::AgentName;
 use chancery_sdk::error::EndpointError;
 use chancery_sdk::store::{EndpointStore, Tx};
 use chancery_sdk::{identity, peer};
-use chancery_types::{ChannelId, Clock as _, Entropy, NodeId, SeatId, SystemClock, SystemEntropy};
+use chancery_types::{Clock as _, Entropy, NodeId, SeatId, SystemClock, SystemEntropy};
 use prost::Message as _;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Cells whose chains one transaction makes.
-const CHAINS: u32 = 1_024;
+pub(super) const CHAINS: u32 = 1_024;
+/// First row of theirs: behind all that real cells take.
+const FAR: u32 = 1_024;
 /// Bytes of a log's proof, for the size of what devices get: twenty hashes and a checkpoint.
 const PROOF: (usize, usize) = (20, 300);
 
@@ -35,7 +38,7 @@ pub(super) struct Agent {
     pub(super) store: EndpointStore,
     pub(super) channel: Channel,
     pub(super) name: AgentName,
-    key: [u8; 32],
+    pub(super) key: [u8; 32],
     signer: SigningKey,
 }
 
@@ -43,7 +46,6 @@ pub(super) struct Agent {
 pub(super) struct Device {
     store: EndpointStore,
     pub(super) seat: SeatId,
-    pub(super) joining: federation::JoiningSeat,
 }
 
 /// Opens a store.
@@ -74,44 +76,48 @@ fn asked(request: node::TakeSeatRequest) -> federation::JoiningSeat {
     }
 }
 
-fn name(text: &str) -> Result<NodeId, Failure> {
-    text.parse().map_err(|_| Failure::Name)
-}
-
 impl Agent {
-    pub(super) async fn open(folder: &Path, args: &BroadcastArgs) -> Result<Self, Failure> {
-        let store = open(&folder.join("agent.db"))?;
+    /// Opens the agent's store, and makes its channel unless it is there.
+    pub(super) async fn open(path: &Path, cells: &Cells) -> Result<Self, Failure> {
+        let store = open(path)?;
         let agent = AgentName {
             federation: FEDERATION.to_owned(),
-            administration: name(NODES[0])?,
-            name: name("post")?,
+            administration: name(ADMINISTRATIONS[0])?,
+            name: name(AGENT)?,
         };
         let (home, id) = (agent.administration.clone(), agent.spiffe_id());
         let own = call(&store, move |tx| identity::create(tx, FEDERATION, &home, Some(&id))).await?;
-        let text = Text { name: "Bench".to_owned(), description: String::new() };
-        let channel = Channel {
-            federation: FEDERATION.to_owned(),
-            id: ChannelId::random(&SystemEntropy),
-            version: 1,
-            administration: agent.administration.clone(),
-            agent: agent.name.clone(),
-            texts: BTreeMap::from([("en".to_owned(), text)]),
-            join_rule: JoinRule::Open,
-            category: 0,
-            contact: "https://bench.example".to_owned(),
-            suite: if args.classical { Suite::Classical } else { Suite::Hybrid },
-            cell_size: args.cell_size,
-            emergency: false,
-            history: 0,
-            agent_alias: own.alias,
-            closed: false,
-            for_residents: false,
-        };
         let entropy: &dyn Entropy = &SystemEntropy;
         let signer = SigningKey::from_bytes(&entropy.array());
-        let (signed, channel_id) = (channel.sign(&signer), channel.id);
-        call(&store, move |tx| audience::publish(tx, &signed, &channel_id)).await?;
+        let made = cells.channel(&agent, own.alias);
+        let channel = call(&store, move |tx| match audience::own_ids(tx)?.first() {
+            Some(id) => audience::own(tx, id),
+            None => {
+                audience::publish(tx, &made.sign(&signer), &made.id)?;
+                Ok(Some(made))
+            }
+        });
+        let channel = channel.await?.ok_or(Failure::Panicked)?;
+        let signer = SigningKey::from_bytes(&entropy.array());
         Ok(Self { store, channel, name: agent, key: own.credential_key, signer })
+    }
+
+    /// How many residents are in cells, and in how many.
+    pub(super) async fn count(&self) -> Result<(u64, u64), Failure> {
+        let channel = self.channel.id;
+        call(&self.store, move |tx| audience::count(tx, &channel)).await
+    }
+
+    /// Rows of chains that its channel has at each home.
+    pub(super) async fn rows(&self) -> Result<[usize; 2], Failure> {
+        let channel = self.channel.id;
+        let rows = call(&self.store, move |tx| keys::rows(tx, &channel)).await?;
+        Ok(ADMINISTRATIONS.map(|home| rows.iter().filter(|(node, _)| node.as_str() == home).count()))
+    }
+
+    /// Answers when its file is free.
+    pub(super) async fn close(self) {
+        self.store.close().await;
     }
 
     /// Takes a list of seats, and brings all that wait into cells.
@@ -139,15 +145,17 @@ impl Agent {
         Ok(items)
     }
 
-    /// Adds cells that have nothing but a chain of keys, at homes of their own.
-    pub(super) async fn add_chains(&self, chains: u32) -> Result<(), Failure> {
-        for row in 0..chains.div_ceil(CHAINS) {
-            let (channel, some) = (self.channel.id, CHAINS.min(chains - row * CHAINS));
-            let node = name(&format!("far-{}", row % 2))?;
+    /// Adds cells that have nothing but a chain of keys, in rows `rows` of both homes in turn.
+    pub(super) async fn add_chains(&self, rows: std::ops::Range<u32>, chains: u32) -> Result<(), Failure> {
+        for row in rows.clone() {
+            let (channel, done) = (self.channel.id, (row - rows.start) * CHAINS);
+            let some = CHAINS.min(chains.saturating_sub(done));
+            let node = name(ADMINISTRATIONS[usize::from(row % 2 == 1)])?;
             let add = move |tx: &mut Tx<'_>| {
+                let next = sender::wrapped(tx, &channel)? + 1;
                 for cell in 0..some {
-                    let chain = Chain::random(1, 1, tx.entropy());
-                    keys::put(tx, (&channel, &node, row / 2 * CHAINS + cell), Some(&chain))?;
+                    let chain = Chain::random(1, next, tx.entropy());
+                    keys::put(tx, (&channel, &node, (FAR + row / 2) * CHAINS + cell), Some(&chain))?;
                 }
                 Ok(())
             };
@@ -193,11 +201,14 @@ impl Agent {
 }
 
 impl Device {
-    /// A device that asks for a seat.
-    pub(super) async fn open(folder: &Path, number: u32, agent: &Agent) -> Result<Self, Failure> {
-        let store = open(&folder.join(format!("device-{number}.db")))?;
-        let (home, listed, channel) =
-            (name(NODES[0])?, (agent.name.clone(), agent.key), agent.channel.clone());
+    /// A device that asks for a seat, in a new store.
+    pub(super) async fn ask(
+        path: &Path,
+        home: &str,
+        agent: &Agent,
+    ) -> Result<(Self, federation::JoiningSeat), Failure> {
+        let store = open(path)?;
+        let (home, listed, channel) = (name(home)?, (agent.name.clone(), agent.key), agent.channel.clone());
         let ask = move |tx: &mut Tx<'_>| {
             identity::create(tx, FEDERATION, &home, None)?;
             peer::replace_agents(tx, &[listed])?;
@@ -208,15 +219,24 @@ impl Device {
         };
         let mut told = call(&store, ask).await?;
         let Some((seat, Some(request))) = told.pop() else { return Err(Failure::Panicked) };
-        Ok(Self { store, seat, joining: asked(request) })
+        Ok((Self { store, seat }, asked(request)))
+    }
+
+    /// A device that is in a cell.
+    pub(super) async fn open(path: &Path) -> Result<Self, Failure> {
+        let store = open(path)?;
+        let seats = call(&store, |tx| seat::read_for(tx)).await?;
+        let seat = seats.first().ok_or(Failure::Panicked)?.id;
+        Ok(Self { store, seat })
+    }
+
+    /// Answers when its file is free.
+    pub(super) async fn close(self) {
+        self.store.close().await;
     }
 
     /// Comes into a cell.
-    pub(super) async fn join(
-        &self,
-        agent: &AgentName,
-        change: &federation::CellChange,
-    ) -> Result<(), Failure> {
+    pub(super) async fn join(&self, agent: &AgentName, change: &federation::CellChange) -> Result<(), Failure> {
         let admission = node::Admission {
             sequence: change.sequence,
             first_broadcast: change.first_broadcast,
@@ -231,18 +251,24 @@ impl Device {
         }
     }
 
-    /// Opens a broadcast, wrap and content; how many bytes it got beside the blob.
+    /// Opens a broadcast, wrap and content; how many bytes it got beside the blob. `trust`: that the log
+    /// holds it is verified as well.
     pub(super) async fn read(
         &self,
-        logged: &directory::LoggedManifest,
+        logged: Bytes,
         wrap: Bytes,
         blob: &Bytes,
+        trust: Option<(&Trust, &AgentKey)>,
     ) -> Result<usize, Failure> {
-        let signed = SignedManifest::try_from(logged.manifest.clone().unwrap_or_default())?;
+        let manifest = directory::LoggedManifest::decode(logged.clone()).unwrap_or_default();
+        let signed = match trust {
+            Some((trust, agent)) => trust.verify_manifest(manifest, agent)?.signed,
+            None => SignedManifest::try_from(manifest.manifest.unwrap_or_default())?,
+        };
         let (seat, bytes) = (self.seat, blob.to_vec());
         let item = node::BroadcastItem {
             sequence: signed.manifest().sequence,
-            logged_manifest: logged.encode_to_vec().into(),
+            logged_manifest: logged,
             wrap: wrap.clone(),
         };
         let size = node::ReadSeatsResponse {

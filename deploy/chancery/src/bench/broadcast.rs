@@ -1,64 +1,104 @@
-//! What a broadcast channel costs its agent and the residents' devices. Residents are in real cells,
-//! each with a KeyPackage of its own; beside them stand cells that have nothing but their chains of keys,
-//! which is all that a broadcast looks at. Every step is the product's own, durable in SQLite; nodes and
-//! network are left out.
+//! What a broadcast channel costs its agent, the nodes and the residents' devices. Residents are in real
+//! cells, each with a KeyPackage of its own, at two nodes that run as they are shipped; beside them stand
+//! cells that have nothing but their chains of keys, which is all that a broadcast looks at.
 
-use super::audience::{Agent, Device, call, joining, open};
+use super::audience::{Agent, CHAINS, Device};
+use super::enrolment::{Cache, LIST, Seated, Spent};
+use super::nation::Nation;
 use super::{MachineTime, Outcome, cores, cpu_seconds, memory_mib, round};
 use crate::Failure;
-use chancery_proto::federation::v1 as federation;
-use chancery_proto::node::v1 as node;
-use chancery_sdk::broadcast::audience;
+use crate::local::federation::FEDERATION;
+use chancery_directory_core::channel::{Channel, JoinRule, Suite, Text};
+use chancery_proto::directory::v1 as directory;
+use chancery_sdk::credential::AgentName;
+use chancery_types::{Alias, ChannelId, SystemEntropy};
 use clap::Args;
-use node::cell_item::Item;
 use prost::Message as _;
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-pub(super) const FEDERATION: &str = "bench.local";
-/// Residents live on two nodes.
-pub(super) const NODES: [&str; 2] = ["north", "south"];
 /// Bytes of what is broadcast.
 pub(super) const CONTENT: usize = 4_096;
-/// Seats that one list brings.
-const LIST: usize = 256;
-/// Broadcasts that are measured.
+/// Broadcasts that are measured of each size of a nation.
 const BROADCASTS: usize = 5;
-/// Bytes of a wrap, and cells of a row of them.
-const WRAP: usize = 56;
-const ROW: u32 = 1_024;
+/// Broadcasts that an offline device catches up with.
+const MISSED: usize = 1_000;
 
-/// Cells, and broadcasts to them: what agent and devices do.
+/// Cells, and broadcasts to them over two nodes.
 #[derive(Args)]
 pub(super) struct BroadcastArgs {
+    #[command(flatten)]
+    cells: Cells,
+    /// Nations of so many million residents, of which all but those in real cells are chains of keys with
+    /// nobody behind them.
+    #[arg(long, default_values_t = [1, 10, 80], value_delimiter = ',', value_name = "MILLIONS",
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    millions: Vec<u32>,
+    /// Folder for KeyPackages and the agent's store with everybody in it, for the next run; what was done
+    /// before a kill is not done again. Default: made anew and removed.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+}
+
+/// Who is in the cells.
+#[derive(Args)]
+pub(super) struct Cells {
     /// Residents in real cells.
-    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    residents: u32,
-    /// Cells with chains of keys and nobody in them: 40,000 are some ten million residents.
-    #[arg(long, default_value_t = 40_000, value_name = "N")]
-    chains: u32,
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(super) residents: usize,
     /// Of the residents, so many with a device that joins and reads.
-    #[arg(long, default_value_t = 50, value_name = "N")]
-    devices: u32,
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    pub(super) devices: usize,
     /// Most residents in a cell.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1024))]
-    pub(super) cell_size: u32,
+    cell_size: u32,
     /// Use the classical cipher suite.
     #[arg(long)]
-    pub(super) classical: bool,
+    classical: bool,
+}
+
+impl Cells {
+    /// Seats that the n-th list brings.
+    pub(super) fn list(&self, number: usize) -> usize {
+        self.residents.saturating_sub(number * LIST).min(LIST)
+    }
+
+    /// A channel of an agent's.
+    pub(super) fn channel(&self, agent: &AgentName, agent_alias: Alias) -> Channel {
+        let text = Text { name: "Bench".to_owned(), description: String::new() };
+        Channel {
+            federation: FEDERATION.to_owned(),
+            id: ChannelId::random(&SystemEntropy),
+            version: 1,
+            administration: agent.administration.clone(),
+            agent: agent.name.clone(),
+            texts: BTreeMap::from([("en".to_owned(), text)]),
+            join_rule: JoinRule::Open,
+            category: 0,
+            contact: "https://bench.example".to_owned(),
+            suite: if self.classical { Suite::Classical } else { Suite::Hybrid },
+            cell_size: self.cell_size,
+            emergency: false,
+            history: 0,
+            agent_alias,
+            closed: false,
+            for_residents: false,
+        }
+    }
 }
 
 #[derive(Serialize)]
 pub(super) struct Conditions {
-    residents: u32,
+    residents: u64,
     cells: u64,
-    chains: u32,
-    devices: u32,
+    devices: usize,
     cell_size: u32,
     suite: &'static str,
     content_bytes: usize,
+    nodes: usize,
     store: &'static str,
     cores_shared_by_all: usize,
     cpu_stolen_percent: f64,
@@ -67,155 +107,190 @@ pub(super) struct Conditions {
 #[derive(Serialize)]
 pub(super) struct Figures {
     /// A KeyPackage at a device.
-    key_package_cpu_ms: f64,
-    /// Residents that came into cells, by the agent's CPU time.
-    joins_per_s: f64,
+    key_package_cpu_ms: Option<f64>,
+    /// Residents that came into cells in this run, by the agent's CPU time.
+    joins_per_s: Option<f64>,
     /// What their homes get for each: commit, Welcome, tree, key.
-    wire_bytes_per_join: f64,
+    wire_bytes_per_join: Option<f64>,
+    /// A device that comes into a cell.
+    join_device_cpu_ms: Option<f64>,
+    /// Of this process, in which a directory runs as well.
     agent_rss_mib: f64,
     agent_store_mib: f64,
-    /// A broadcast to all cells and chains: begun, wrapped, flushed. Logging is not in it.
-    send_s: f64,
-    agent_cpu_s: f64,
-    /// What a cell's home gets.
-    wire_bytes_per_cell: f64,
-    /// A device that comes into a cell.
-    join_device_cpu_ms: f64,
-    /// One that opens a broadcast, from its wrap to its content.
+    /// A broadcast to the residents in real cells.
+    #[serde(flatten)]
+    real: Send,
+    /// One that opens a broadcast, from what its home has to its content, the log's proof verified.
     device_cpu_ms: f64,
     /// What it gets beside the blob.
     device_bytes: usize,
+    /// In so many cells are the devices.
+    cells_of_devices: usize,
+    /// A device that was offline for 1,000 broadcasts, whose contents are here already.
+    catch_up_s: f64,
+    /// Broadcasts to nations.
+    nations: Vec<Send>,
 }
 
-/// Figures while they are gathered: CPU seconds and bytes.
-#[derive(Default)]
-struct Spent {
-    making: f64,
-    admitting: f64,
-    wire: usize,
+/// A broadcast: from the caller's word until all of it is durable at both nodes, logged before; median.
+#[derive(Serialize)]
+struct Send {
+    millions: f64,
+    cells_wrapped: u64,
+    send_s: f64,
+    /// Of this process: the agent, the directory that logs, and whoever measures.
+    agent_cpu_s: f64,
+    /// Of both nodes.
+    node_cpu_s: f64,
+    wire_bytes_per_cell: f64,
+    /// By how much the nodes' databases grew.
+    node_bytes_per_cell: f64,
 }
 
 pub(super) async fn run(
     args: BroadcastArgs,
     folder: &Path,
     quiet: bool,
+    shutdown: CancellationToken,
 ) -> Result<Outcome<Conditions, Figures>, Failure> {
-    let machine = MachineTime::now();
-    let agent = Agent::open(folder, &args).await?;
-    let mut devices = Vec::new();
-    for number in 0..args.devices.min(args.residents) {
-        devices.push(Device::open(folder, number, &agent).await?);
-    }
-    let (spent, changes) = enrol(&args, folder, &agent, &devices, quiet).await?;
-    let channel = agent.channel.id;
-    let (residents, cells) = call(&agent.store, move |tx| audience::count(tx, &channel)).await?;
-    if residents != u64::from(args.residents) {
-        return Err(Failure::Letter(format!("{residents} residents are in cells")));
-    }
-    let before = cpu_seconds();
-    for (device, change) in devices.iter().zip(&changes) {
-        device.join(&agent.name, change).await?;
-    }
-    let join_cpu = cpu_seconds() - before;
-    agent.add_chains(args.chains).await?;
+    let (machine, cells) = (MachineTime::now(), &args.cells);
+    let cache = Cache::open(&args.cache.unwrap_or_else(|| folder.join("cache")))?;
+    let agent = Agent::open(&cache.agent(), cells).await?;
+    let mut spent = Spent::default();
+    cache.prepare(cells, &agent, &mut spent, quiet).await?;
+    cache.enrol(cells, &agent, &mut spent, quiet).await?;
+    let (residents, real_cells) = agent.count().await?;
+    agent.close().await;
+    let catch_up_s = catch_up(&folder.join("offline"), cells).await?;
 
-    let (mut send, mut cpu) = (Vec::new(), Vec::new());
-    let (mut wire, mut device_cpu, mut device_bytes) = (0, 0.0, 0);
-    for _ in 0..BROADCASTS {
-        let (begun, before) = (Instant::now(), cpu_seconds());
-        let (logged, blob) = agent.broadcast().await?;
-        send.push(begun.elapsed().as_secs_f64());
-        cpu.push(cpu_seconds() - before);
-        let mut rows = HashMap::new();
-        for (home, item) in agent.drain().await? {
-            wire += item.encoded_len();
-            if let Some(Item::Wraps(wraps)) = item.item {
-                rows.insert((home.to_string(), wraps.row), wraps.wraps);
-            }
-        }
-        let before = cpu_seconds();
-        for (device, change) in devices.iter().zip(&changes) {
-            let row = rows.get(&(NODES[0].to_owned(), change.cell / ROW)).ok_or(Failure::Panicked)?;
-            let start = (change.cell % ROW) as usize * WRAP;
-            device_bytes = device.read(&logged, row.slice(start..start + WRAP), &blob).await?;
-        }
-        device_cpu += cpu_seconds() - before;
+    let seated = cache.seated(&folder.join("devices"))?;
+    let store = folder.join("agent.db");
+    std::fs::copy(cache.agent(), &store)?;
+    let agent_store_mib = round(std::fs::metadata(&store)?.len() as f64 / 1_048_576.0);
+    let agent = Agent::open(&store, cells).await?;
+    let mut nation = Nation::found(&folder.join("federation"), agent, store, &shutdown).await?;
+    let millions = residents as f64 / 1e6;
+    let (real, sequences) = send(&mut nation, millions, real_cells).await?;
+    let (device_cpu_ms, device_bytes) = read(&mut nation, &seated, &sequences).await?;
+    let (mut nations, mut chains, mut rows) = (Vec::new(), 0, 0);
+    for millions in &args.millions {
+        let wanted = u64::from(*millions) * 1_000_000 / u64::from(cells.cell_size);
+        let more = u32::try_from(wanted.saturating_sub(real_cells + chains)).unwrap_or(u32::MAX);
+        let new = rows..rows + more.div_ceil(CHAINS);
+        nation.at_rest(cells, async |agent| agent.add_chains(new.clone(), more).await).await?;
+        (chains, rows) = (chains + u64::from(more), new.end);
+        nations.push(send(&mut nation, f64::from(*millions), real_cells + chains).await?.0);
     }
-    let (all, each) = (cells + u64::from(args.chains), devices.len().max(1) as f64);
+    nation.end(&shutdown).await?;
+
+    let each = |spent: f64, of: usize| (of > 0).then(|| fine(spent * 1e3 / of as f64));
+    let cells_of_devices: std::collections::BTreeSet<_> =
+        seated.iter().map(|device| (device.home, device.cell)).collect();
     Ok(Outcome {
         bench: "broadcast",
         conditions: Conditions {
-            residents: args.residents,
-            cells,
-            chains: args.chains,
-            devices: args.devices,
-            cell_size: args.cell_size,
-            suite: if args.classical { "0x0001" } else { "0x004F" },
+            residents,
+            cells: real_cells,
+            devices: seated.len(),
+            cell_size: cells.cell_size,
+            suite: if cells.classical { "0x0001" } else { "0x004F" },
             content_bytes: CONTENT,
+            nodes: 2,
             store: "SQLite, WAL, synchronous=FULL",
             cores_shared_by_all: cores(),
             cpu_stolen_percent: machine.stolen_percent(),
         },
         figures: Figures {
-            key_package_cpu_ms: fine(spent.making * 1e3 / f64::from(args.residents)),
-            joins_per_s: round(f64::from(args.residents) / spent.admitting),
-            wire_bytes_per_join: round(spent.wire as f64 / f64::from(args.residents)),
+            key_package_cpu_ms: each(spent.making, spent.made),
+            joins_per_s: (spent.admitted > 0).then(|| round(spent.admitted as f64 / spent.admitting)),
+            wire_bytes_per_join: (spent.admitted > 0).then(|| round(spent.wire as f64 / spent.admitted as f64)),
+            join_device_cpu_ms: each(spent.joining, spent.joined),
             agent_rss_mib: round(memory_mib(std::process::id(), "VmHWM")),
-            agent_store_mib: round(std::fs::metadata(folder.join("agent.db"))?.len() as f64 / 1_048_576.0),
-            send_s: fine(median(&mut send)),
-            agent_cpu_s: fine(median(&mut cpu)),
-            wire_bytes_per_cell: round(wire as f64 / BROADCASTS as f64 / all as f64),
-            join_device_cpu_ms: fine(join_cpu * 1e3 / each),
-            device_cpu_ms: fine(device_cpu * 1e3 / each / BROADCASTS as f64),
+            agent_store_mib,
+            real,
+            device_cpu_ms,
             device_bytes,
+            cells_of_devices: cells_of_devices.len(),
+            catch_up_s,
+            nations,
         },
     })
 }
 
-/// Brings all residents into cells; what it took, and the change that each device came in with.
-async fn enrol(
-    args: &BroadcastArgs,
-    folder: &Path,
-    agent: &Agent,
-    devices: &[Device],
-    quiet: bool,
-) -> Result<(Spent, Vec<federation::CellChange>), Failure> {
-    let bar = crate::local::bar(args.residents as usize, "residents in cells", quiet);
-    let workshop = open(&folder.join("residents.db"))?;
-    let (mut spent, mut admitted) = (Spent::default(), HashMap::new());
-    // Devices come first, all from the first home.
-    let mut waiting: VecDeque<_> = devices.iter().map(|device| device.joining.clone()).collect();
-    let (mut left, mut lists) = (args.residents as usize - waiting.len(), 0);
-    while left > 0 || !waiting.is_empty() {
-        let home = if waiting.is_empty() { NODES[lists % NODES.len()] } else { NODES[0] };
-        let more = left.min(LIST - waiting.len().min(LIST));
-        let (channel, before) = (agent.channel.clone(), cpu_seconds());
-        let made = call(&workshop, move |tx| {
-            (0..more).map(|_| joining(tx, &channel)).collect::<Result<Vec<_>, _>>()
-        });
-        waiting.extend(made.await?);
-        spent.making += cpu_seconds() - before;
-        (left, lists) = (left - more, lists + 1);
-        let list: Vec<_> = waiting.drain(..waiting.len().min(LIST)).collect();
-        let (seats, before) = (list.len() as u64, cpu_seconds());
-        agent.admit(home, list).await?;
-        let items = agent.drain().await?;
-        spent.admitting += cpu_seconds() - before;
-        for (_, item) in items {
-            spent.wire += item.encoded_len();
-            let Some(Item::Change(change)) = item.item else { continue };
-            for seat in &change.admitted {
-                if devices.iter().any(|device| seat.seat_id == device.seat.as_bytes().as_slice()) {
-                    admitted.insert(seat.seat_id.clone(), change.clone());
-                }
+/// Some broadcasts; what one took, and their sequences.
+async fn send(nation: &mut Nation, millions: f64, cells: u64) -> Result<(Send, Vec<u64>), Failure> {
+    let (mut seconds, mut agent, mut nodes, mut sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    // The first one makes the link between the nodes.
+    nation.broadcast().await?;
+    let (before, mut wire) = (nation.stored().await?, 0);
+    for _ in 0..BROADCASTS {
+        let sent = nation.broadcast().await?;
+        seconds.push(sent.seconds);
+        agent.push(sent.agent_cpu);
+        nodes.push(sent.node_cpu);
+        wire += nation.wire(sent.sequence).await?;
+        sequences.push(sent.sequence);
+    }
+    let stored = (nation.stored().await? - before) as f64;
+    let all = (cells.max(1) * BROADCASTS as u64) as f64;
+    let send = Send {
+        millions: fine(millions),
+        cells_wrapped: cells,
+        send_s: fine(median(&mut seconds)),
+        agent_cpu_s: fine(median(&mut agent)),
+        node_cpu_s: fine(median(&mut nodes)),
+        wire_bytes_per_cell: round(wire as f64 / all),
+        node_bytes_per_cell: round(stored / all),
+    };
+    Ok((send, sequences))
+}
+
+/// All devices read broadcasts; milliseconds of CPU and bytes that one took.
+async fn read(nation: &mut Nation, seated: &[Seated], sequences: &[u64]) -> Result<(f64, usize), Failure> {
+    let (trust, key) = (nation.federation.trust.clone(), nation.agent_key.clone());
+    let (mut spent, mut bytes) = (0.0, 0);
+    for at in seated {
+        let device = Device::open(&at.store).await?;
+        for sequence in sequences {
+            let (logged, wrap) = nation.brought((at.home, at.cell), *sequence).await?;
+            let manifest = directory::LoggedManifest::decode(logged.clone()).ok().and_then(|logged| logged.manifest);
+            let manifest = chancery_directory_core::manifest::SignedManifest::try_from(manifest.unwrap_or_default())?;
+            let blob = nation.blob(manifest.manifest().blob.as_bytes())?;
+            let before = cpu_seconds();
+            bytes = device.read(logged, wrap, &blob, Some((&trust, &key))).await?;
+            spent += cpu_seconds() - before;
+        }
+        device.close().await;
+    }
+    Ok((fine(spent * 1e3 / (seated.len() * sequences.len()).max(1) as f64), bytes))
+}
+
+/// Seconds in which a device that was away opens all that was broadcast meanwhile.
+async fn catch_up(folder: &Path, cells: &Cells) -> Result<f64, Failure> {
+    std::fs::create_dir_all(folder)?;
+    let agent = Agent::open(&folder.join("agent.db"), cells).await?;
+    let (device, joining) =
+        Device::ask(&folder.join("device.db"), crate::local::layout::ADMINISTRATIONS[0], &agent).await?;
+    agent.admit(crate::local::layout::ADMINISTRATIONS[0], vec![joining]).await?;
+    for (_, item) in agent.drain().await? {
+        if let Some(chancery_proto::node::v1::cell_item::Item::Change(change)) = item.item {
+            device.join(&agent.name, &change).await?;
+        }
+    }
+    let mut missed = Vec::with_capacity(MISSED);
+    for _ in 0..MISSED {
+        let (logged, blob) = agent.broadcast().await?;
+        for (_, item) in agent.drain().await? {
+            if let Some(chancery_proto::node::v1::cell_item::Item::Wraps(wraps)) = item.item {
+                missed.push((bytes::Bytes::from(logged.encode_to_vec()), wraps.wraps, blob.clone()));
             }
         }
-        bar.inc(seats);
     }
-    bar.finish_and_clear();
-    let change =
-        |device: &Device| admitted.remove(device.seat.as_bytes().as_slice()).ok_or(Failure::Panicked);
-    Ok((spent, devices.iter().map(change).collect::<Result<_, _>>()?))
+    let begun = Instant::now();
+    for (logged, wrap, blob) in &missed {
+        device.read(logged.clone(), wrap.clone(), blob, None).await?;
+    }
+    Ok(fine(begun.elapsed().as_secs_f64()))
 }
 
 fn median(values: &mut [f64]) -> f64 {

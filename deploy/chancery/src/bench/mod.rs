@@ -7,8 +7,10 @@ mod ceiling;
 mod crowd;
 mod device;
 mod directory;
+mod enrolment;
 mod handles;
 mod letters;
+mod nation;
 mod node;
 mod overload;
 mod records;
@@ -39,7 +41,7 @@ pub(crate) struct BenchArgs {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Broadcasts: residents brought into cells, content keys wrapped and opened, without a network.
+    /// Broadcasts: residents brought into cells, one text for a nation over two nodes of their own processes.
     Broadcast(broadcast::BroadcastArgs),
     /// Handles and records: evaluated, put, found with their proofs, by a directory of its own process.
     Directory(directory::DirectoryArgs),
@@ -80,7 +82,7 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
     };
     let text = match args.bench {
         Bench::Broadcast(broadcast) => {
-            present(&broadcast::run(broadcast, &folder.0, args.json).await?, args.json)?
+            present(&broadcast::run(broadcast, &folder.0, args.json, shutdown).await?, args.json)?
         }
         Bench::Directory(directory) => {
             present(&directory::run(directory, &folder.0, args.json).await?, args.json)?

@@ -25,9 +25,53 @@ pub(super) struct Apart {
     pub(super) home: NodeId,
     /// Those of devices.
     pub(super) credentials: Arc<Credentials>,
+    node: NodeProcess,
+}
+
+/// A node's process; ends with its handle.
+pub(super) struct NodeProcess {
     child: Child,
     config: PathBuf,
-    endpoint: String,
+    /// Where it is reached.
+    pub(super) endpoint: String,
+}
+
+impl NodeProcess {
+    /// Starts the node of an administration that was admitted.
+    pub(super) fn start(layout: &Layout, administration: &str) -> Result<Self, Failure> {
+        let party = format!("node-{administration}");
+        let toml = BTreeMap::from([
+            ("listen", layout.address(&party).to_string()),
+            ("bundle", layout.path("federation.toml").display().to_string()),
+            ("identity", layout.path(&format!("{party}/identity")).display().to_string()),
+            ("pki", layout.address("pki").to_string()),
+            ("directory", layout.address("directory").to_string()),
+            ("folder", layout.path(&party).display().to_string()),
+        ]);
+        let config = layout.path(&format!("{party}.toml"));
+        std::fs::write(&config, toml::to_string(&toml).map_err(std::io::Error::other)?)?;
+        Ok(Self { child: spawn(&config)?, config, endpoint: layout.address(&party).to_string() })
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As SIGKILL does it, and starts it again; when it did.
+    fn restart(&mut self) -> Result<Instant, Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let begun = Instant::now();
+        self.child = spawn(&self.config)?;
+        Ok(begun)
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Apart {
@@ -47,24 +91,11 @@ impl Apart {
         for member in [Some(administration), absent].into_iter().flatten() {
             federation.admit_node(member, AgentKey::from(&keys::generate(&*entropy))).await?;
         }
-        let party = format!("node-{administration}");
-        let toml = BTreeMap::from([
-            ("listen", layout.address(&party).to_string()),
-            ("bundle", layout.path("federation.toml").display().to_string()),
-            ("identity", layout.path(&format!("{party}/identity")).display().to_string()),
-            ("pki", layout.address("pki").to_string()),
-            ("directory", layout.address("directory").to_string()),
-            ("folder", layout.path(&party).display().to_string()),
-        ]);
-        let config = layout.path("node.toml");
-        std::fs::write(&config, toml::to_string(&toml).map_err(std::io::Error::other)?)?;
         let apart = Self {
             credentials: federation.device_credentials().await?,
             federation,
             home: name(administration)?,
-            child: spawn(&config)?,
-            config,
-            endpoint: layout.address(&party).to_string(),
+            node: NodeProcess::start(&layout, administration)?,
         };
         apart.device().await?;
         Ok(apart)
@@ -74,7 +105,7 @@ impl Apart {
     pub(super) async fn device(&self) -> Result<Device, Failure> {
         let begun = Instant::now();
         loop {
-            match Device::open(&self.endpoint, self.home.clone(), Arc::clone(&self.credentials)).await {
+            match Device::open(&self.node.endpoint, self.home.clone(), Arc::clone(&self.credentials)).await {
                 Err(_) if begun.elapsed() < START => tokio::time::sleep(Duration::from_millis(10)).await,
                 opened => return opened,
             }
@@ -83,12 +114,9 @@ impl Apart {
 
     /// As SIGKILL does it, and starts it again; seconds until it knows the device again.
     pub(super) async fn restart(&mut self, device: &mut Device) -> Result<f64, Failure> {
-        self.child.kill()?;
-        self.child.wait()?;
-        let begun = Instant::now();
-        self.child = spawn(&self.config)?;
+        let begun = self.node.restart()?;
         loop {
-            match device.come_back(&self.endpoint, Arc::clone(&self.credentials)).await {
+            match device.come_back(&self.node.endpoint, Arc::clone(&self.credentials)).await {
                 Err(_) if begun.elapsed() < START => tokio::time::sleep(Duration::from_millis(10)).await,
                 known => return known.map(|()| begun.elapsed().as_secs_f64()),
             }
@@ -101,19 +129,12 @@ impl Apart {
     }
 
     pub(super) fn process(&self) -> u32 {
-        self.child.id()
+        self.node.id()
     }
 
     /// MiB that it holds.
     pub(super) fn rss_mib(&self) -> f64 {
         memory_mib(self.process(), "VmRSS")
-    }
-}
-
-impl Drop for Apart {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
