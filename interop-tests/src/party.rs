@@ -113,6 +113,12 @@ impl Device {
         Self { endpoint: Endpoint::open(config.clone()).await.unwrap(), config, running: None }
     }
 
+    /// The same, with a clock of its own.
+    pub async fn open_by(mesh: &Mesh, node: &str, name: &str, clock: Arc<dyn Clock>) -> Self {
+        let config = EndpointConfig { clock, ..Self::config(mesh, node, name) };
+        Self { endpoint: Endpoint::open(config.clone()).await.unwrap(), config, running: None }
+    }
+
     /// What a new device of a person starts from.
     pub fn config(mesh: &Mesh, node: &str, name: &str) -> EndpointConfig {
         config(mesh, node, &mesh.nodes[node].address, name, mesh.anonymous())

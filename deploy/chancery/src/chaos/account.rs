@@ -20,6 +20,8 @@ pub(super) struct Store {
     pub(super) letters: Vec<Received>,
     /// Letters that were sent from there.
     pub(super) sent: Vec<Sent>,
+    /// Broadcasts that came in.
+    pub(super) broadcasts: Vec<Heard>,
     /// Alarms that it raised.
     pub(super) alarms: Vec<String>,
 }
@@ -37,6 +39,17 @@ pub(super) struct Received {
     pub(super) digest: String,
     /// SHA-256 of each attachment; `None`: not all could be fetched yet.
     pub(super) files: Option<Vec<String>>,
+}
+
+/// A broadcast that came in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Heard {
+    /// Number of the administration whose channel it came on.
+    pub(super) from: usize,
+    /// Its place there.
+    pub(super) sequence: u64,
+    /// SHA-256 of its text.
+    pub(super) digest: String,
 }
 
 /// What became of a letter that was sent.

@@ -1,6 +1,7 @@
 //! The accounts: what senders were told against what recipients' stores hold. No I/O.
 
 use super::account::{End, Received, Sent, Store, answer, digest};
+use super::broadcasts::Broadcast;
 use super::load::{Fate, Letter, Recipient};
 use super::stores::Stores;
 use serde::Serialize;
@@ -82,7 +83,7 @@ impl Books {
     }
 
     /// Does the accounts.
-    pub(super) fn of(letters: &[Letter], stores: &Stores) -> Self {
+    pub(super) fn of(letters: &[Letter], broadcasts: &[Broadcast], stores: &Stores) -> Self {
         let mut books = Self::default();
         let nothing = Store::default();
         let inboxes = Inboxes::read(stores);
@@ -129,6 +130,7 @@ impl Books {
         }
         books.order(letters, stores, &answers);
         books.strangers(letters, stores, &answers);
+        books.bulletins(broadcasts, stores);
         let alarms = stores
             .residents
             .values()
@@ -208,6 +210,36 @@ impl Books {
         }
     }
 
+    /// Each broadcast stands once at each resident, as it was sent, and nothing else.
+    fn bulletins(&mut self, broadcasts: &[Broadcast], stores: &Stores) {
+        for (number, broadcast) in broadcasts.iter().enumerate() {
+            if broadcast.sequence.is_none() {
+                self.add(Fault::Unfinished, format!("broadcast {number}: the request has no answer"));
+            }
+        }
+        for (resident, store) in &stores.residents {
+            let mut heard: HashMap<(usize, u64), Vec<&str>> = HashMap::new();
+            for broadcast in &store.broadcasts {
+                let place = (broadcast.from, broadcast.sequence);
+                heard.entry(place).or_default().push(&broadcast.digest);
+            }
+            for (number, broadcast) in broadcasts.iter().enumerate() {
+                let Some(sequence) = broadcast.sequence else { continue };
+                let name = format!("broadcast {number} at resident {resident}");
+                match heard.remove(&(broadcast.from, sequence)).as_deref() {
+                    None => self.add(Fault::Lost, name),
+                    Some([digest]) if *digest == broadcast.digest => {}
+                    Some([_]) => self.add(Fault::Altered, name),
+                    Some(_) => self.add(Fault::Duplicated, name),
+                }
+            }
+            let open = broadcasts.iter().any(|broadcast| broadcast.sequence.is_none());
+            if !open && !heard.is_empty() {
+                self.add(Fault::Contradicted, format!("resident {resident} has what nobody broadcast"));
+            }
+        }
+    }
+
     /// Whatever stands in an inbox was sent there.
     fn strangers(&mut self, letters: &[Letter], stores: &Stores, answers: &Answers<'_>) {
         let sent: std::collections::HashSet<(Recipient, &str)> =
@@ -271,6 +303,7 @@ impl<'s> Inboxes<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chaos::account::Heard;
 
     /// A letter to resident 0, accepted as message `m<number>` at `at`.
     fn letter(number: usize, round: u64, at: i64) -> Letter {
@@ -308,14 +341,14 @@ mod tests {
 
     #[track_caller]
     fn has(letters: &[Letter], stores: &Stores, faults: &[(Fault, u64)]) {
-        assert_eq!(Books::of(letters, stores).counts, faults.iter().copied().collect());
+        assert_eq!(Books::of(letters, &[], stores).counts, faults.iter().copied().collect());
     }
 
     #[test]
     fn what_arrived_once_and_in_order_balances() {
         let letters = [letter(0, 0, 5), letter(1, 1, 5), letter(2, 1, 7)];
         let all = stores((0..3).map(received).collect(), (0..3).map(delivered).collect());
-        let books = Books::of(&letters, &all);
+        let books = Books::of(&letters, &[], &all);
         assert!(books.balance() && books.ended == 3, "{books:?}");
     }
 
@@ -364,9 +397,28 @@ mod tests {
         let text = digest(answer("m0").as_bytes());
         let arrived = Received { answers: Some("m0".to_owned()), digest: text, ..received(1) };
         all.agents[0].letters.push(arrived.clone());
-        let books = Books::of(&letters, &all);
+        let books = Books::of(&letters, &[], &all);
         assert!(books.balance() && books.answers == 1, "{books:?}");
         all.agents[0].letters.push(arrived);
         has(&letters, &all, &[(Fault::Duplicated, 1)]);
+    }
+
+    #[test]
+    fn each_broadcast_stands_once_at_each_resident() {
+        let broadcast = |sequence| Broadcast { from: 1, digest: "d".to_owned(), sequence };
+        let heard = |sequence, digest: &str| Heard { from: 1, sequence, digest: digest.to_owned() };
+        let faults = |broadcasts: &[Broadcast], heard: Vec<Heard>| {
+            let resident = Store { broadcasts: heard, ..Store::default() };
+            let residents = BTreeMap::from([(0, resident)]);
+            let stores = Stores { residents, complete: true, ..Stores::default() };
+            Books::of(&[], broadcasts, &stores).counts.into_keys().collect::<Vec<_>>()
+        };
+        let sent = [broadcast(Some(1))];
+        assert_eq!(faults(&sent, vec![heard(1, "d")]), []);
+        assert_eq!(faults(&sent, Vec::new()), [Fault::Lost]);
+        assert_eq!(faults(&sent, vec![heard(1, "d"), heard(1, "d")]), [Fault::Duplicated]);
+        assert_eq!(faults(&sent, vec![heard(1, "e")]), [Fault::Altered]);
+        assert_eq!(faults(&sent, vec![heard(1, "d"), heard(2, "d")]), [Fault::Contradicted]);
+        assert_eq!(faults(&[broadcast(None)], vec![heard(1, "d")]), [Fault::Unfinished]);
     }
 }

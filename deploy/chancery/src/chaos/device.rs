@@ -1,9 +1,11 @@
 //! A process with the devices of some residents: they receive, answer who asks for it,
 //! and say what their stores hold when a line on standard input asks.
 
-use super::account::{self, Account, End, PLEASE, Received, Sent, Store, digest};
+use super::account::{self, Account, End, Heard, PLEASE, Received, Sent, Store, digest};
+use super::broadcasts::channel;
 use crate::Failure;
 use crate::local::federation::name;
+use crate::local::layout::ADMINISTRATIONS;
 use crate::local::residents::{SPOOL, STOCK, answer};
 use chancery_kit::tls::{Credentials, enrol};
 use chancery_kit::{config, party};
@@ -13,7 +15,7 @@ use chancery_sdk::content::{Body, Letter, room_uri, sender_uri};
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
 use chancery_sdk::event::EventKind;
 use chancery_sdk::inbox::InboxItem;
-use chancery_types::{Clock, Entropy, MessageId, Refusal};
+use chancery_types::{ChannelId, Clock, Entropy, MessageId, Reason, Refusal};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -32,6 +34,8 @@ const ANSWER_LIFE: Duration = Duration::from_hours(24);
 const FETCH: Duration = Duration::from_secs(20);
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How much later than others half of the residents join channels.
+const LATE: Duration = Duration::from_secs(25);
 /// The question on standard input.
 pub(super) const ACCOUNT: &str = "account";
 
@@ -162,9 +166,54 @@ impl Device {
                 tokio::time::sleep(AGAIN).await;
             }
         };
+        let joining = async {
+            if self.number % 2 == 1 {
+                tokio::time::sleep(LATE).await;
+            }
+            while let Err(refusal) = self.join().await {
+                tracing::debug!(reason = refusal.reason.as_str(), "not in all channels yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             () = self.endpoint.run(shutdown.clone()) => {}
             () = reading => {}
+            () = joining => {}
+        }
+    }
+
+    /// Takes a seat in the channel of each agent.
+    async fn join(&self) -> Result<(), Refusal> {
+        for from in 0..ADMINISTRATIONS.len() {
+            let id = ChannelId::from_bytes(channel(from).into_bytes());
+            let unknown = || Refusal::new(Reason::ChannelUnknown, "not published yet");
+            let head = self.endpoint.channel(&id, 0).await?.ok_or_else(unknown)?;
+            self.endpoint.subscribe(head.channel.channel(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Broadcasts that came in.
+    async fn heard(&self) -> Result<Vec<Heard>, Refusal> {
+        let (mut heard, mut after) = (Vec::new(), 0);
+        loop {
+            let received = self.endpoint.broadcasts_after(after, READ).await?;
+            let Some(last) = received.last() else { return Ok(heard) };
+            after = last.position;
+            for broadcast in received {
+                let said = &broadcast.manifest;
+                let from = |from: &usize| channel(*from).as_bytes() == said.channel.as_bytes();
+                let text = match Body::decode_in(&broadcast.content, &["en"]) {
+                    Ok(Body::Letter { letter, .. }) => letter.markdown,
+                    _ => String::new(),
+                };
+                heard.push(Heard {
+                    from: (0..ADMINISTRATIONS.len()).find(from).unwrap_or(usize::MAX),
+                    sequence: said.sequence,
+                    digest: digest(text.as_bytes()),
+                });
+            }
         }
     }
 
@@ -240,6 +289,7 @@ impl Device {
             }
         }
         store.sent = self.sent().await?;
+        store.broadcasts = self.heard().await?;
         let alarms = self.endpoint.alarms_after(0, READ).await?;
         store.alarms = alarms.into_iter().map(|raised| raised.alarm.as_str().to_owned()).collect();
         Ok(store)

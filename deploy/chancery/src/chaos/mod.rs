@@ -3,6 +3,7 @@
 
 mod account;
 mod books;
+mod broadcasts;
 mod device;
 mod faults;
 mod found;
@@ -15,6 +16,7 @@ mod stores;
 use crate::Failure;
 use crate::local::{bar, print};
 use books::Books;
+use broadcasts::{Bulletins, Speaker};
 use chancery::dice::Dice;
 use chancery_types::{Clock, Entropy};
 use clap::{Args, Subcommand};
@@ -45,17 +47,21 @@ const LOOK: Duration = Duration::from_secs(2);
 /// is asked for.
 const LETTERS: u64 = 4 << 40;
 const REPETITIONS: u64 = 5 << 40;
+/// The same for broadcasts.
+const BULLETINS: u64 = 6 << 40;
+const BULLETINS_AGAIN: u64 = 7 << 40;
 
 /// Kill, stop and cut off the parties of a federation, and do the books.
 ///
 /// Founds a federation of its own in a folder, each party a process: certificate
 /// authority, directory, three evaluators, enrolment authority, two nodes, two
 /// agents, and the residents' devices. While agents write to residents and to
-/// each other and residents answer, processes are killed (SIGKILL) and stopped
+/// each other, broadcast to all residents, and residents answer, processes are killed (SIGKILL) and stopped
 /// (SIGSTOP), and links are cut, stalled, half-open, slow, or turn bits. Then
 /// everything is healed, and the books must balance: each letter that was
 /// accepted stands once at its recipient, in order, as it was sent, with its
-/// attachments and one terminal event; whatever was refused stands nowhere.
+/// attachments and one terminal event; whatever was refused stands nowhere; each
+/// broadcast stands once at every resident.
 ///
 /// Exits with 0 only if they do. Otherwise the folder stays, with the log of
 /// each party in logs/ and of what was done to them in faults.log.
@@ -150,7 +156,7 @@ async fn chaos(
     parts: (Arc<dyn Clock>, Arc<dyn Entropy>),
 ) -> Result<Report, Failure> {
     let founded = found(folder, usize::from(args.residents), seed, args.json, parts).await?;
-    let ledger = Ledger::default();
+    let (ledger, bulletins) = (Ledger::default(), Bulletins::default());
     let (stop, end, tended) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     founded.parties.start().await?;
     let tending = async {
@@ -159,6 +165,12 @@ async fn chaos(
     };
     let working = async {
         let mut talking = converse(&founded, &ledger, seed, (&stop, &end))?;
+        for from in 0..founded.agents.len() {
+            let agent = format!("http://{}", founded.layout.address(&agent_name(from)));
+            let dice = |rows| Dice::new(seed, rows + from as u64);
+            let speaker = Speaker::new(from, &agent, bulletins.clone())?;
+            talking.spawn(speaker.speak((dice(BULLETINS), dice(BULLETINS_AGAIN)), stop.clone(), end.clone()));
+        }
         let faults = Faults::new(&founded, seed, args.kills_per_minute)?;
         let (begun, duration) = (Instant::now(), Duration::from_secs_f64(args.minutes * 60.0));
         let going_wrong = async {
@@ -174,14 +186,15 @@ async fn chaos(
         if tokio::time::timeout(ANSWERS, answered).await.is_err() {
             end.cancel();
         }
-        let books = settle(&founded, &ledger, args.json).await?;
+        let books = settle(&founded, (&ledger, &bulletins), args.json).await?;
         tended.cancel();
         let settled_seconds = healed.elapsed().as_secs_f64();
         Ok(Report { seconds, settled_seconds, ..Report::new(seed, books, faults.done()) })
     };
     let (report, ended_badly) = tokio::try_join!(working, tending)?;
     let (letters, refused) = (ledger.accepted(), ledger.refused());
-    Ok(Report { letters, refused, ended_by_themselves: founded.parties.ended(), ended_badly, ..report })
+    let broadcasts = bulletins.handed_over();
+    Ok(Report { letters, broadcasts, refused, ended_by_themselves: founded.parties.ended(), ended_badly, ..report })
 }
 
 /// Both agents write to every resident and to each other.
@@ -226,14 +239,18 @@ async fn watch(duration: Duration, ledger: &Ledger, faults: &Faults<'_>, quiet: 
 }
 
 /// Does the books until they balance, or nothing moves any more.
-async fn settle(founded: &Founded, ledger: &Ledger, quiet: bool) -> Result<Books, Failure> {
+async fn settle(
+    founded: &Founded,
+    (ledger, bulletins): (&Ledger, &Bulletins),
+    quiet: bool,
+) -> Result<Books, Failure> {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
     let mut reader = Reader::new(founded)?;
     let begun = Instant::now();
     let (mut last, mut moved) = (Books::default(), begun);
     loop {
         let stores = reader.read(founded).await;
-        let books = Books::of(&ledger.letters(), &stores);
+        let books = Books::of(&ledger.letters(), &bulletins.all(), &stores);
         if stores.complete && books.balance() {
             bar.finish_and_clear();
             return Ok(books);

@@ -21,6 +21,8 @@ pub(super) struct Report {
     pub(super) letters: u64,
     /// Answers accepted from residents.
     pub(super) answers: u64,
+    /// Broadcasts of both agents, each to all residents.
+    pub(super) broadcasts: u64,
     /// Letters that were refused for good, by reason.
     pub(super) refused: BTreeMap<String, u64>,
     pub(super) lost: u64,
@@ -53,6 +55,7 @@ impl Report {
             kills: done.faults.get("kill").copied().unwrap_or(0),
             letters: 0,
             answers: books.answers,
+            broadcasts: 0,
             refused: BTreeMap::new(),
             lost: count(Fault::Lost),
             duplicated: count(Fault::Duplicated),
@@ -86,6 +89,7 @@ impl Report {
         row("kills", self.kills.to_string());
         row("letters", self.letters.to_string());
         row("answers", self.answers.to_string());
+        row("broadcasts", self.broadcasts.to_string());
         for (name, count) in [
             ("lost", self.lost),
             ("duplicated", self.duplicated),

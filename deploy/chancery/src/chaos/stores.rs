@@ -90,7 +90,7 @@ struct Letter {
 impl Agent {
     fn store(&self, number: usize) -> Store {
         let letters = self.letters.iter().map(|letter| letter.received.clone()).collect();
-        Store { number, letters, sent: self.sent.values().cloned().collect(), alarms: Vec::new() }
+        Store { number, letters, sent: self.sent.values().cloned().collect(), ..Store::default() }
     }
 
     async fn catch_up(&mut self) -> Result<(), Status> {

@@ -1,0 +1,140 @@
+//! Who gets a broadcast, over a whole federation: residents who join by themselves, those whose cells
+//! are merged, those for whom it is, and what waits until it is to begin.
+
+use crate::broadcasts::{channel, is_in, order, texts};
+use chancery_directory_core::channel::{Channel, JoinRule, Suite};
+use chancery_interop_tests::mesh::{Mesh, Place};
+use chancery_interop_tests::party::{Agent, Device};
+use chancery_interop_tests::wait::until;
+use chancery_proto::agent::v1 as wire;
+use chancery_proto::agent::v1::agent_service_client::AgentServiceClient;
+use chancery_proto::content::v1::{Condition, Profile};
+use chancery_types::ChannelId;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const SCHEDULED: i32 = wire::BroadcastStage::Scheduled as i32;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn residents_join_the_channels_of_their_administration_and_may_leave() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    mesh.start_node("regional", Place::free().await, BTreeMap::new()).await;
+    let first = Channel { for_residents: true, ..channel(&federal, Suite::Classical) };
+    let index = federal.endpoint.publish_channel(&first).await.unwrap();
+    federal.endpoint.channel(&first.id, index).await.unwrap();
+    let [resident, other] = [("resident", "federal"), ("other", "regional")];
+    let resident = Device::open(&mesh, resident.1, resident.0).await;
+    let other = Device::open(&mesh, other.1, other.0).await;
+    for device in [&resident, &other] {
+        device.endpoint.register().await.unwrap();
+    }
+    let (resident, other) = (resident.live(), other.live());
+    until("the resident is in a cell", async || is_in(&resident).await).await;
+    federal.endpoint.broadcast(order(&mesh, "to our residents", None)).await.unwrap();
+    assert_eq!(texts(&resident, 1).await, ["to our residents"]);
+
+    // Who has left is not brought back, though another channel is joined.
+    resident.endpoint.unsubscribe(first.id).await.unwrap();
+    let second = Channel { id: ChannelId::from_bytes([8; 16]), ..first };
+    let index = federal.endpoint.publish_channel(&second).await.unwrap();
+    federal.endpoint.channel(&second.id, index).await.unwrap();
+    let resident = resident.reopened_at(&mesh.nodes["federal"].address).await.live();
+    let joined = [(second.id, true)];
+    until("the second one is joined", async || resident.endpoint.subscriptions().await.unwrap() == joined).await;
+    assert!(other.endpoint.subscriptions().await.unwrap().is_empty(), "it lives elsewhere");
+}
+
+/// Removals of a channel by invitation are made at once, so that nobody has to wait for a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_empty_cell_is_merged_while_broadcasts_come() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    mesh.start_node("regional", Place::free().await, BTreeMap::new()).await;
+    let channel = Channel { join_rule: JoinRule::Invitation, ..channel(&federal, Suite::Classical) };
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let mut devices = Vec::new();
+    for number in 0..5 {
+        let device = Device::open(&mesh, "regional", &format!("device-{number}")).await;
+        device.endpoint.register().await.unwrap();
+        let invitation = federal.endpoint.invite(channel.id).await.unwrap();
+        device.endpoint.subscribe(&channel, Some(invitation)).await.unwrap();
+        let device = device.live();
+        until("the device is in a cell", async || is_in(&device).await).await;
+        devices.push(device);
+    }
+    let audience = async || federal.endpoint.audience(channel.id).await.unwrap();
+    assert_eq!(audience().await, (5, 2), "cells of three");
+    federal.endpoint.broadcast(order(&mesh, "first", None)).await.unwrap();
+    for device in &devices {
+        texts(device, 1).await;
+    }
+    for device in &devices[..2] {
+        device.endpoint.unsubscribe(channel.id).await.unwrap();
+    }
+    federal.endpoint.broadcast(order(&mesh, "second", None)).await.unwrap();
+    until("all are in one cell", async || audience().await == (3, 1)).await;
+    federal.endpoint.broadcast(order(&mesh, "third", None)).await.unwrap();
+    for device in &devices[2..] {
+        assert_eq!(texts(device, 3).await, ["first", "second", "third"]);
+        until("it has one seat", async || is_in(device).await).await;
+        assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
+    }
+    assert!(federal.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broadcast_waits_for_its_time_and_each_device_judges_for_whom_it_is() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let device = Device::open(&mesh, "federal", "device").await;
+    device.endpoint.register().await.unwrap();
+    device.endpoint.subscribe(&channel, None).await.unwrap();
+    let device = device.live();
+    until("the device is in a cell", async || is_in(&device).await).await;
+
+    let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
+    let mut stages = async |request: &wire::BroadcastRequest| {
+        let mut stream = client.broadcast(request.clone()).await.unwrap().into_inner();
+        let mut stages = Vec::new();
+        while let Some(answer) = stream.message().await.unwrap() {
+            stages.push((answer.sequence, answer.stage));
+        }
+        stages
+    };
+    let body = wire::Letter { markdown: "Winter help".to_owned(), ..wire::Letter::default() };
+    let request = |name: u8, begins: Duration| wire::BroadcastRequest {
+        request_id: uuid::Uuid::from_bytes([name; 16]).to_string(),
+        channel_id: uuid::Uuid::from_bytes(*channel.id.as_bytes()).to_string(),
+        bodies: vec![body.clone()],
+        begins_at_ms: mesh.clock.now().after(begins).millis(),
+        condition: Some(Condition { areas: vec!["BE2".to_owned()], min_age: 65, ..Condition::default() }),
+        ..wire::BroadcastRequest::default()
+    };
+    let (soon, never) = (request(1, Duration::from_secs(2)), request(2, Duration::from_hours(24)));
+    assert_eq!(stages(&soon).await, [(0, SCHEDULED)]);
+    assert_eq!(stages(&never).await, [(0, SCHEDULED)]);
+    let mut other = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
+    let listed = other.list_channels(wire::ListChannelsRequest {}).await.unwrap().into_inner();
+    let waiting: Vec<_> = listed.channels[0].scheduled.iter().map(|waits| &*waits.request_id).collect();
+    assert_eq!(waiting, [&*soon.request_id, &*never.request_id]);
+    let cancel = wire::CancelBroadcastRequest { request_id: never.request_id.clone() };
+    assert!(other.cancel_broadcast(cancel.clone()).await.unwrap().into_inner().cancelled);
+    assert!(!other.cancel_broadcast(cancel).await.unwrap().into_inner().cancelled);
+
+    let read = async || device.endpoint.broadcasts_after(0, 10).await.unwrap();
+    until("its time has come", async || read().await.len() == 1).await;
+    assert!(read().await[0].manifest.created_at.millis() >= soon.begins_at_ms);
+    assert_eq!(stages(&soon).await.last(), Some(&(1, wire::BroadcastStage::HandedOver as i32)));
+    assert!(read().await[0].is_for_owner, "whoever might be meant is told");
+    for (area, birth_date, is_meant) in
+        [("BE211", "1950-01-31", true), ("FR", "1950-01-31", false), ("BE211", "2000-01-31", false)]
+    {
+        let profile =
+            Profile { areas: vec![area.to_owned()], birth_date: birth_date.to_owned(), ..Profile::default() };
+        device.endpoint.set_profile(profile).await.unwrap();
+        assert_eq!(read().await[0].is_for_owner, is_meant, "{area} {birth_date}");
+    }
+}
