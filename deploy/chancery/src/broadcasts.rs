@@ -239,7 +239,11 @@ async fn cancel(args: CancelArgs) -> Result<(), Failure> {
     if args.agent.json {
         return line(&serde_json::json!({ "cancelled": cancelled }));
     }
-    text_line(if cancelled { "taken back" } else { "nothing waits under this id: it has begun, or was not asked for" })
+    text_line(if cancelled {
+        "taken back"
+    } else {
+        "nothing waits under this id: it has begun, or was not asked for"
+    })
 }
 
 /// Runs `chancery broadcast`.

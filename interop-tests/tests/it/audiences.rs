@@ -41,8 +41,35 @@ async fn residents_join_the_channels_of_their_administration_and_may_leave() {
     federal.endpoint.channel(&second.id, index).await.unwrap();
     let resident = resident.reopened_at(&mesh.nodes["federal"].address).await.live();
     let joined = [(second.id, true)];
-    until("the second one is joined", async || resident.endpoint.subscriptions().await.unwrap() == joined).await;
+    until("the second one is joined", async || resident.endpoint.subscriptions().await.unwrap() == joined)
+        .await;
     assert!(other.endpoint.subscriptions().await.unwrap().is_empty(), "it lives elsewhere");
+}
+
+/// What was broadcast before a node had any resident in the channel.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_resident_of_a_node_reads_what_the_channel_grants() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    mesh.start_node("regional", Place::free().await, BTreeMap::new()).await;
+    let channel = Channel { history: 2, ..channel(&federal, Suite::Classical) };
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    for text in ["first", "second", "third"] {
+        federal.endpoint.broadcast(order(&mesh, text, None)).await.unwrap();
+    }
+    let mut expected = vec!["second", "third"];
+    for (node, text) in [("regional", "fourth"), ("federal", "fifth")] {
+        let device = Device::open(&mesh, node, node).await;
+        device.endpoint.register().await.unwrap();
+        device.endpoint.subscribe(&channel, None).await.unwrap();
+        let device = device.live();
+        until("the device is in a cell", async || is_in(&device).await).await;
+        assert_eq!(texts(&device, 2).await, expected);
+        federal.endpoint.broadcast(order(&mesh, text, None)).await.unwrap();
+        assert_eq!(texts(&device, 3).await[2], text);
+        expected = vec!["third", text];
+        assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
+    }
 }
 
 /// Removals of a channel by invitation are made at once, so that nobody has to wait for a day.

@@ -84,7 +84,8 @@ async fn what_a_node_keeps_back_its_resident_misses_and_what_comes_late_it_reads
     }
     // The node turns the first two around and keeps the last one back.
     for (from, to) in [(1, 1001), (2, 1000)] {
-        for table in ["broadcast_wraps SET broadcast_id = ?2 WHERE broadcast_id", "broadcast SET id = ?2 WHERE id"]
+        for table in
+            ["broadcast_wraps SET broadcast_id = ?2 WHERE broadcast_id", "broadcast SET id = ?2 WHERE id"]
         {
             scene.store.execute(&format!("UPDATE {table} = ?1"), [from, to]).unwrap();
         }
@@ -147,10 +148,8 @@ async fn an_agent_that_tells_one_region_something_else_is_found() {
     assert_eq!(reason(conflict.map(drop)), Reason::ChannelConflict);
     // The region's residents read nothing that is not in the log, and say so.
     let device = scene.device.live();
-    until("the alarm is raised", async || {
-        !device.endpoint.alarms_after(0, 10).await.unwrap().is_empty()
-    })
-    .await;
+    until("the alarm is raised", async || !device.endpoint.alarms_after(0, 10).await.unwrap().is_empty())
+        .await;
     assert!(device.endpoint.broadcasts_after(0, 10).await.unwrap().is_empty());
     scene.device = device;
     assert_eq!(scene.alarms().await, [Alarm::ForgedBroadcast]);

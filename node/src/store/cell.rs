@@ -158,13 +158,17 @@ pub(crate) async fn read(
     .await?;
     let Some(seat) = seat else { return Ok(vec![Item::Ended(true)]) };
     let Some(cell) = seat.try_get::<Option<i64>, _>("cell")? else { return Ok(Vec::new()) };
-    let place = Place { owner: seat.try_get("owner")?, channel: seat.try_get("channel_id")?, cell };
-    let joined = sql::unsigned(seat.try_get("sequence")?);
-    if at.change < joined {
-        let Some(admission) = admission(store, &place, &seat, joined).await? else {
+    let place = Place {
+        owner: seat.try_get("owner")?,
+        channel: seat.try_get("channel_id")?,
+        cell,
+        joined: sql::unsigned(seat.try_get("sequence")?),
+    };
+    if at.change < place.joined {
+        let Some(admission) = admission(store, &place, &seat).await? else {
             return Ok(vec![Item::Ended(true)]);
         };
-        at.change = joined;
+        at.change = place.joined;
         at.broadcast = at.broadcast.max(admission.first_broadcast.saturating_sub(1));
         return Ok(vec![Item::Admission(admission)]);
     }
@@ -210,11 +214,12 @@ fn merge(
     }
 }
 
-/// A cell, as rows name it.
+/// A cell, as rows name it, and with which of its changes a seat came in.
 struct Place {
     owner: String,
     channel: Vec<u8>,
     cell: i64,
+    joined: u64,
 }
 
 struct Change {
@@ -228,7 +233,6 @@ async fn admission(
     store: &NodeStore,
     place: &Place,
     seat: &SqliteRow,
-    joined: u64,
 ) -> Result<Option<wire::Admission>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT c.first_broadcast, c.key_message, t.tree FROM cell_change c
@@ -238,12 +242,12 @@ async fn admission(
     .bind(&place.owner)
     .bind(&place.channel)
     .bind(place.cell)
-    .bind(sql::signed(joined))
+    .bind(sql::signed(place.joined))
     .fetch_optional(store.readers())
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(wire::Admission {
-        sequence: joined,
+        sequence: place.joined,
         first_broadcast: sql::unsigned(row.try_get(0)?),
         key: row.try_get::<Vec<u8>, _>(1)?.into(),
         tree: row.try_get::<Vec<u8>, _>(2)?.into(),
@@ -280,11 +284,14 @@ async fn broadcasts(
     place: &Place,
     after: u64,
 ) -> Result<VecDeque<wire::BroadcastItem>, sqlx::Error> {
-    // The wrap alone is cut out: a row of them has 57 KB.
+    // The wrap alone is cut out: a row of them has 57 KB. Of what was broadcast before the seat came in
+    // there need be none: its agent grants what may be read of it. Of all else it is on its way.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT b.sequence, b.logged_manifest, substr(w.wraps, $5, 56) FROM broadcast b
-         JOIN broadcast_wraps w ON w.broadcast_id = b.id AND w.row = $6
+         LEFT JOIN broadcast_wraps w ON w.broadcast_id = b.id AND w.row = $6
          WHERE b.owner = $1 AND b.channel_id = $2 AND b.sequence > $3 AND b.expires_at > $4
+           AND (w.id IS NOT NULL OR b.sequence < (SELECT first_broadcast FROM cell_change
+             WHERE owner = $1 AND channel_id = $2 AND cell = $7 AND sequence = $8))
          ORDER BY b.sequence LIMIT {AT_ONCE}"
     )))
     .bind(&place.owner)
@@ -293,11 +300,13 @@ async fn broadcasts(
     .bind(store.now().millis())
     .bind(place.cell % i64::from(ROW) * 56 + 1)
     .bind(place.cell / i64::from(ROW))
+    .bind(place.cell)
+    .bind(sql::signed(place.joined))
     .fetch_all(store.readers())
     .await?;
     let mut found = VecDeque::with_capacity(rows.len());
     for row in &rows {
-        let wrap: Vec<u8> = row.try_get(2)?;
+        let wrap = row.try_get::<Option<Vec<u8>>, _>(2)?.unwrap_or_default();
         found.push_back(wire::BroadcastItem {
             sequence: sql::unsigned(row.try_get(0)?),
             logged_manifest: row.try_get::<Vec<u8>, _>(1)?.into(),

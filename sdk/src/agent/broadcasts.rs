@@ -183,8 +183,7 @@ async fn follow(
             let (sequence, cells) = (now.sequence, now.cells);
             let answer =
                 wire::BroadcastResponse { sequence, stage: stage.into(), cells, residents, preview: None };
-            let is_last =
-                matches!(stage, wire::BroadcastStage::HandedOver | wire::BroadcastStage::Scheduled);
+            let is_last = matches!(stage, wire::BroadcastStage::HandedOver | wire::BroadcastStage::Scheduled);
             if answers.send(Ok(answer)).await.is_err() || is_last {
                 return Ok(());
             }

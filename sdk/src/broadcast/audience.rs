@@ -153,7 +153,7 @@ pub fn admit(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
             let group = tx.take_group(&cell.group)?;
             (cell, group)
         }
-        None => open(tx, suite, channel, node)?,
+        None => open(tx, &published, node)?,
     };
     let room = (published.cell_size - cell.seats).min(AT_ONCE);
     let joiners = joiners(tx, suite, &cell, room)?;
@@ -329,16 +329,15 @@ fn change(
     sender::queue(tx, &cell.node, node::cell_item::Item::Change(change))
 }
 
-fn open(
-    tx: &mut Tx<'_>,
-    suite: Suite,
-    channel: ChannelId,
-    node: NodeId,
-) -> Result<(Cell, MlsGroup), EndpointError> {
+fn open(tx: &mut Tx<'_>, published: &Channel, node: NodeId) -> Result<(Cell, MlsGroup), EndpointError> {
+    let (suite, channel) = (Suite::of_channel(published.suite), published.id);
     let number: u32 = tx
         .sql()
         .prepare_cached("SELECT coalesce(max(number) + 1, 0) FROM cells WHERE channel = ?1 AND node = ?2")?
         .query_row(params![channel.as_bytes(), node.as_str()], |row| row.get(0))?;
+    if number == 0 {
+        sender::announce_earlier(tx, published, &node)?;
+    }
     let (id, group) = cell::create(tx, suite)?;
     tx.sql()
         .prepare_cached(
@@ -369,7 +368,8 @@ fn find(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Option<
 }
 
 fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Cell>, EndpointError> {
-    let sql = format!("SELECT id, channel, node, number, group_id, change, seats, merges FROM cells WHERE {which}");
+    let sql =
+        format!("SELECT id, channel, node, number, group_id, change, seats, merges FROM cells WHERE {which}");
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement.query_map(by, |row| {
         let node: String = row.get(2)?;

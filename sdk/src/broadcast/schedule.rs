@@ -139,9 +139,8 @@ pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Vec<([u8; 16], Tim
         "SELECT request_id, begins_at_ms FROM scheduled_broadcasts \
          WHERE channel = ?1 AND refused IS NULL ORDER BY begins_at_ms",
     )?;
-    let rows = statement.query_map([channel.as_bytes()], |row| {
-        Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?)))
-    })?;
+    let rows = statement
+        .query_map([channel.as_bytes()], |row| Ok((row.get(0)?, Timestamp::from_millis(row.get(1)?))))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

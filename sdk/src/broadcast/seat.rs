@@ -338,8 +338,9 @@ pub(super) fn find(tx: &Tx<'_>, seat: &SeatId) -> Result<Option<Seat>, EndpointE
 }
 
 fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat>, EndpointError> {
-    let sql =
-        format!("SELECT seat, channel, owner, agent, change, broadcast, group_id, moves FROM seats WHERE {which}");
+    let sql = format!(
+        "SELECT seat, channel, owner, agent, change, broadcast, group_id, moves FROM seats WHERE {which}"
+    );
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement.query_map(by, |row| {
         let ids =

@@ -278,13 +278,7 @@ pub fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u32, Endp
     let signed = SignedManifest::try_from(proof.manifest.unwrap_or_default()).map_err(|_| unreadable())?;
     let rows = keys::rows(tx, channel)?;
     for node in rows.iter().map(|(node, _)| node).collect::<BTreeSet<_>>() {
-        let announcement = federation::Announcement {
-            channel_id: channel.to_wire(),
-            sequence,
-            logged_manifest: Bytes::copy_from_slice(&logged),
-            expires_at_ms: signed.manifest().expires_at.millis(),
-        };
-        queue(tx, node, node::cell_item::Item::Announcement(announcement))?;
+        announce(tx, node, signed.manifest(), Bytes::copy_from_slice(&logged))?;
     }
     let mut cells = 0;
     for (node, row) in &rows {
@@ -322,28 +316,70 @@ pub fn wrapped(tx: &Tx<'_>, channel: &ChannelId) -> Result<u64, EndpointError> {
     Ok(statement.query_row([channel.as_bytes()], |row| row.get(0))?)
 }
 
+fn announce(
+    tx: &Tx<'_>,
+    node: &NodeId,
+    manifest: &Manifest,
+    logged_manifest: Bytes,
+) -> Result<(), EndpointError> {
+    let announcement = federation::Announcement {
+        channel_id: manifest.channel.to_wire(),
+        sequence: manifest.sequence,
+        logged_manifest,
+        expires_at_ms: manifest.expires_at.millis(),
+    };
+    queue(tx, node, node::cell_item::Item::Announcement(announcement))
+}
+
+/// A broadcast that those who come in may read.
+struct Granted {
+    logged: Vec<u8>,
+    signed: SignedManifest,
+    content_key: Vec<u8>,
+}
+
+fn granted(tx: &Tx<'_>, channel: &Channel) -> Result<Vec<Granted>, EndpointError> {
+    let mut statement = tx.sql().prepare_cached(
+        "SELECT logged, content_key FROM own_broadcasts \
+         WHERE channel = ?1 AND state = 2 AND content_key IS NOT NULL ORDER BY sequence DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![channel.id.as_bytes(), channel.history], |row| {
+        Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))
+    })?;
+    let unreadable = || StoreError::Row { table: "own_broadcasts", column: "logged" };
+    rows.map(|row| {
+        let (logged, content_key) = row?;
+        let proof = directory::LoggedManifest::decode(logged.as_slice()).map_err(|_| unreadable())?;
+        let signed =
+            SignedManifest::try_from(proof.manifest.unwrap_or_default()).map_err(|_| unreadable())?;
+        Ok(Granted { logged, signed, content_key })
+    })
+    .collect()
+}
+
 /// What those who come in may read of before.
 ///
 /// # Errors
 /// The store's.
 pub(super) fn history(tx: &Tx<'_>, channel: &Channel) -> Result<Vec<EarlierBroadcast>, EndpointError> {
-    let mut statement = tx.sql().prepare_cached(
-        "SELECT sequence, logged, content_key FROM own_broadcasts \
-         WHERE channel = ?1 AND state = 2 AND content_key IS NOT NULL ORDER BY sequence DESC LIMIT ?2",
-    )?;
-    let rows = statement.query_map(params![channel.id.as_bytes(), channel.history], |row| {
-        Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
-    })?;
-    let unreadable = || StoreError::Row { table: "own_broadcasts", column: "logged" };
-    rows.map(|row| {
-        let (sequence, logged, content_key) = row?;
-        let proof = directory::LoggedManifest::decode(logged.as_slice()).map_err(|_| unreadable())?;
-        let signed =
-            SignedManifest::try_from(proof.manifest.unwrap_or_default()).map_err(|_| unreadable())?;
-        let manifest_hash = signed.hash().to_vec().into();
-        Ok(EarlierBroadcast { sequence, manifest_hash, content_key: content_key.into() })
-    })
-    .collect()
+    let earlier = |granted: Granted| EarlierBroadcast {
+        sequence: granted.signed.manifest().sequence,
+        manifest_hash: granted.signed.hash().to_vec().into(),
+        content_key: granted.content_key.into(),
+    };
+    Ok(granted(tx, channel)?.into_iter().map(earlier).collect())
+}
+
+/// A home node that had no cell of a channel hears of what its residents may read of before.
+///
+/// # Errors
+/// The store's.
+pub(super) fn announce_earlier(tx: &Tx<'_>, channel: &Channel, node: &NodeId) -> Result<(), EndpointError> {
+    let mut earlier = granted(tx, channel)?;
+    earlier.reverse();
+    earlier
+        .into_iter()
+        .try_for_each(|granted| announce(tx, node, granted.signed.manifest(), granted.logged.into()))
 }
 
 /// After this store was restored from a copy: the channel goes on behind what the directory's map

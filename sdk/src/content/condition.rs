@@ -50,9 +50,9 @@ pub fn applies(condition: &Condition, profile: &Profile, now: Timestamp) -> bool
         condition.areas.is_empty() || profile.areas.is_empty() || condition.areas.iter().any(lives_in);
     let on_topic =
         condition.topics.is_empty() || profile.topics.is_empty() || condition.topics.iter().any(wants);
-    let of_age = now.full_years_since(&profile.birth_date).is_none_or(|age| {
-        age >= condition.min_age && (condition.max_age == 0 || age <= condition.max_age)
-    });
+    let of_age = now
+        .full_years_since(&profile.birth_date)
+        .is_none_or(|age| age >= condition.min_age && (condition.max_age == 0 || age <= condition.max_age));
     in_area && on_topic && of_age
 }
 

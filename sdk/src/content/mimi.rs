@@ -2,11 +2,11 @@
 //! A), and the id of a message (section 3.3). Bytes are the codec's matter.
 //! `Debug` shows none of the content.
 
-use super::condition::Condition;
 use super::codec;
+use super::condition::Condition;
 use super::{ContentError, OverLimit};
-use sha2::{Digest as _, Sha256};
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -58,7 +58,10 @@ impl Endpoint {
     ///
     /// # Errors
     /// The store's.
-    pub async fn scheduled_broadcasts(&self, channel: ChannelId) -> Result<Vec<([u8; 16], Timestamp)>, Refusal> {
+    pub async fn scheduled_broadcasts(
+        &self,
+        channel: ChannelId,
+    ) -> Result<Vec<([u8; 16], Timestamp)>, Refusal> {
         self.0.call(move |tx| schedule::of_channel(tx, &channel)).await
     }
 

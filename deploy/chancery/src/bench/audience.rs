@@ -1,14 +1,14 @@
 //! An agent and residents' devices for the bench of broadcasts, each with a store of its own: what a
 //! home node would bring is handed on by the bench.
 
-use super::broadcast::{Cells, CONTENT};
+use super::broadcast::{CONTENT, Cells};
 use crate::Failure;
 use crate::local::federation::{FEDERATION, name};
 use crate::local::layout::{ADMINISTRATIONS, AGENT};
 use bytes::Bytes;
-use chancery_directory_core::{AgentKey, SigningKey, Trust};
 use chancery_directory_core::channel::Channel;
 use chancery_directory_core::manifest::SignedManifest;
+use chancery_directory_core::{AgentKey, SigningKey, Trust};
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as node;
@@ -236,7 +236,11 @@ impl Device {
     }
 
     /// Comes into a cell.
-    pub(super) async fn join(&self, agent: &AgentName, change: &federation::CellChange) -> Result<(), Failure> {
+    pub(super) async fn join(
+        &self,
+        agent: &AgentName,
+        change: &federation::CellChange,
+    ) -> Result<(), Failure> {
         let admission = node::Admission {
             sequence: change.sequence,
             first_broadcast: change.first_broadcast,

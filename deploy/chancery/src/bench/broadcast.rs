@@ -203,7 +203,8 @@ pub(super) async fn run(
         figures: Figures {
             key_package_cpu_ms: each(spent.making, spent.made),
             joins_per_s: (spent.admitted > 0).then(|| round(spent.admitted as f64 / spent.admitting)),
-            wire_bytes_per_join: (spent.admitted > 0).then(|| round(spent.wire as f64 / spent.admitted as f64)),
+            wire_bytes_per_join: (spent.admitted > 0)
+                .then(|| round(spent.wire as f64 / spent.admitted as f64)),
             join_device_cpu_ms: each(spent.joining, spent.joined),
             agent_rss_mib: round(memory_mib(std::process::id(), "VmHWM")),
             agent_store_mib,
@@ -253,8 +254,10 @@ async fn read(nation: &mut Nation, seated: &[Seated], sequences: &[u64]) -> Resu
         let device = Device::open(&at.store).await?;
         for sequence in sequences {
             let (logged, wrap) = nation.brought((at.home, at.cell), *sequence).await?;
-            let manifest = directory::LoggedManifest::decode(logged.clone()).ok().and_then(|logged| logged.manifest);
-            let manifest = chancery_directory_core::manifest::SignedManifest::try_from(manifest.unwrap_or_default())?;
+            let manifest =
+                directory::LoggedManifest::decode(logged.clone()).ok().and_then(|logged| logged.manifest);
+            let manifest =
+                chancery_directory_core::manifest::SignedManifest::try_from(manifest.unwrap_or_default())?;
             let blob = nation.blob(manifest.manifest().blob.as_bytes())?;
             let before = cpu_seconds();
             bytes = device.read(logged, wrap, &blob, Some((&trust, &key))).await?;

@@ -15,8 +15,8 @@ use chancery_kit::store::StoreError;
 use chancery_sdk::broadcast::sender::Order;
 use chancery_sdk::endpoint::{Endpoint, EndpointConfig};
 use chancery_types::{Clock as _, Entropy, SystemClock, SystemEntropy};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,7 +61,8 @@ impl Nation {
         let (clock, entropy): (Arc<dyn chancery_types::Clock>, Arc<dyn Entropy>) =
             (Arc::new(SystemClock), Arc::new(SystemEntropy));
         let layout = Layout::open(folder, 0)?;
-        let started = LocalFederation::start(layout, Arc::clone(&clock), Arc::clone(&entropy), shutdown.clone());
+        let started =
+            LocalFederation::start(layout, Arc::clone(&clock), Arc::clone(&entropy), shutdown.clone());
         let mut federation = started.await?;
         let agent_key = AgentKey::try_from(agent.key.as_slice())?;
         let [home, other] = ADMINISTRATIONS;
@@ -87,7 +88,8 @@ impl Nation {
             Self { federation, nodes, stores: Vec::new(), config, agent_key, channel, rows, speaking: None };
         nation.speak().await?;
         for administration in ADMINISTRATIONS {
-            let options = SqliteConnectOptions::new().filename(nation.database(administration)).read_only(true);
+            let options =
+                SqliteConnectOptions::new().filename(nation.database(administration)).read_only(true);
             nation.stores.push(options.connect().await.map_err(StoreError::from)?);
         }
         Ok(nation)
@@ -142,7 +144,8 @@ impl Nation {
 
     /// Broadcasts, and waits until all of it is durable at both nodes.
     pub(super) async fn broadcast(&mut self) -> Result<Sent, Failure> {
-        let endpoint = self.speaking.as_ref().map(|(endpoint, ..)| endpoint.clone()).ok_or(Failure::Stopped)?;
+        let endpoint =
+            self.speaking.as_ref().map(|(endpoint, ..)| endpoint.clone()).ok_or(Failure::Stopped)?;
         let mut content = vec![0; CONTENT];
         let entropy: &dyn Entropy = &SystemEntropy;
         entropy.fill(&mut content);

@@ -194,7 +194,14 @@ async fn chaos(
     let (report, ended_badly) = tokio::try_join!(working, tending)?;
     let (letters, refused) = (ledger.accepted(), ledger.refused());
     let broadcasts = bulletins.handed_over();
-    Ok(Report { letters, broadcasts, refused, ended_by_themselves: founded.parties.ended(), ended_badly, ..report })
+    Ok(Report {
+        letters,
+        broadcasts,
+        refused,
+        ended_by_themselves: founded.parties.ended(),
+        ended_badly,
+        ..report
+    })
 }
 
 /// Both agents write to every resident and to each other.
