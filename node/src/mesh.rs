@@ -28,6 +28,15 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Whom to reach, where, and with which key.
 type Target = (Party, String, [u8; 32]);
 
+/// Somebody is no member, or nobody is known to be one: the directory was not reached since the node
+/// was founded.
+pub(crate) fn not_a_member(state: &FederationState) -> Refusal {
+    if state.members().next().is_none() {
+        return Refusal::new(Reason::DirectoryUnreachable, "the log was not read yet; try again");
+    }
+    Refusal::new(Reason::NotAMember, "the log admits no such member")
+}
+
 /// Everything this node needs to reach others.
 pub(crate) struct Mesh {
     here: NodeId,
@@ -102,8 +111,7 @@ impl Mesh {
         }
         let state = self.state();
         let member = state.member(node);
-        let member =
-            member.ok_or_else(|| Refusal::new(Reason::NotAMember, "the log admits no such member"))?;
+        let member = member.ok_or_else(|| not_a_member(&state))?;
         if bool::from(member.node_key_pin.ct_eq(peer.key_pin())) {
             Ok(node.clone())
         } else {
@@ -118,7 +126,7 @@ impl Mesh {
         }
         let state = self.state();
         let member = state.member(node);
-        let member = member.ok_or_else(|| Refusal::new(Reason::NotAMember, "no such member"))?;
+        let member = member.ok_or_else(|| not_a_member(&state))?;
         let endpoint = member.endpoints.first();
         let endpoint = endpoint.ok_or_else(|| Refusal::new(Reason::NotAMember, "no such member"))?;
         let party = Party::Node(node.clone());

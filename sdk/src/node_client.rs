@@ -404,6 +404,18 @@ impl NodeClient {
         .map(drop)
     }
 
+    pub(crate) async fn count_broadcasts(
+        &self,
+        request: &wire::CountBroadcastsRequest,
+    ) -> Result<(), Refusal> {
+        self.call(|channel| {
+            let request = timed(request.clone());
+            async move { BroadcastServiceClient::new(channel).count_broadcasts(request).await }
+        })
+        .await
+        .map(drop)
+    }
+
     pub(crate) async fn read_seats(
         &self,
         seats: &[wire::SeatPosition],

@@ -29,6 +29,8 @@ enum ChannelCommand {
     Invite(InviteArgs),
     /// Take a broadcast back that waits until it is to begin.
     Cancel(CancelArgs),
+    /// Show what became of a broadcast, an hour, a day and a week after it: sums of each node, with noise.
+    Counts(CountsArgs),
 }
 
 #[derive(Args)]
@@ -84,6 +86,18 @@ struct InviteArgs {
     /// The channel.
     #[arg(long, value_name = "UUID")]
     channel: String,
+}
+
+#[derive(Args)]
+struct CountsArgs {
+    #[command(flatten)]
+    agent: AgentAddress,
+    /// The channel.
+    #[arg(long, value_name = "UUID")]
+    channel: String,
+    /// Sequence of the broadcast.
+    #[arg(long, value_name = "SEQUENCE")]
+    sequence: u64,
 }
 
 #[derive(Args)]
@@ -152,6 +166,7 @@ pub(crate) async fn channel(args: ChannelArgs) -> Result<(), Failure> {
         ChannelCommand::List(args) => list(args).await,
         ChannelCommand::Invite(args) => invite(args).await,
         ChannelCommand::Cancel(args) => cancel(args).await,
+        ChannelCommand::Counts(args) => counts(args).await,
     }
 }
 
@@ -230,6 +245,34 @@ async fn invite(args: InviteArgs) -> Result<(), Failure> {
         return line(&serde_json::json!({ "invitation": invitation }));
     }
     text_line(&invitation)
+}
+
+async fn counts(args: CountsArgs) -> Result<(), Failure> {
+    let mut client = connect(&args.agent.agent).await?;
+    let request = agent::BroadcastCountsRequest { channel_id: args.channel, sequence: args.sequence };
+    let counts = client.broadcast_counts(request).await.map_err(Failure::call)?.into_inner();
+    if args.agent.json {
+        return line(&serde_json::json!({
+            "delivered": counts.delivered, "read": counts.read,
+            "nodes": counts.nodes.iter().map(|node| serde_json::json!({
+                "administration": node.administration, "delivered": node.delivered, "read": node.read,
+            })).collect::<Vec<_>>(),
+        }));
+    }
+    text_line(&format!("{:<20} {:>12} {:>12}", "", "delivered", "read"))?;
+    for node in &counts.nodes {
+        text_line(&format!(
+            "{:<20} {:>12} {:>12}",
+            node.administration,
+            told(node.delivered),
+            told(node.read)
+        ))?;
+    }
+    text_line(&format!("{:<20} {:>12} {:>12}", "all that told", counts.delivered, counts.read))
+}
+
+fn told(sum: u64) -> String {
+    if sum == 0 { "below 20".to_owned() } else { sum.to_string() }
 }
 
 async fn cancel(args: CancelArgs) -> Result<(), Failure> {

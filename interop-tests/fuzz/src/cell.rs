@@ -56,6 +56,7 @@ fn lists() -> [federation::SeatList; 2] {
         node: "north".to_owned(),
         joining: vec![seat.clone(), federation::JoiningSeat { seat_id: vec![5; 16].into(), ..seat }],
         leaving: vec![vec![6; 16].into(), vec![7; 16].into()],
+        counts: vec![federation::BroadcastCount { sequence: 3, delivered: 40, read: 21 }],
     };
     let leaving = federation::SeatList { joining: Vec::new(), ..list.clone() };
     [list, leaving]

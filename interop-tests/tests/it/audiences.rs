@@ -165,3 +165,54 @@ async fn a_broadcast_waits_for_its_time_and_each_device_judges_for_whom_it_is() 
         assert_eq!(read().await[0].is_for_owner, is_meant, "{area} {birth_date}");
     }
 }
+
+/// Of three residents a node tells no more than that it has the broadcast.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_report_and_an_agent_hears_sums_alone() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    mesh.start_node("regional", Place::free().await, BTreeMap::new()).await;
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let mut devices = Vec::new();
+    for number in 0..3 {
+        let device = Device::open(&mesh, "regional", &format!("device-{number}")).await;
+        device.endpoint.register().await.unwrap();
+        device.endpoint.subscribe(&channel, None).await.unwrap();
+        let device = device.live();
+        until("the device is in a cell", async || is_in(&device).await).await;
+        devices.push(device);
+    }
+    federal.endpoint.broadcast(order(&mesh, "first", None)).await.unwrap();
+    for device in &devices {
+        texts(device, 1).await;
+        let position = device.endpoint.broadcasts_after(0, 1).await.unwrap()[0].position;
+        for _ in 0..2 {
+            device.endpoint.count_as_read(position).await.unwrap();
+            device.endpoint.report_broadcasts().await.unwrap();
+        }
+    }
+    let store = rusqlite::Connection::open(mesh.path("node-regional/node.db")).unwrap();
+    store.busy_timeout(Duration::from_secs(30)).unwrap();
+    let sums = "SELECT delivered, read FROM broadcast";
+    let sums = store.query_row(sums, [], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?)));
+    assert_eq!(sums.unwrap(), (3, 3));
+    // An hour later, when somebody else takes a seat.
+    store.execute("UPDATE broadcast SET came_at = came_at - 3600000", []).unwrap();
+    let late = Device::open(&mesh, "regional", "late").await;
+    late.endpoint.register().await.unwrap();
+    late.endpoint.subscribe(&channel, None).await.unwrap();
+    let _late = late.live();
+    let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
+    let request = wire::BroadcastCountsRequest {
+        channel_id: uuid::Uuid::from_bytes(*channel.id.as_bytes()).to_string(),
+        sequence: 1,
+    };
+    let mut told = wire::BroadcastCountsResponse::default();
+    until("the node tells", async || {
+        told = client.broadcast_counts(request.clone()).await.unwrap().into_inner();
+        !told.nodes.is_empty()
+    })
+    .await;
+    assert_eq!((told.delivered, told.read, &*told.nodes[0].administration), (0, 0, "regional"));
+}

@@ -19,6 +19,8 @@ pub const MAX_SEATS: usize = 1024;
 pub const MAX_JOINING: usize = 256;
 /// Most seats that a list gives up.
 pub const MAX_LEAVING: usize = 4096;
+/// Most counts of broadcasts that a list brings.
+pub const MAX_COUNTS: usize = 64;
 /// Largest list of seats, in bytes.
 pub const MAX_LIST: usize = 1024 * 1024;
 /// Largest KeyPackage of a seat, in bytes of MLSMessage.
@@ -83,6 +85,19 @@ pub struct SeatList {
     pub joining: Vec<Joining>,
     /// Who leaves.
     pub leaving: Vec<SeatId>,
+    /// What became of broadcasts.
+    pub counts: Vec<Count>,
+}
+
+/// What became of a broadcast at the residents of a node: sums with noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Sequence of the broadcast.
+    pub sequence: u64,
+    /// Devices that have it.
+    pub delivered: u64,
+    /// Devices whose owners have read it.
+    pub read: u64,
 }
 
 impl SeatList {
@@ -95,6 +110,7 @@ impl SeatList {
         let list = wire::SeatList::decode(bytes).map_err(|_| Refusal::field("list does not parse"))?;
         limit("joining", list.joining.len(), MAX_JOINING)?;
         limit("leaving", list.leaving.len(), MAX_LEAVING)?;
+        limit("counts", list.counts.len(), MAX_COUNTS)?;
         let joining = list.joining.into_iter();
         Ok(Self {
             federation: list.federation,
@@ -104,6 +120,11 @@ impl SeatList {
                 .map(|seat| Joining::new(&seat.seat_id, seat.key_package, seat.invitation))
                 .collect::<Result<_, _>>()?,
             leaving: list.leaving.iter().map(SeatId::try_from).collect::<Result<_, _>>()?,
+            counts: list
+                .counts
+                .iter()
+                .map(|count| Count { sequence: count.sequence, delivered: count.delivered, read: count.read })
+                .collect(),
         })
     }
 
@@ -120,6 +141,15 @@ impl SeatList {
             node: self.node.to_string(),
             joining: joining.collect(),
             leaving: self.leaving.iter().map(SeatId::to_wire).collect(),
+            counts: self
+                .counts
+                .iter()
+                .map(|count| wire::BroadcastCount {
+                    sequence: count.sequence,
+                    delivered: count.delivered,
+                    read: count.read,
+                })
+                .collect(),
         }
         .encode_to_vec()
     }
@@ -443,6 +473,7 @@ mod tests {
                 node: "north".parse().unwrap(),
                 joining: joining.collect(),
                 leaving: leaving.into_iter().map(SeatId::from_bytes).collect(),
+                counts: (0..3).map(|n| Count { sequence: n + 1, delivered: 40 * n, read: n }).collect(),
             };
             let bytes = list.encode();
             let again = SeatList::decode(bytes.clone().into()).unwrap();

@@ -2,6 +2,7 @@
 
 use super::Rooms;
 use super::session::{self, Session};
+use crate::mesh::not_a_member;
 use crate::store::account::{self, NewDevice};
 use crate::store::{mailbox, moves};
 use bytes::Bytes;
@@ -134,8 +135,9 @@ impl AccountService for Accounts {
             let (session, alias) = own_alias(&request, &request.get_ref().alias)?;
             let message = request.into_inner();
             let to = message.node.parse::<NodeId>()?;
-            if self.0.mesh.state().member(&to).is_none() {
-                return Err(Refusal::new(Reason::NotAMember, "the log admits no such member"));
+            let state = self.0.mesh.state();
+            if state.member(&to).is_none() {
+                return Err(not_a_member(&state));
             }
             let device = session.device;
             let left = self

@@ -4,8 +4,9 @@
 use super::account::internal;
 use super::session::{self, Session};
 use super::{Rooms, mailbox};
+use crate::mesh::not_a_member;
 use crate::store::seat::{self, Channel, MAX_OF_DEVICE, Position};
-use crate::store::{Tx, account, cell};
+use crate::store::{Tx, account, cell, count};
 use chancery_kit::serve::{refused, unary};
 use chancery_node_core::cell::{Announcement, CellChange, CellItem, Closed, Joining, Wraps};
 use chancery_node_core::outbox::{self, Kind, Outgoing};
@@ -24,6 +25,8 @@ use tonic::{Request, Response, Status};
 
 /// Most things for cells in one call.
 const MAX_ITEMS: usize = 64;
+/// Most reports in one call.
+const MAX_REPORTS: usize = 256;
 /// Items that wait for a slow device.
 const READY: usize = 8;
 /// A broadcast wakes all who read its channel: they look at the store one after the other, at
@@ -102,6 +105,27 @@ impl BroadcastService for Broadcasts {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
+    async fn count_broadcasts(
+        &self,
+        request: Request<wire::CountBroadcastsRequest>,
+    ) -> Result<Response<wire::CountBroadcastsResponse>, Status> {
+        unary(async {
+            let device = session::device(&request)?.device;
+            let message = request.into_inner();
+            limit("reports", message.reports.len(), MAX_REPORTS)?;
+            let input = Arc::new((SeatId::try_from(&message.seat_id)?, message.first, message.reports));
+            self.0
+                .store
+                .change("node.broadcast.count", move |tx| {
+                    let input = Arc::clone(&input);
+                    Box::pin(async move { count::report(tx, device, input.0, input.1, &input.2).await })
+                })
+                .await??;
+            Ok(wire::CountBroadcastsResponse {})
+        })
+        .await
+    }
+
     async fn submit_cells(
         &self,
         request: Request<wire::SubmitCellsRequest>,
@@ -115,8 +139,9 @@ impl BroadcastService for Broadcasts {
             limit("items", message.items.len(), MAX_ITEMS)?;
             let node: NodeId = message.node.parse()?;
             let is_here = node == *self.0.mesh.here();
-            if !is_here && self.0.mesh.state().member(&node).is_none() {
-                return Err(Refusal::new(Reason::NotAMember, "the log admits no such member"));
+            let state = self.0.mesh.state();
+            if !is_here && state.member(&node).is_none() {
+                return Err(not_a_member(&state));
             }
             let now = self.0.store.now();
             let items = message.items.iter().cloned().map(|item| read(item, now));

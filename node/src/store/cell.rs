@@ -112,14 +112,15 @@ async fn close(tx: &mut Tx<'_>, owner: &NodeId, closed: &Closed) -> Result<(), s
 
 async fn announce(tx: &mut Tx<'_>, owner: &NodeId, new: &Announcement) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO broadcast (owner, channel_id, sequence, logged_manifest, expires_at)
-         VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        "INSERT INTO broadcast (owner, channel_id, sequence, logged_manifest, expires_at, came_at)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
     )
     .bind(owner.as_str())
     .bind(new.channel.as_bytes().as_slice())
     .bind(sql::signed(new.sequence))
     .bind(new.logged_manifest.as_ref())
     .bind(new.expires_at.millis())
+    .bind(tx.now.millis())
     .execute(&mut *tx.tables.connection)
     .await
     .map(drop)

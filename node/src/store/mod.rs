@@ -4,6 +4,7 @@
 
 pub(crate) mod account;
 pub(crate) mod cell;
+pub(crate) mod count;
 mod group;
 pub(crate) mod key_package;
 pub(crate) mod mailbox;

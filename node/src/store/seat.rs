@@ -1,7 +1,7 @@
 //! Seats of this node's devices: asked for, handed over to the channel's agent, given up. What
 //! comes back for their cells is in `cell`.
 
-use super::{NodeStore, Tx, sql};
+use super::{NodeStore, Tx, count, sql};
 use chancery_node_core::cell::{Joining, MAX_JOINING, MAX_LEAVING, MAX_LIST, check_seats};
 use chancery_node_core::mailbox::{self, Item};
 use chancery_node_core::parcel::{MAX_LIFE, MAX_SKEW};
@@ -100,11 +100,21 @@ pub(crate) async fn leave_all(tx: &mut Tx<'_>, device: DeviceId) -> Result<(), s
     Ok(())
 }
 
-/// Channels whose agents are to hear of seats.
+/// Channels whose agents are to hear of seats, or of what became of a broadcast.
 pub(crate) async fn to_hand_over(store: &NodeStore) -> Result<Vec<Channel>, sqlx::Error> {
+    let [once, twice, thrice] = count::due_before(store.now());
     let rows = sqlx::query(
-        "SELECT DISTINCT owner, channel_id, agent_alias FROM seat WHERE state IN (0, 3) LIMIT 64",
+        "SELECT owner, channel_id, agent_alias FROM (
+           SELECT DISTINCT owner, channel_id, agent_alias FROM seat WHERE state IN (0, 3) LIMIT 64)
+         UNION SELECT owner, channel_id, (SELECT agent_alias FROM seat s
+             WHERE s.owner = due.owner AND s.channel_id = due.channel_id LIMIT 1) AS alias
+           FROM (SELECT DISTINCT owner, channel_id FROM broadcast WHERE told < 3 AND came_at <= $1
+             AND came_at <= CASE told WHEN 0 THEN $1 WHEN 1 THEN $2 ELSE $3 END LIMIT 64) due
+           WHERE alias IS NOT NULL",
     )
+    .bind(once)
+    .bind(twice)
+    .bind(thrice)
     .fetch_all(store.readers())
     .await?;
     rows.iter()

@@ -259,6 +259,28 @@ async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Ord
     })
 }
 
+/// What became of a broadcast.
+pub(super) async fn counts(
+    rooms: &Rooms,
+    request: &wire::BroadcastCountsRequest,
+) -> Result<wire::BroadcastCountsResponse, Refusal> {
+    let id = channel_id(&request.channel_id)?;
+    let nodes = rooms.endpoint.broadcast_counts(id, request.sequence).await?.into_iter();
+    let nodes: Vec<_> = nodes
+        .map(|(administration, delivered, read)| wire::NodeCount {
+            administration: administration.to_string(),
+            delivered,
+            read,
+        })
+        .collect();
+    let sum = |of: fn(&wire::NodeCount) -> u64| nodes.iter().map(of).fold(0, u64::saturating_add);
+    Ok(wire::BroadcastCountsResponse {
+        delivered: sum(|node| node.delivered),
+        read: sum(|node| node.read),
+        nodes: nodes.clone(),
+    })
+}
+
 /// Takes a broadcast back that waits.
 pub(super) async fn cancel(
     rooms: &Rooms,

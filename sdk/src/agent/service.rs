@@ -138,6 +138,13 @@ impl AgentService for Service {
         unary(broadcasts::invite(&self.0, request.get_ref())).await
     }
 
+    async fn broadcast_counts(
+        &self,
+        request: Request<wire::BroadcastCountsRequest>,
+    ) -> Answer<wire::BroadcastCountsResponse> {
+        unary(broadcasts::counts(&self.0, request.get_ref())).await
+    }
+
     async fn cancel_broadcast(
         &self,
         request: Request<wire::CancelBroadcastRequest>,

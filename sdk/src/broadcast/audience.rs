@@ -4,7 +4,7 @@
 
 use super::cell::{self, Joiner, NewEpoch};
 use super::chain::Chain;
-use super::{invitation, keys, sender};
+use super::{counts, invitation, keys, sender};
 use crate::error::EndpointError;
 use crate::inbox;
 use crate::mls::Suite;
@@ -82,7 +82,8 @@ pub fn count(tx: &Tx<'_>, channel: &ChannelId) -> Result<(u64, u64), EndpointErr
     Ok(tx.sql().query_row(sql, [channel.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// Seats that a home node's residents want or give up. Its signature was checked.
+/// Seats that a home node's residents want or give up, and what became of broadcasts at all of them. Its
+/// signature was checked.
 ///
 /// # Errors
 /// The store's.
@@ -106,6 +107,7 @@ pub fn ask(tx: &Tx<'_>, list: &federation::SeatList) -> Result<(), EndpointError
             ])?;
         }
     }
+    counts::told(tx, &channel, &list.node, &list.counts)?;
     for seat in list.leaving.iter().filter_map(|seat| SeatId::try_from(seat).ok()) {
         let place = params![seat.as_bytes(), channel.as_bytes(), list.node];
         let is = "seat = ?1 AND channel = ?2 AND node = ?3";

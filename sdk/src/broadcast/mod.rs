@@ -7,6 +7,7 @@ pub mod audience;
 pub mod blob;
 mod cell;
 pub mod chain;
+pub mod counts;
 pub mod invitation;
 pub mod keys;
 pub mod reader;

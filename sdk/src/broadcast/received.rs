@@ -1,7 +1,7 @@
 //! Broadcasts that came in. One is opened in two steps: its content key when the wrap comes, in the
 //! transaction that takes the cell's key off the chain; its content when the blob is here.
 
-use super::{ContentKey, blob};
+use super::{ContentKey, blob, counts};
 use crate::alarm::{self, Alarm};
 use crate::content::MimiContent;
 use crate::content::condition::{self, Profile};
@@ -139,6 +139,7 @@ pub fn fetched(tx: &Tx<'_>, position: u64, bytes: Vec<u8>) -> Result<(), Endpoin
                 "UPDATE broadcasts SET content = ?2, content_key = NULL WHERE position = ?1",
                 params![position, content],
             )?;
+            counts::note(tx, &manifest.manifest().channel, manifest.manifest().sequence, false)?;
         }
         Err(error) => {
             alarm::raise(tx, Alarm::FalseBroadcast, None)?;

@@ -42,6 +42,13 @@ pub struct Seat {
     pub(super) group: Option<GroupId>,
 }
 
+impl Seat {
+    /// Whether the agent has brought it into a cell.
+    pub const fn is_in_a_cell(&self) -> bool {
+        self.group.is_some()
+    }
+}
+
 /// Takes a seat in a channel, unless this device has one: the home node is to be asked.
 ///
 /// # Errors
@@ -199,7 +206,7 @@ pub fn of_channel(tx: &Tx<'_>, channel: &ChannelId) -> Result<Vec<Seat>, Endpoin
 pub fn subscriptions(tx: &Tx<'_>) -> Result<Vec<(ChannelId, bool)>, EndpointError> {
     let mut channels = BTreeMap::new();
     for seat in all(tx, "state <> 3", params![])? {
-        *channels.entry(seat.channel).or_insert(false) |= seat.group.is_some();
+        *channels.entry(seat.channel).or_insert(false) |= seat.is_in_a_cell();
     }
     Ok(channels.into_iter().collect())
 }
@@ -292,7 +299,7 @@ pub(super) fn moved(tx: &Tx<'_>, channel: &ChannelId) -> Result<bool, EndpointEr
 /// # Errors
 /// The store's.
 pub fn compare(tx: &Tx<'_>, channel: &ChannelId, latest: u64, grace: Duration) -> Result<(), EndpointError> {
-    let seats = of_channel(tx, channel)?.into_iter().filter(|seat| seat.group.is_some());
+    let seats = of_channel(tx, channel)?.into_iter().filter(Seat::is_in_a_cell);
     let Some(seat) = seats.max_by_key(|seat| seat.broadcast) else { return Ok(()) };
     let (missed, since): (Option<u64>, Option<i64>) = tx.sql().query_row(
         "SELECT missed, missed_at_ms FROM seats WHERE seat = ?1",

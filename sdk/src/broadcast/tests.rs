@@ -106,6 +106,7 @@ impl Scene {
             node: "south".to_owned(),
             joining,
             leaving: leaving.iter().map(SeatId::to_wire).collect(),
+            counts: Vec::new(),
         };
         self.agent.run(move |tx| audience::ask(tx, &list)).await;
     }

@@ -86,6 +86,7 @@ async fn broadcasts(inner: &Inner) {
             keep(entropy, "read_seats", || seats::read_seats(inner)),
             keep(entropy, "contents", || seats::fetch_contents(inner)),
             keep(entropy, "channels", || seats::watch_channels(inner)),
+            keep(entropy, "counts", || seats::keep_reporting(inner)),
             async {
                 if inner.identity.agent.is_none() {
                     keep(entropy, "residents", || seats::join_for_residents(inner)).await;

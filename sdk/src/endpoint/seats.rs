@@ -3,6 +3,7 @@
 
 use super::rounds::jittered;
 use super::{Endpoint, Inner};
+use crate::broadcast::counts;
 use crate::broadcast::invitation::Invitation;
 use crate::broadcast::reader::{self, Taken};
 use crate::broadcast::received::{self, Missing, Received};
@@ -76,6 +77,22 @@ impl Endpoint {
     /// The store's.
     pub async fn set_profile(&self, profile: Profile) -> Result<(), Refusal> {
         self.0.call(move |tx| received::set_profile(tx, &profile)).await
+    }
+
+    /// The owner has read a broadcast, and lets the home node count that: it keeps sums alone.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn count_as_read(&self, position: u64) -> Result<(), Refusal> {
+        self.0.call(move |tx| counts::read(tx, position)).await
+    }
+
+    /// Tells the home node what is to be counted. Running endpoints do so every hour or so.
+    ///
+    /// # Errors
+    /// The home's refusal, or that it cannot be reached.
+    pub async fn report_broadcasts(&self) -> Result<(), Refusal> {
+        report(&self.0).await
     }
 
     /// Changes whenever a broadcast came in, a subscription came into a cell, or a broadcast of this
@@ -311,6 +328,20 @@ pub(super) async fn watch_channels(inner: &Inner) -> Result<(), Refusal> {
     let jitter = jittered(&*inner.resolver.entropy, TICK);
     tokio::time::sleep(TICK / 2 + jitter).await;
     inner.check_broadcasts().await
+}
+
+/// Tells the home node what is to be counted, at some time of the hour: not all devices at once.
+pub(super) async fn keep_reporting(inner: &Inner) -> Result<(), Refusal> {
+    tokio::time::sleep(jittered(&*inner.resolver.entropy, TICK)).await;
+    report(inner).await
+}
+
+async fn report(inner: &Inner) -> Result<(), Refusal> {
+    while let Some(reports) = inner.call(|tx| counts::next(tx)).await? {
+        inner.client.count_broadcasts(&reports.request).await?;
+        inner.call(move |tx| counts::counted(tx, &reports)).await?;
+    }
+    Ok(())
 }
 
 /// Joins the channels that the home's administration has for all its residents, but those that the

@@ -4,6 +4,7 @@
 use super::{Endpoint, Inner};
 use crate::alarm::{self, Alarm};
 use crate::broadcast::audience;
+use crate::broadcast::counts;
 use crate::broadcast::invitation::{self, Invitation};
 use crate::broadcast::schedule;
 use crate::broadcast::sender::{self, Begun, Due, Order};
@@ -117,6 +118,19 @@ impl Endpoint {
     /// The store's.
     pub async fn audience(&self, channel: ChannelId) -> Result<(u64, u64), Refusal> {
         self.0.call(move |tx| audience::count(tx, &channel)).await
+    }
+
+    /// What became of a broadcast of this agent's at each node that has told, in sums with noise: devices
+    /// that have it, and owners who have read it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn broadcast_counts(
+        &self,
+        channel: ChannelId,
+        sequence: u64,
+    ) -> Result<Vec<(NodeId, u64, u64)>, Refusal> {
+        self.0.call(move |tx| counts::of(tx, &channel, sequence)).await
     }
 
     /// An invitation to a channel of this agent's that is not open to all.

@@ -398,6 +398,27 @@ ALTER TABLE seats ADD COLUMN moves INTEGER NOT NULL DEFAULT 0;
 -- Sequence of the first broadcast of the cell that a seat came into; NULL: in none yet.
 ALTER TABLE seats ADD COLUMN first INTEGER;
 
+-- How many reports of a seat its home has counted; and those that it has not, of whole channels.
+ALTER TABLE seats ADD COLUMN reports INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE broadcast_reports (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    read INTEGER NOT NULL            -- 1: its owner has read it; 0: the device has it
+) STRICT;
+ALTER TABLE broadcasts ADD COLUMN read INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX broadcast_reports_of_channel ON broadcast_reports (channel, id);
+
+-- What became of an agent's broadcasts, as home nodes of residents told last: sums with noise.
+CREATE TABLE broadcast_counts (
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    node TEXT NOT NULL,
+    delivered INTEGER NOT NULL,
+    read INTEGER NOT NULL,
+    PRIMARY KEY (channel, sequence, node)
+) STRICT, WITHOUT ROWID;
+
 -- Channels that this device left: none of them is joined again by itself.
 CREATE TABLE left_channels (
     channel BLOB PRIMARY KEY         -- 16 bytes

@@ -128,10 +128,32 @@ impl Agent {
             node: node.to_owned(),
             joining: seats,
             leaving: Vec::new(),
+            counts: Vec::new(),
         };
         call(&self.store, move |tx| audience::ask(tx, &list)).await?;
         while call(&self.store, audience::admit).await? {}
         Ok(())
+    }
+
+    /// Takes a seat out, as if it had been given up the day before.
+    pub(super) async fn remove(&self, node: &str, seat: Bytes) -> Result<(), Failure> {
+        let list = federation::SeatList {
+            federation: FEDERATION.to_owned(),
+            channel_id: self.channel.id.to_wire(),
+            node: node.to_owned(),
+            leaving: vec![seat],
+            ..federation::SeatList::default()
+        };
+        let signed = Channel { emergency: true, ..self.channel.clone() }.sign(&self.signer);
+        let (id, usual) = (self.channel.id, self.channel.sign(&self.signer));
+        call(&self.store, move |tx| {
+            audience::ask(tx, &list)?;
+            // Where emergencies are told removals do not wait for others.
+            audience::publish(tx, &signed, &id)?;
+            while audience::remove(tx)? {}
+            audience::publish(tx, &usual, &id)
+        })
+        .await
     }
 
     /// What waits for home nodes, with each one's name: handed over.
@@ -233,6 +255,21 @@ impl Device {
     /// Answers when its file is free.
     pub(super) async fn close(self) {
         self.store.close().await;
+    }
+
+    /// Goes along with a change of its cell.
+    pub(super) async fn step(&self, change: &federation::CellChange) -> Result<(), Failure> {
+        let step = node::CellStep {
+            sequence: change.sequence,
+            first_broadcast: change.first_broadcast,
+            commit: change.commit.clone(),
+            key: change.key.clone(),
+        };
+        let seat = self.seat;
+        match call(&self.store, move |tx| reader::step(tx, &seat, &step)).await? {
+            Taken::Done => Ok(()),
+            _ => Err(Failure::Letter("a device does not go along".to_owned())),
+        }
     }
 
     /// Comes into a cell.

@@ -61,6 +61,16 @@ pub(super) struct Cells {
 }
 
 impl Cells {
+    /// One cell full of residents.
+    pub(super) const fn crowd(cell_size: u32, classical: bool) -> Self {
+        Self { residents: cell_size as usize, devices: 0, cell_size, classical }
+    }
+
+    /// MLS cipher suite.
+    pub(super) const fn suite(&self) -> &'static str {
+        if self.classical { "0x0001" } else { "0x004F" }
+    }
+
     /// Seats that the n-th list brings.
     pub(super) fn list(&self, number: usize) -> usize {
         self.residents.saturating_sub(number * LIST).min(LIST)
@@ -193,7 +203,7 @@ pub(super) async fn run(
             cells: real_cells,
             devices: seated.len(),
             cell_size: cells.cell_size,
-            suite: if cells.classical { "0x0001" } else { "0x004F" },
+            suite: cells.suite(),
             content_bytes: CONTENT,
             nodes: 2,
             store: "SQLite, WAL, synchronous=FULL",

@@ -4,6 +4,7 @@
 mod audience;
 mod broadcast;
 mod ceiling;
+mod churn;
 mod crowd;
 mod device;
 mod directory;
@@ -43,6 +44,8 @@ pub(crate) struct BenchArgs {
 enum Bench {
     /// Broadcasts: residents brought into cells, one text for a nation over two nodes of their own processes.
     Broadcast(broadcast::BroadcastArgs),
+    /// Residents who come and go: what a cell of each size costs, and a nation in a day.
+    Churn(churn::ChurnArgs),
     /// Handles and records: evaluated, put, found with their proofs, by a directory of its own process.
     Directory(directory::DirectoryArgs),
     /// Letters from agent to devices: resolved, encrypted, relayed, verified, acknowledged.
@@ -84,6 +87,7 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
         Bench::Broadcast(broadcast) => {
             present(&broadcast::run(broadcast, &folder.0, args.json, shutdown).await?, args.json)?
         }
+        Bench::Churn(churn) => present(&churn::run(churn, &folder.0).await?, args.json)?,
         Bench::Directory(directory) => {
             present(&directory::run(directory, &folder.0, args.json).await?, args.json)?
         }

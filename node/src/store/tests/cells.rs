@@ -2,10 +2,10 @@
 //! alone, and is read in the order in which keys and broadcasts belong together.
 
 use super::*;
-use crate::store::cell;
 use crate::store::seat::{self, Channel, Position};
+use crate::store::{cell, count};
 use bytes::Bytes;
-use chancery_node_core::cell::{Announcement, CellChange, CellItem, Closed, Joining, Wraps};
+use chancery_node_core::cell::{Announcement, CellChange, CellItem, Closed, Count, Joining, Wraps};
 use chancery_types::{ChannelId, SeatId};
 use node::read_seats_response::Item;
 
@@ -245,4 +245,85 @@ async fn what_has_expired_is_forgotten() {
     expire().await;
     assert_eq!((side.rows("cell_change").await, side.rows("cell_tree").await), (0, 0));
     assert_eq!(side.reads(&mut start()).await, ["ended"], "who was away for so long takes another seat");
+}
+
+/// How much is counted at each of the ages at which the channel's agent is told.
+async fn told(side: &Side) -> Vec<Count> {
+    let channel = Channel { owner: name("owner"), id: NEWS, agent: BERT };
+    let input = Arc::new((channel, side.store.clone()));
+    side.store
+        .change("tell", move |tx| {
+            let input = Arc::clone(&input);
+            Box::pin(async move { count::tell(tx, &input.0, input.1.entropy()).await })
+        })
+        .await
+        .unwrap()
+}
+
+async fn report(side: &Side, seat: SeatId, first: u64, reports: &[(u64, bool)]) -> Result<(), Reason> {
+    let reports =
+        reports.iter().map(|(sequence, read)| node::BroadcastReport { sequence: *sequence, read: *read });
+    let input = Arc::new(reports.collect::<Vec<_>>());
+    let reported = side.store.change("report", move |tx| {
+        let input = Arc::clone(&input);
+        Box::pin(async move { count::report(tx, device(10), seat, first, &input).await })
+    });
+    reported.await.unwrap().map_err(|refusal| refusal.reason)
+}
+
+/// A node with so many seats in the cell of a channel in which something was broadcast.
+async fn crowd(seats: u8) -> Side {
+    let side = side("home", ANNA, &[10]).await;
+    for number in 1..=seats {
+        side.take_seat(SeatId::from_bytes([number; 16]), "owner").await.unwrap();
+    }
+    let admitted =
+        (1..=seats).map(|number| (SeatId::from_bytes([number; 16]), Bytes::from_static(b"welcome")));
+    let change =
+        CellChange { admitted: admitted.collect(), tree: Bytes::from_static(b"tree"), ..change(1, 1) };
+    let [new, wraps] = broadcast(1, 3);
+    side.bring("owner", vec![CellItem::Change(Box::new(change)), new, wraps]).await;
+    side
+}
+
+#[tokio::test]
+async fn what_devices_report_counts_once_and_is_told_three_times_as_sums() {
+    let side = crowd(60).await;
+    for number in 1..=60 {
+        let seat = SeatId::from_bytes([number; 16]);
+        let reports = if number <= 30 { &[(1, false), (1, true)][..] } else { &[(1, false)] };
+        for _ in 0..2 {
+            report(&side, seat, 0, reports).await.unwrap();
+        }
+        assert_eq!(report(&side, seat, 3, reports).await, Err(Reason::InvalidField), "some are missing");
+    }
+    assert_eq!(report(&side, SeatId::from_bytes([99; 16]), 0, &[]).await, Err(Reason::ChannelUnknown));
+    let sums = "SELECT delivered, read FROM broadcast";
+    let sums: (i64, i64) = sqlx::query_as(sums).fetch_one(side.store.readers()).await.unwrap();
+    assert_eq!(sums, (60, 30));
+
+    assert!(told(&side).await.is_empty());
+    let channels = async || seat::to_hand_over(&side.store).await.unwrap().len();
+    for age in count::AGES {
+        assert!(told(&side).await.is_empty(), "it is told when it is old enough");
+        side.clock.advance(age);
+        assert_eq!(channels().await, 1);
+        let [count] = told(&side).await[..] else { panic!("one is due") };
+        assert_eq!(count.sequence, 1);
+        // With noise, which the seed draws.
+        assert!(count.delivered.abs_diff(60) <= 10 && count.read.abs_diff(30) <= 10, "{count:?}");
+    }
+    side.clock.advance(count::AGES[2]);
+    assert!(told(&side).await.is_empty(), "three times and no more");
+    assert_eq!(channels().await, 0);
+}
+
+#[tokio::test]
+async fn of_few_residents_nothing_is_told() {
+    let side = crowd(19).await;
+    for number in 1..=19 {
+        report(&side, SeatId::from_bytes([number; 16]), 0, &[(1, false), (1, true)]).await.unwrap();
+    }
+    side.clock.advance(count::AGES[0]);
+    assert_eq!(told(&side).await, [Count { sequence: 1, delivered: 0, read: 0 }]);
 }
