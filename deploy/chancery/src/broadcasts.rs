@@ -56,7 +56,7 @@ struct PutArgs {
     /// Use the classical cipher suite instead of the hybrid post-quantum one.
     #[arg(long)]
     classical: bool,
-    /// Most residents in a cell. Default: 256, or 1,000 in the classical suite.
+    /// Most residents in a cell. Default: 128, or 256 in the classical suite.
     #[arg(long, default_value_t = 0, value_name = "N", hide_default_value = true)]
     cell_size: u32,
     /// May carry emergencies: for accredited administrations alone.

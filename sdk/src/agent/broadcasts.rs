@@ -14,9 +14,9 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// Most residents in a cell unless stated: by what a removal costs each of them.
-const HYBRID_CELL: u32 = 256;
-const CLASSICAL_CELL: u32 = 1_000;
+/// Most residents in a cell unless stated: by what a removal costs each of them (docs/decisions/0022).
+const HYBRID_CELL: u32 = 128;
+const CLASSICAL_CELL: u32 = 256;
 /// Largest cell: its tree and commits fit into a parcel.
 const MAX_CELL: u32 = 1_024;
 /// Most languages of a broadcast.

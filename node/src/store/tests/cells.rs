@@ -327,3 +327,18 @@ async fn of_few_residents_nothing_is_told() {
     side.clock.advance(count::AGES[0]);
     assert_eq!(told(&side).await, [Count { sequence: 1, delivered: 0, read: 0 }]);
 }
+
+#[tokio::test]
+async fn an_announcement_waits_for_its_wraps() {
+    let side = resident().await;
+    // What was before the seat came in needs none.
+    let [earlier, _] = broadcast(1, 3);
+    side.bring("owner", vec![earlier, admits(1, 2)]).await;
+    let mut at = Position { change: 1, broadcast: 0, ..start() };
+    assert_eq!(side.reads(&mut at).await, ["none 1"]);
+    let [new, wraps] = broadcast(2, 3);
+    side.bring("owner", vec![new]).await;
+    assert!(side.reads(&mut at).await.is_empty());
+    side.bring("owner", vec![wraps]).await;
+    assert_eq!(side.reads(&mut at).await, ["2 by 2"]);
+}
