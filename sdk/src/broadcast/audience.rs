@@ -4,7 +4,7 @@
 
 use super::cell::{self, Joiner, NewEpoch};
 use super::chain::Chain;
-use super::{counts, invitation, keys, sender};
+use super::{counts, handover, invitation, keys, sender};
 use crate::error::EndpointError;
 use crate::inbox;
 use crate::mls::Suite;
@@ -255,7 +255,7 @@ pub fn close_all(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<(), EndpointError> {
                 channel_id: channel.to_wire(),
                 closing_id: tx.entropy().array::<16>().to_vec().into(),
             };
-            sender::queue(tx, node, node::cell_item::Item::Closed(closed))?;
+            handover::queue(tx, node, node::cell_item::Item::Closed(closed))?;
         }
     }
     Ok(())
@@ -328,7 +328,7 @@ fn change(
         removed: leavers.iter().map(SeatId::to_wire).collect(),
         expires_at_ms: tx.now().after(KEPT).millis(),
     };
-    sender::queue(tx, &cell.node, node::cell_item::Item::Change(change))
+    handover::queue(tx, &cell.node, node::cell_item::Item::Change(change))
 }
 
 fn open(tx: &mut Tx<'_>, published: &Channel, node: NodeId) -> Result<(Cell, MlsGroup), EndpointError> {

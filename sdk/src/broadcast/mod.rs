@@ -8,6 +8,7 @@ pub mod blob;
 mod cell;
 pub mod chain;
 pub mod counts;
+pub mod handover;
 pub mod invitation;
 pub mod keys;
 pub mod reader;

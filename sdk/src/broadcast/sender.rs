@@ -3,7 +3,7 @@
 //! wrap is made, and all wraps are made in the transaction that takes their keys off the chains.
 
 use super::audience;
-use super::{ContentKey, blob, keys, schedule};
+use super::{ContentKey, blob, handover, keys, schedule};
 use crate::error::EndpointError;
 use crate::inbox;
 use crate::restored::STORE_COUNT;
@@ -22,12 +22,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// Bytes of one call with what waits for a home node.
-const CALL_BYTES: usize = 3 * 1024 * 1024 - 64 * 1024;
 /// Longest life of a broadcast: as long as nodes keep its blob.
 const LONGEST: Duration = Duration::from_hours(90 * 24);
-/// Things in one call.
-const CALL_ITEMS: usize = 64;
 
 /// What is to be broadcast.
 #[derive(Clone)]
@@ -286,7 +282,7 @@ pub fn wrap(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<u32, Endp
         cells += wrapped;
         let wraps =
             federation::Wraps { channel_id: channel.to_wire(), sequence, row: *row, wraps: wraps.into() };
-        queue(tx, node, node::cell_item::Item::Wraps(wraps))?;
+        handover::queue(tx, node, node::cell_item::Item::Wraps(wraps))?;
     }
     inbox::count_up(tx, STORE_COUNT)?;
     let published = audience::own(tx, channel)?;
@@ -328,7 +324,7 @@ fn announce(
         logged_manifest,
         expires_at_ms: manifest.expires_at.millis(),
     };
-    queue(tx, node, node::cell_item::Item::Announcement(announcement))
+    handover::queue(tx, node, node::cell_item::Item::Announcement(announcement))
 }
 
 /// A broadcast that those who come in may read.
@@ -401,66 +397,4 @@ pub fn resume(
         [channel.as_bytes()],
     )?;
     schedule::forget_all(tx)
-}
-
-/// Puts something for cells behind all that waits for their home node.
-///
-/// # Errors
-/// The store's.
-pub(super) fn queue(tx: &Tx<'_>, node: &NodeId, item: node::cell_item::Item) -> Result<(), EndpointError> {
-    let item = node::CellItem { item: Some(item) }.encode_to_vec();
-    tx.sql()
-        .prepare_cached("INSERT INTO cell_outbox (node, item) VALUES (?1, ?2)")?
-        .execute(params![node.as_str(), item])?;
-    Ok(())
-}
-
-/// What waits for one home node, as much as fits into a call.
-pub struct Waiting {
-    /// Which one.
-    pub node: NodeId,
-    /// In order.
-    pub items: Vec<node::CellItem>,
-    /// The last of it in the queue.
-    pub through: i64,
-}
-
-/// What waits longest, and what waits with it for the same node.
-///
-/// # Errors
-/// The store's.
-pub fn waiting(tx: &Tx<'_>) -> Result<Option<Waiting>, EndpointError> {
-    let first: Option<String> = tx
-        .sql()
-        .prepare_cached("SELECT node FROM cell_outbox ORDER BY id LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    let Some(node) = first else { return Ok(None) };
-    let sql = format!("SELECT id, item FROM cell_outbox WHERE node = ?1 ORDER BY id LIMIT {CALL_ITEMS}");
-    let mut statement = tx.sql().prepare_cached(&sql)?;
-    let mut rows = statement.query([&node])?;
-    let (mut items, mut through, mut bytes) = (Vec::new(), 0, 0);
-    while let Some(row) = rows.next()? {
-        let item: Vec<u8> = row.get(1)?;
-        bytes += item.len();
-        if bytes > CALL_BYTES && !items.is_empty() {
-            break;
-        }
-        through = row.get(0)?;
-        let unreadable = |_| StoreError::Row { table: "cell_outbox", column: "item" };
-        items.push(node::CellItem::decode(Bytes::from(item)).map_err(unreadable)?);
-    }
-    let node = node.parse().map_err(|_| StoreError::Row { table: "cell_outbox", column: "node" })?;
-    Ok(Some(Waiting { node, items, through }))
-}
-
-/// A home node's call is answered: it has all up to there.
-///
-/// # Errors
-/// The store's.
-pub fn handed_over(tx: &Tx<'_>, node: &NodeId, through: i64) -> Result<(), EndpointError> {
-    tx.sql()
-        .prepare_cached("DELETE FROM cell_outbox WHERE node = ?1 AND id <= ?2")?
-        .execute(params![node.as_str(), through])?;
-    Ok(())
 }

@@ -5,6 +5,7 @@ use super::{Endpoint, Inner};
 use crate::alarm::{self, Alarm};
 use crate::broadcast::audience;
 use crate::broadcast::counts;
+use crate::broadcast::handover;
 use crate::broadcast::invitation::{self, Invitation};
 use crate::broadcast::schedule;
 use crate::broadcast::sender::{self, Begun, Due, Order};
@@ -109,7 +110,7 @@ impl Endpoint {
     /// # Errors
     /// The store's.
     pub async fn is_handed_over(&self) -> Result<bool, Refusal> {
-        Ok(self.0.call(|tx| sender::waiting(tx)).await?.is_none())
+        Ok(self.0.call(|tx| handover::waiting(tx)).await?.is_none())
     }
 
     /// How many residents a channel of this agent's has in cells, and in how many.
@@ -282,7 +283,7 @@ pub(super) async fn hand_over(inner: &Inner) -> Result<(), Refusal> {
     let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
     let more = inner.handing_over.notified();
     loop {
-        let next = |tx: &mut Tx<'_>| Ok((sender::waiting(tx)?, inbox::mark(tx, STORE_COUNT)?));
+        let next = |tx: &mut Tx<'_>| Ok((handover::waiting(tx)?, inbox::mark(tx, STORE_COUNT)?));
         let (Some(waiting), store_count) = inner.call(next).await? else { break };
         let node = waiting.node.clone();
         let request = wire::SubmitCellsRequest { node: node.to_string(), items: waiting.items, store_count };
@@ -293,7 +294,7 @@ pub(super) async fn hand_over(inner: &Inner) -> Result<(), Refusal> {
             }
             answer => answer?,
         }
-        inner.call(move |tx| sender::handed_over(tx, &node, waiting.through)).await?;
+        inner.call(move |tx| handover::done(tx, &node, waiting.through)).await?;
         inner.broadcasts.send_modify(|count| *count += 1);
     }
     let _ = tokio::time::timeout(TICK, more).await;

@@ -15,7 +15,7 @@ use chancery_proto::node::v1 as node;
 use chancery_sdk::broadcast::chain::Chain;
 use chancery_sdk::broadcast::reader::{self, Taken};
 use chancery_sdk::broadcast::sender::{self, Order};
-use chancery_sdk::broadcast::{audience, keys, received, seat};
+use chancery_sdk::broadcast::{audience, handover, keys, received, seat};
 use chancery_sdk::credential::AgentName;
 use chancery_sdk::error::EndpointError;
 use chancery_sdk::store::{EndpointStore, Tx};
@@ -159,10 +159,10 @@ impl Agent {
     /// What waits for home nodes, with each one's name: handed over.
     pub(super) async fn drain(&self) -> Result<Vec<(NodeId, node::CellItem)>, Failure> {
         let mut items = Vec::new();
-        while let Some(waiting) = call(&self.store, |tx| sender::waiting(tx)).await? {
+        while let Some(waiting) = call(&self.store, |tx| handover::waiting(tx)).await? {
             let (node, through) = (waiting.node, waiting.through);
             items.extend(waiting.items.into_iter().map(|item| (node.clone(), item)));
-            call(&self.store, move |tx| sender::handed_over(tx, &node, through)).await?;
+            call(&self.store, move |tx| handover::done(tx, &node, through)).await?;
         }
         Ok(items)
     }

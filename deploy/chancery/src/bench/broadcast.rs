@@ -258,7 +258,7 @@ async fn send(nation: &mut Nation, millions: f64, cells: u64) -> Result<(Send, V
 
 /// All devices read broadcasts; milliseconds of CPU and bytes that one took.
 async fn read(nation: &mut Nation, seated: &[Seated], sequences: &[u64]) -> Result<(f64, usize), Failure> {
-    let (trust, key) = (nation.federation.trust.clone(), nation.agent_key.clone());
+    let (trust, key) = (nation.federation.trust.clone(), nation.agent_key);
     let (mut spent, mut bytes) = (0.0, 0);
     for at in seated {
         let device = Device::open(&at.store).await?;

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<
     };
     let text = match args.bench {
         Bench::Broadcast(broadcast) => {
-            present(&broadcast::run(broadcast, &folder.0, args.json, shutdown).await?, args.json)?
+            present(&Box::pin(broadcast::run(broadcast, &folder.0, args.json, shutdown)).await?, args.json)?
         }
         Bench::Churn(churn) => present(&churn::run(churn, &folder.0).await?, args.json)?,
         Bench::Directory(directory) => {

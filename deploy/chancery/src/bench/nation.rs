@@ -66,7 +66,7 @@ impl Nation {
         let mut federation = started.await?;
         let agent_key = AgentKey::try_from(agent.key.as_slice())?;
         let [home, other] = ADMINISTRATIONS;
-        federation.admit_node(home, agent_key.clone()).await?;
+        federation.admit_node(home, agent_key).await?;
         federation.admit_node(other, AgentKey::from(&keys::generate(&*entropy))).await?;
         let mut nodes = Vec::new();
         for administration in ADMINISTRATIONS {
