@@ -151,6 +151,9 @@ pub(crate) struct BroadcastArgs {
     /// UUID of the request: the same id broadcasts once. Default: a new one.
     #[arg(long, value_name = "UUID")]
     request_id: Option<String>,
+    /// Wait until the homes of all residents have it.
+    #[arg(long)]
+    follow: bool,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -312,6 +315,7 @@ pub(crate) async fn broadcast(args: BroadcastArgs) -> Result<(), Failure> {
         preview: false,
         begins_at_ms: args.at.map_or(0, Timestamp::millis),
         condition: (condition != Condition::default()).then_some(condition),
+        follow: args.follow,
     };
     if !args.yes {
         let preview = agent::BroadcastRequest { preview: true, ..request.clone() };
@@ -329,15 +333,18 @@ pub(crate) async fn broadcast(args: BroadcastArgs) -> Result<(), Failure> {
         if args.agent.json {
             line(&serde_json::json!({
                 "request_id": request.request_id, "sequence": answer.sequence, "stage": stage,
-                "cells": answer.cells, "residents": answer.residents,
+                "cells": answer.cells, "residents": answer.residents, "homes": answer.homes,
+                "accepted": answer.accepted,
             }))?;
         } else {
             text_line(&format!(
-                "broadcast {}  {:<11}  {} residents in {} cells",
+                "broadcast {}  {:<11}  {} residents in {} cells, accepted by {} of {} homes",
                 answer.sequence,
                 stage.replace('_', " "),
                 answer.residents,
-                answer.cells
+                answer.cells,
+                answer.accepted,
+                answer.homes
             ))?;
         }
     }

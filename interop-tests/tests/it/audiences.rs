@@ -183,9 +183,22 @@ async fn devices_report_and_an_agent_hears_sums_alone() {
         until("the device is in a cell", async || is_in(&device).await).await;
         devices.push(device);
     }
-    federal.endpoint.broadcast(order(&mesh, "first", None)).await.unwrap();
+    let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
+    let request = wire::BroadcastRequest {
+        request_id: uuid::Uuid::from_bytes([1; 16]).to_string(),
+        channel_id: uuid::Uuid::from_bytes(*channel.id.as_bytes()).to_string(),
+        bodies: vec![wire::Letter { markdown: "Winter help".to_owned(), ..wire::Letter::default() }],
+        follow: true,
+        ..wire::BroadcastRequest::default()
+    };
+    let mut stream = client.broadcast(request).await.unwrap().into_inner();
+    let mut last = wire::BroadcastResponse::default();
+    while let Some(answer) = stream.message().await.unwrap() {
+        last = answer;
+    }
+    assert!((last.stage(), last.homes, last.accepted) == (wire::BroadcastStage::Accepted, 1, 1));
     for device in &devices {
-        texts(device, 1).await;
+        until("it comes in", async || device.endpoint.broadcasts_after(0, 1).await.unwrap().len() == 1).await;
         let position = device.endpoint.broadcasts_after(0, 1).await.unwrap()[0].position;
         for _ in 0..2 {
             device.endpoint.count_as_read(position).await.unwrap();
@@ -203,16 +216,13 @@ async fn devices_report_and_an_agent_hears_sums_alone() {
     late.endpoint.register().await.unwrap();
     late.endpoint.subscribe(&channel, None).await.unwrap();
     let _late = late.live();
-    let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
     let request = wire::BroadcastCountsRequest {
         channel_id: uuid::Uuid::from_bytes(*channel.id.as_bytes()).to_string(),
         sequence: 1,
     };
-    let mut told = wire::BroadcastCountsResponse::default();
-    until("the node tells", async || {
-        told = client.broadcast_counts(request.clone()).await.unwrap().into_inner();
-        !told.nodes.is_empty()
-    })
-    .await;
+    let told = "SELECT told FROM broadcast";
+    until("the node tells", async || store.query_row(told, [], |row| row.get::<_, u64>(0)).unwrap() == 2)
+        .await;
+    let told = client.broadcast_counts(request.clone()).await.unwrap().into_inner();
     assert_eq!((told.delivered, told.read, &*told.nodes[0].administration), (0, 0, "regional"));
 }

@@ -72,6 +72,9 @@ async fn serve(
         };
         let sequence = receiving.batch(&batch)?;
         let first = batch.first_sequence;
+        // Agents are to hear that this node has their broadcasts.
+        let is_wraps = |parcel: &wire::Parcel| matches!(parcel.parcel, Some(wire::parcel::Parcel::Wraps(_)));
+        let has_wraps = batch.parcels.iter().any(is_wraps);
         let input = Arc::new((peer.clone(), batch.parcels));
         let refusals = rooms
             .store
@@ -89,6 +92,9 @@ async fn serve(
             REFUSALS.add(reason);
             wire::ParcelRefusal { sequence: first + index as u64, reason: reason.as_str().to_owned() }
         });
+        if has_wraps {
+            rooms.seats.notify_one();
+        }
         let ack = wire::Ack { sequence, refusals: refusals.collect() };
         let frame = Some(wire::link_response::Frame::Ack(ack));
         if answers.send(Ok(wire::LinkResponse { frame })).await.is_err() {

@@ -167,6 +167,10 @@ impl BroadcastService for Broadcasts {
                     })
                 })
                 .await?;
+            if is_here {
+                // The agent is to hear that its own node has it, too.
+                self.0.seats.notify_one();
+            }
             Ok(wire::SubmitCellsResponse {})
         })
         .await

@@ -1,5 +1,6 @@
 //! How many devices have a broadcast, and how many owners read it: sums of this node's residents, told
-//! to the channel's agent three times, with noise, and not at all when they are small. docs/decisions/0021.
+//! to the channel's agent three times, with noise, and not at all when they are small. Before that it hears
+//! that the node has the broadcast. docs/decisions/0021.
 
 use super::seat::Channel;
 use super::{Tx, sql};
@@ -9,9 +10,9 @@ use chancery_types::{DeviceId, Entropy, Reason, Refusal, SeatId, Timestamp};
 use sqlx::Row as _;
 use std::time::Duration;
 
-/// Ages of a broadcast at which its agent is told.
-pub(crate) const AGES: [Duration; 3] =
-    [Duration::from_hours(1), Duration::from_hours(24), Duration::from_hours(7 * 24)];
+/// Ages of a broadcast at which its agent is told: the first time that it is here, and no more.
+pub(crate) const AGES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_hours(1), Duration::from_hours(24), Duration::from_hours(7 * 24)];
 /// Sums below this are told as 0, and so are those of fewer residents.
 const SMALLEST: u64 = 20;
 /// Differential privacy of one device's report in one sum that is told.
@@ -64,7 +65,7 @@ pub(crate) async fn report(
 }
 
 /// Latest times of coming of broadcasts that were told so and so often and are due again.
-pub(crate) fn due_before(now: Timestamp) -> [i64; 3] {
+pub(crate) fn due_before(now: Timestamp) -> [i64; 4] {
     AGES.map(|age| now.before(age).millis())
 }
 
@@ -80,26 +81,30 @@ pub(crate) async fn tell(
             .bind(channel.id.as_bytes().as_slice())
             .fetch_one(&mut *tx.tables.connection)
             .await?;
-    let [once, twice, thrice] = due_before(tx.now);
+    let [never, once, twice, thrice] = due_before(tx.now);
     let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
         "UPDATE broadcast SET told = told + 1 WHERE id IN (SELECT id FROM broadcast
-           WHERE told < 3 AND came_at <= CASE told WHEN 0 THEN $3 WHEN 1 THEN $4 ELSE $5 END
-             AND owner = $1 AND channel_id = $2 LIMIT {MAX_COUNTS})
-         RETURNING sequence, delivered, read"
+           WHERE told < 4 AND came_at <= CASE told WHEN 0 THEN $3 WHEN 1 THEN $4 WHEN 2 THEN $5 ELSE $6 END
+             AND owner = $1 AND channel_id = $2
+             AND EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = broadcast.id)
+           LIMIT {MAX_COUNTS})
+         RETURNING sequence, delivered, read, told"
     )))
     .bind(channel.owner.as_str())
     .bind(channel.id.as_bytes().as_slice())
+    .bind(never)
     .bind(once)
     .bind(twice)
     .bind(thrice)
     .fetch_all(&mut *tx.tables.connection)
     .await?;
     let is_crowd = sql::unsigned(residents) >= SMALLEST;
-    let told = |sum: i64| if is_crowd { noisy(sql::unsigned(sum), entropy) } else { 0 };
     rows.iter()
         .map(|row| {
+            let is_told = is_crowd && row.try_get::<i64, _>(3)? > 1;
+            let sum = |sum: i64| if is_told { noisy(sql::unsigned(sum), entropy) } else { 0 };
             let (sequence, delivered, read) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            Ok(Count { sequence: sql::unsigned(sequence), delivered: told(delivered), read: told(read) })
+            Ok(Count { sequence: sql::unsigned(sequence), delivered: sum(delivered), read: sum(read) })
         })
         .collect()
 }

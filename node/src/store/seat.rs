@@ -102,16 +102,18 @@ pub(crate) async fn leave_all(tx: &mut Tx<'_>, device: DeviceId) -> Result<(), s
 
 /// Channels whose agents are to hear of seats, or of what became of a broadcast.
 pub(crate) async fn to_hand_over(store: &NodeStore) -> Result<Vec<Channel>, sqlx::Error> {
-    let [once, twice, thrice] = count::due_before(store.now());
+    let [never, once, twice, thrice] = count::due_before(store.now());
     let rows = sqlx::query(
         "SELECT owner, channel_id, agent_alias FROM (
            SELECT DISTINCT owner, channel_id, agent_alias FROM seat WHERE state IN (0, 3) LIMIT 64)
          UNION SELECT owner, channel_id, (SELECT agent_alias FROM seat s
              WHERE s.owner = due.owner AND s.channel_id = due.channel_id LIMIT 1) AS alias
-           FROM (SELECT DISTINCT owner, channel_id FROM broadcast WHERE told < 3 AND came_at <= $1
-             AND came_at <= CASE told WHEN 0 THEN $1 WHEN 1 THEN $2 ELSE $3 END LIMIT 64) due
+           FROM (SELECT DISTINCT owner, channel_id FROM broadcast WHERE told < 4 AND came_at <= $1
+             AND came_at <= CASE told WHEN 0 THEN $1 WHEN 1 THEN $2 WHEN 2 THEN $3 ELSE $4 END
+             AND EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = broadcast.id) LIMIT 64) due
            WHERE alias IS NOT NULL",
     )
+    .bind(never)
     .bind(once)
     .bind(twice)
     .bind(thrice)

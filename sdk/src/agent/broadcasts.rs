@@ -145,7 +145,7 @@ async fn follow(
     request: wire::BroadcastRequest,
     answers: &Answers<wire::BroadcastResponse>,
 ) -> Result<(), Refusal> {
-    let is_preview = request.preview;
+    let (is_preview, follows) = (request.preview, request.follow);
     let order = order(rooms, request).await?;
     if is_preview {
         let (channel, manifest) = rooms.endpoint.preview_broadcast(order).await?;
@@ -173,17 +173,31 @@ async fn follow(
     let (request_id, digest, channel) = (order.request_id, order.digest, order.channel);
     let mut changes = rooms.endpoint.broadcast_changes();
     let mut now = rooms.endpoint.broadcast(order).await?;
-    let mut told = wire::BroadcastStage::Unspecified;
+    let mut told = None;
     loop {
         changes.mark_unchanged();
-        let stage = stage(rooms, &now).await?;
-        if stage != told {
-            told = stage;
-            let residents = rooms.endpoint.audience(channel).await?.0;
-            let (sequence, cells) = (now.sequence, now.cells);
-            let answer =
-                wire::BroadcastResponse { sequence, stage: stage.into(), cells, residents, preview: None };
-            let is_last = matches!(stage, wire::BroadcastStage::HandedOver | wire::BroadcastStage::Scheduled);
+        let (homes, accepted) = rooms.endpoint.broadcast_homes(channel, now.sequence).await?;
+        let stage = match stage(rooms, &now).await? {
+            wire::BroadcastStage::HandedOver if follows && homes == accepted => {
+                wire::BroadcastStage::Accepted
+            }
+            stage => stage,
+        };
+        if told != Some((stage, accepted)) {
+            told = Some((stage, accepted));
+            let answer = wire::BroadcastResponse {
+                sequence: now.sequence,
+                stage: stage.into(),
+                cells: now.cells,
+                residents: rooms.endpoint.audience(channel).await?.0,
+                preview: None,
+                homes,
+                accepted,
+            };
+            let is_last = match stage {
+                wire::BroadcastStage::HandedOver => !follows,
+                stage => matches!(stage, wire::BroadcastStage::Accepted | wire::BroadcastStage::Scheduled),
+            };
             if answers.send(Ok(answer)).await.is_err() || is_last {
                 return Ok(());
             }
@@ -210,7 +224,7 @@ async fn stage(rooms: &Rooms, now: &Begun) -> Result<wire::BroadcastStage, Refus
 async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Order, Refusal> {
     let request_id = uuid(&request.request_id)?;
     request.request_id = request_id.to_string();
-    request.preview = false;
+    (request.preview, request.follow) = (false, false);
     let digest = Sha256::digest(request.encode_to_vec()).into();
     if request.bodies.is_empty() || request.bodies.len() > MAX_BODIES {
         return Err(Refusal::field("bodies has 1 to 32 entries"));

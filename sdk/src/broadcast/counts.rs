@@ -134,3 +134,15 @@ pub fn of(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<Vec<(NodeId
     })
     .collect()
 }
+
+/// Homes of residents that are in cells of a channel, and how many of them have a broadcast.
+///
+/// # Errors
+/// The store's.
+pub fn homes(tx: &Tx<'_>, channel: &ChannelId, sequence: u64) -> Result<(u32, u32), EndpointError> {
+    let sql = "SELECT count(*), count(c.node) FROM \
+               (SELECT DISTINCT node FROM cells WHERE channel = ?1 AND seats > 0) homes \
+               LEFT JOIN broadcast_counts c ON c.channel = ?1 AND c.sequence = ?2 AND c.node = homes.node";
+    let mut statement = tx.sql().prepare_cached(sql)?;
+    Ok(statement.query_row(params![channel.as_bytes(), sequence], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}

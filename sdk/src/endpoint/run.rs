@@ -250,6 +250,8 @@ async fn take(inner: &Inner, at: &AtHome, items: Vec<SubscribeResponse>) -> Resu
         }
         if taken.seats {
             inner.cells.notify_one();
+            // Lists of seats say what became of broadcasts, too.
+            inner.broadcasts.send_modify(|count| *count += 1);
         }
         if taken.unknown_agent {
             inner.view.refresh().await?;

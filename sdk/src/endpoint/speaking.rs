@@ -134,6 +134,15 @@ impl Endpoint {
         self.0.call(move |tx| counts::of(tx, &channel, sequence)).await
     }
 
+    /// Homes of residents that are in cells of a channel, and how many of them have told that they have a
+    /// broadcast.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn broadcast_homes(&self, channel: ChannelId, sequence: u64) -> Result<(u32, u32), Refusal> {
+        self.0.call(move |tx| counts::homes(tx, &channel, sequence)).await
+    }
+
     /// An invitation to a channel of this agent's that is not open to all.
     ///
     /// # Errors

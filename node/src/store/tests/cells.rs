@@ -302,9 +302,9 @@ async fn what_devices_report_counts_once_and_is_told_three_times_as_sums() {
     let sums: (i64, i64) = sqlx::query_as(sums).fetch_one(side.store.readers()).await.unwrap();
     assert_eq!(sums, (60, 30));
 
-    assert!(told(&side).await.is_empty());
+    assert_eq!(told(&side).await, [Count { sequence: 1, delivered: 0, read: 0 }], "it is here, and no more");
     let channels = async || seat::to_hand_over(&side.store).await.unwrap().len();
-    for age in count::AGES {
+    for age in count::AGES.into_iter().skip(1) {
         assert!(told(&side).await.is_empty(), "it is told when it is old enough");
         side.clock.advance(age);
         assert_eq!(channels().await, 1);
@@ -313,7 +313,7 @@ async fn what_devices_report_counts_once_and_is_told_three_times_as_sums() {
         // With noise, which the seed draws.
         assert!(count.delivered.abs_diff(60) <= 10 && count.read.abs_diff(30) <= 10, "{count:?}");
     }
-    side.clock.advance(count::AGES[2]);
+    side.clock.advance(count::AGES[3]);
     assert!(told(&side).await.is_empty(), "three times and no more");
     assert_eq!(channels().await, 0);
 }
@@ -324,8 +324,10 @@ async fn of_few_residents_nothing_is_told() {
     for number in 1..=19 {
         report(&side, SeatId::from_bytes([number; 16]), 0, &[(1, false), (1, true)]).await.unwrap();
     }
-    side.clock.advance(count::AGES[0]);
-    assert_eq!(told(&side).await, [Count { sequence: 1, delivered: 0, read: 0 }]);
+    for age in count::AGES {
+        side.clock.advance(age);
+        assert_eq!(told(&side).await, [Count { sequence: 1, delivered: 0, read: 0 }]);
+    }
 }
 
 #[tokio::test]
