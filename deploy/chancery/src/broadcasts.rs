@@ -321,7 +321,7 @@ pub(crate) async fn broadcast(args: BroadcastArgs) -> Result<(), Failure> {
         let preview = agent::BroadcastRequest { preview: true, ..request.clone() };
         let mut answers = client.broadcast(preview).await.map_err(Failure::call)?.into_inner();
         let answer = answers.next().await.transpose().map_err(Failure::call)?.unwrap_or_default();
-        text_line(&preview_text(&answer))?;
+        text_line(&preview_text(&answer, request.begins_at_ms))?;
         if !agreed()? {
             return Err(Failure::Letter("nothing was broadcast".to_owned()));
         }
@@ -359,7 +359,7 @@ fn body(file: &str) -> Result<agent::Letter, Failure> {
     Ok(agent::Letter { markdown: std::fs::read_to_string(path)?, language, ..agent::Letter::default() })
 }
 
-fn preview_text(answer: &agent::BroadcastResponse) -> String {
+fn preview_text(answer: &agent::BroadcastResponse, begins_at_ms: i64) -> String {
     use std::fmt::Write as _;
     let preview = answer.preview.clone().unwrap_or_default();
     let mut names: Vec<_> =
@@ -385,6 +385,9 @@ fn preview_text(answer: &agent::BroadcastResponse) -> String {
         },
         time(preview.expires_at_ms)
     );
+    if begins_at_ms != 0 {
+        let _ = write!(text, "\nIt begins {}; until then it can be taken back.", time(begins_at_ms));
+    }
     text
 }
 

@@ -237,8 +237,10 @@ async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Ord
         wire::broadcast_request::About::Corrects(sequence) => About::Corrects(sequence),
         wire::broadcast_request::About::Recalls(sequence) => About::Recalls(sequence),
     });
-    let (channel, expires) =
-        (channel_id(&request.channel_id)?, expiry(rooms.endpoint.now(), request.expires_at_ms)?);
+    let begins = (request.begins_at_ms != 0).then(|| Timestamp::from_millis(request.begins_at_ms));
+    let now = rooms.endpoint.now();
+    let begun = begins.map_or(now, |begins| begins.max(now));
+    let (channel, expires) = (channel_id(&request.channel_id)?, expiry(begun, request.expires_at_ms)?);
     let mut letters = Vec::with_capacity(request.bodies.len());
     for body in request.bodies {
         let mut attachments = Vec::with_capacity(body.attachments.len());
@@ -269,7 +271,7 @@ async fn order(rooms: &Rooms, mut request: wire::BroadcastRequest) -> Result<Ord
         emergency: request.emergency,
         about,
         expires,
-        begins: (request.begins_at_ms != 0).then(|| Timestamp::from_millis(request.begins_at_ms)),
+        begins,
     })
 }
 

@@ -24,6 +24,8 @@ use zeroize::Zeroizing;
 
 /// Longest life of a broadcast: as long as nodes keep its blob.
 const LONGEST: Duration = Duration::from_hours(90 * 24);
+/// How far ahead a broadcast may be asked for.
+const AHEAD: Duration = Duration::from_hours(366 * 24);
 
 /// What is to be broadcast.
 #[derive(Clone)]
@@ -91,9 +93,6 @@ pub fn begin(tx: &Tx<'_>, order: &Order) -> Result<Begun, EndpointError> {
     match order.begins.filter(|begins| *begins > tx.now()) {
         Some(begins) => {
             permitted(tx, order)?;
-            if begins >= order.expires {
-                return Err(EndpointError::Invalid("a broadcast expires before it begins"));
-            }
             schedule::put(tx, order, begins)
         }
         None => start(tx, order),
@@ -138,9 +137,12 @@ fn permitted(tx: &Tx<'_>, order: &Order) -> Result<Channel, EndpointError> {
     if order.emergency && !channel.emergency {
         return Err(Refusal::new(Reason::NotAccredited, "the channel carries no emergencies").into());
     }
-    let now = tx.now();
-    if order.expires <= now || order.expires > now.after(LONGEST) {
-        return Err(EndpointError::Invalid("a broadcast expires within 90 days"));
+    let begins = order.begins.map_or(tx.now(), |begins| begins.max(tx.now()));
+    if begins > tx.now().after(AHEAD) {
+        return Err(EndpointError::Invalid("a broadcast begins within a year"));
+    }
+    if order.expires <= begins || order.expires > begins.after(LONGEST) {
+        return Err(EndpointError::Invalid("a broadcast expires within 90 days after it begins"));
     }
     Ok(channel)
 }
