@@ -7,7 +7,7 @@ use super::party::{Parties, Party};
 use crate::Failure;
 use crate::local::authority::Registry;
 use crate::local::federation::LocalFederation;
-use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, EVALUATORS, Layout};
+use crate::local::layout::{ADMINISTRATIONS, AUTHORITY, EVALUATORS, Layout, free_ports};
 use crate::local::{bar, residents, start_administration};
 use crate::mailing::synthetic;
 use chancery::dice::Dice;
@@ -15,16 +15,12 @@ use chancery_types::{Clock, Entropy, Identifier, Scheme};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Processes that the residents' devices are dealt to.
 const DEVICES: usize = 3;
-/// Ports are below those that the system gives to callers: one that is free for the
-/// moment in which its party is dead must not be taken by anybody else.
-const PORTS: (u64, u64) = (10_000, 30_000);
 /// Ports of a run: the parties', then the links'.
 const PORTS_NEEDED: u16 = 16;
 /// The links: whose node is behind it, and who goes over it.
@@ -58,7 +54,7 @@ pub(super) async fn found(
     quiet: bool,
     (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>),
 ) -> Result<Founded, Failure> {
-    let first = free_ports(&*entropy)?;
+    let first = free_ports(PORTS_NEEDED, &*entropy)?;
     let mut layout = Layout::open(folder, first)?;
     let mut links = Vec::new();
     for (port, (node, who)) in (first + PORTS_NEEDED - LINKS.len() as u16..).zip(LINKS) {
@@ -107,20 +103,6 @@ pub(super) async fn found(
     let layout = federation.layout;
     let parties = Parties(parties(&layout, &links, residents)?);
     Ok(Founded { layout, parties, links, residents: people, agents })
-}
-
-/// The first of some ports that follow each other and are free.
-fn free_ports(entropy: &dyn Entropy) -> io::Result<u16> {
-    let (from, to) = PORTS;
-    for _ in 0..100 {
-        let offset = u64::from(u32::from_le_bytes(entropy.array())) % (to - from);
-        let first = u16::try_from(from + offset).unwrap_or(u16::MAX);
-        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if (first..first + PORTS_NEEDED).all(free) {
-            return Ok(first);
-        }
-    }
-    Err(io::Error::other("there are no free ports between 10000 and 30000"))
 }
 
 /// What several kinds of parties are told.

@@ -1,6 +1,7 @@
 //! Where a local federation keeps its things and on which ports it listens.
 //! Ports are written down on the first run: the log names them.
 
+use chancery_types::{Entropy, SystemEntropy};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -30,6 +31,10 @@ const LISTENERS: [&str; 10] = [
     EVALUATORS[2],
     "authority",
 ];
+
+/// Where free ports are looked for: below those that the system gives to callers, so that nobody else takes
+/// one while its party is down.
+const PORTS: (u32, u32) = (10_000, 30_000);
 
 /// Folders and ports of one local federation.
 #[derive(Clone)]
@@ -100,18 +105,27 @@ impl Layout {
 }
 
 fn choose(first: u16) -> io::Result<[u16; LISTENERS.len()]> {
+    let first = match first {
+        0 => free_ports(LISTENERS.len() as u16, &SystemEntropy)?,
+        first => first,
+    };
     let mut ports = [0; LISTENERS.len()];
-    // Held open together, so that the system gives no port twice.
-    let mut held = Vec::new();
     for (port, offset) in ports.iter_mut().zip(0..) {
-        *port = if first == 0 {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-            let port = listener.local_addr()?.port();
-            held.push(listener);
-            port
-        } else {
-            first.checked_add(offset).ok_or_else(|| io::Error::other("--port is too high"))?
-        };
+        *port = first.checked_add(offset).ok_or_else(|| io::Error::other("--port is too high"))?;
     }
     Ok(ports)
+}
+
+/// The first of some ports that follow each other and are free.
+pub(crate) fn free_ports(needed: u16, entropy: &dyn Entropy) -> io::Result<u16> {
+    let (from, to) = PORTS;
+    for _ in 0..100 {
+        let offset = u32::from_le_bytes(entropy.array()) % (to - from);
+        let first = u16::try_from(from + offset).unwrap_or(u16::MAX);
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if (first..first.saturating_add(needed)).all(free) {
+            return Ok(first);
+        }
+    }
+    Err(io::Error::other("there are no free ports between 10000 and 30000"))
 }
