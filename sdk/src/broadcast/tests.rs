@@ -16,6 +16,7 @@ use crate::mls::Suite;
 use crate::store::Tx;
 use chancery_directory_core::channel::{Channel, JoinRule, Suite as ChannelSuite, Text};
 use chancery_directory_core::manifest::SignedManifest;
+use chancery_proto::content::v1::CellKey;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as wire;
@@ -115,7 +116,10 @@ impl Scene {
 
     /// The agent does what is to be done about its cells, and the home node gets it.
     async fn settle(&mut self) {
-        while self.agent.run(audience::admit).await || self.agent.run(audience::remove).await {}
+        while self.agent.run(audience::admit).await
+            || self.agent.run(audience::remove).await
+            || self.agent.run(audience::retire).await
+        {}
         while let Some(waiting) = self.agent.run(|tx| handover::waiting(tx)).await {
             let (node, through) = (waiting.node, waiting.through);
             self.items.extend(waiting.items.into_iter().filter_map(|item| item.item));
@@ -441,6 +445,10 @@ async fn a_rewrapped_broadcast_is_refused_and_reported() {
     assert_eq!(anna.read(&scene, &[1]).await, [Taken::Broadcast]);
     anna.open(blob).await;
     assert_eq!(anna.texts().await, ["two"]);
+    // And the genuine one still does.
+    let (wrap, seat) = (wraps(&scene, 1)[..56].to_vec(), anna.seat);
+    let taken = anna.device.run(move |tx| reader::take(tx, &seat, &genuine, &wrap)).await;
+    assert_eq!(taken, Taken::Broadcast, "the genuine one opens when it comes");
     // A blob that is another one than the manifest names is none.
     let mut anna = scene.resident(12).await;
     scene.settle().await;
@@ -458,10 +466,11 @@ async fn a_rewrapped_broadcast_is_refused_and_reported() {
 async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     let mut scene = Scene::new(0).await;
     let mut anna = scene.resident(10).await;
-    let (mallory, _) = Device::person(13).await;
+    let (mut mallory, _) = Device::person(13).await;
     mallory.lists(&scene.identity).await;
-    let leaf = || Leaf::of_seat(SigningKey::from_bytes(&[6; 32]), vec![5; 16]);
-    let key_package = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf())).await;
+    let leaf = |seat| Leaf::of_seat(SigningKey::from_bytes(&[6; 32]), vec![seat; 16]);
+    let key_package = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf(5))).await;
+    let guest = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf(4))).await;
     let joining = federation::JoiningSeat {
         seat_id: vec![5; 16].into(),
         key_package: key_package.into(),
@@ -472,30 +481,40 @@ async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     anna.read(&scene, &[]).await;
     let before = anna.device.copy();
     let Some(Item::Change(change)) = scene.items.first().cloned() else { panic!("no change") };
-    let agent = scene.agent_name();
-    let made = mallory.run(move |tx| {
-        let joined = cell::join(tx, &agent, &change.welcome, &change.tree);
-        let Ok(Some((_, mut group))) = joined else { panic!("not joined") };
-        let (leaf, provider) = (leaf(), tx.provider());
-        let mut spoken = group.create_message(&provider, &leaf, b"I am the agent").unwrap();
-        let key = spoken.to_bytes().unwrap();
-        let bundle = group.self_update(&provider, &leaf, LeafNodeParameters::default()).unwrap();
-        let commit = bundle.into_commit().to_bytes().unwrap();
-        group.merge_pending_commit(&provider).unwrap();
-        spoken = group.create_message(&provider, &leaf, b"I am the agent").unwrap();
-        Ok((key, commit, spoken.to_bytes().unwrap()))
-    });
-    let (key, commit, next_key) = made.await;
-    for step in [
-        wire::CellStep { sequence: 2, first_broadcast: 1, commit: commit.into(), key: next_key.into() },
-        wire::CellStep { sequence: 2, first_broadcast: 1, commit: key.clone().into(), key: key.into() },
-    ] {
-        anna.device.restore(&before).await;
-        let seat = anna.seat;
-        assert_eq!(anna.device.run(move |tx| reader::step(tx, &seat, &step)).await, Taken::Seats);
-        assert_eq!(anna.device.alarms().await, [Alarm::ForbiddenInCell]);
-        // Another seat is to be taken.
-        assert_eq!(anna.device.run(|tx| seat::vacancies(tx)).await.len(), 1);
+    // What the agent would say first in an epoch; a commit with a path, and one without.
+    let (agent, untouched) = (scene.agent_name(), mallory.copy());
+    for adds in [false, true] {
+        mallory.restore(&untouched).await;
+        let (agent, change, guest) = (agent.clone(), change.clone(), guest.clone());
+        let made = mallory.run(move |tx| {
+            let joined = cell::join(tx, &agent, &change.welcome, &change.tree);
+            let Ok(Some((_, mut group))) = joined else { panic!("not joined") };
+            let (leaf, provider) = (leaf(5), tx.provider());
+            let says = CellKey { first_broadcast: 1, key: vec![7; 32].into(), ..CellKey::default() };
+            let says = says.encode_to_vec();
+            let key = group.create_message(&provider, &leaf, &says).unwrap().to_bytes().unwrap();
+            let commit = if adds {
+                let guest = crate::mls::key_package::open(tx, &guest)?.0;
+                group.add_members_without_update(&provider, &leaf, &[guest]).unwrap().0
+            } else {
+                let updated = group.self_update(&provider, &leaf, LeafNodeParameters::default());
+                updated.unwrap().into_commit()
+            };
+            group.merge_pending_commit(&provider).unwrap();
+            let next_key = group.create_message(&provider, &leaf, &says).unwrap();
+            Ok((key, commit.to_bytes().unwrap(), next_key.to_bytes().unwrap()))
+        });
+        let (key, commit, next_key) = made.await;
+        for (commit, key) in [(commit, next_key), (key.clone(), key)] {
+            anna.device.restore(&before).await;
+            let seat = anna.seat;
+            let step =
+                wire::CellStep { sequence: 2, first_broadcast: 1, commit: commit.into(), key: key.into() };
+            assert_eq!(anna.device.run(move |tx| reader::step(tx, &seat, &step)).await, Taken::Seats);
+            assert_eq!(anna.device.alarms().await, [Alarm::ForbiddenInCell]);
+            // Another seat is to be taken.
+            assert_eq!(anna.device.run(|tx| seat::vacancies(tx)).await.len(), 1);
+        }
     }
     // Whoever opens a cell of its own is not the channel's agent, however it calls itself.
     let (stranger, identity) = Device::agent(14).await;
