@@ -15,6 +15,8 @@ const CONTEXT: &[u8] = b"chancery device credential v1\0";
 const LONGEST: Duration = Duration::from_hours(400 * 24);
 /// Validity of those made here.
 const VALIDITY: Duration = Duration::from_hours(365 * 24);
+/// One that is older is signed anew before it is used again.
+pub(crate) const RENEWED_AFTER: Duration = Duration::from_hours(180 * 24);
 /// How long before now validity begins, for clocks that differ.
 const SKEW: Duration = Duration::from_hours(1);
 /// Longest serialised SignedDeviceCredential.
@@ -119,6 +121,11 @@ impl PresentedDevice {
             return Err(CredentialError::Malformed);
         }
         Ok(parsed)
+    }
+
+    /// From when it counts.
+    pub(crate) const fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// The alias it claims.

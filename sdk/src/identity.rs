@@ -2,7 +2,7 @@
 //! endpoint is one device of one alias: two handles of a person share nothing,
 //! so they are two endpoints.
 
-use crate::credential;
+use crate::credential::{self, PresentedDevice, RENEWED_AFTER};
 use crate::error::EndpointError;
 use crate::home;
 use crate::mls::Suite;
@@ -107,20 +107,25 @@ pub fn create(
         &Zeroizing::new(tx.entropy().array::<32>()),
         Some((&credential_key, &account_key)),
     )?;
-    let identity = identity(tx)?;
     for suite in Suite::ALL {
         let key = new_leaf(tx, suite)?;
-        let signed = credential::sign(
-            &credential_key,
-            identity.alias,
-            identity.device,
-            &key,
-            identity.agent.as_deref(),
-            tx.now(),
-        );
-        set_credential(tx, suite, &signed)?;
+        sign_credential(tx, suite, &credential_key, &key)?;
     }
-    Ok(identity)
+    identity(tx)
+}
+
+/// Signs the credential of a leaf key, as of now; gives it.
+fn sign_credential(
+    tx: &Tx<'_>,
+    suite: Suite,
+    signer: &SigningKey,
+    leaf_key: &[u8; 32],
+) -> Result<Vec<u8>, EndpointError> {
+    let own = identity(tx)?;
+    let agent = own.agent.as_deref();
+    let signed = credential::sign(signer, own.alias, own.device, leaf_key, agent, tx.now());
+    set_credential(tx, suite, &signed)?;
+    Ok(signed)
 }
 
 /// The identity, if it was made.
@@ -221,7 +226,8 @@ pub(crate) fn set_credential(tx: &Tx<'_>, suite: Suite, credential: &[u8]) -> Re
     Ok(())
 }
 
-/// The leaf key of a suite with its credential.
+/// The leaf key of a suite with its credential, which is signed anew when it is old: where this device
+/// can, and what it is used in next has the new one.
 pub(crate) fn leaf(tx: &Tx<'_>, suite: Suite) -> Result<Leaf, EndpointError> {
     let mut statement = tx.sql().prepare_cached("SELECT seed, credential FROM leaf_keys WHERE suite = ?1")?;
     let row: Option<([u8; 32], Option<Vec<u8>>)> =
@@ -229,7 +235,20 @@ pub(crate) fn leaf(tx: &Tx<'_>, suite: Suite) -> Result<Leaf, EndpointError> {
     let Some((seed, Some(credential))) = row else {
         return Err(EndpointError::NotPossible("this device has no credential yet"));
     };
-    Ok(Leaf { key: tx.signing_key(&Zeroizing::new(seed)), credential })
+    let key = tx.signing_key(&Zeroizing::new(seed));
+    let made = PresentedDevice::parse(&credential)?.not_before();
+    if tx.now().since(made) < RENEWED_AFTER {
+        return Ok(Leaf { key, credential });
+    }
+    match self::key(tx, OwnKey::Credential) {
+        Ok(signer) => {
+            let credential = sign_credential(tx, suite, &signer, &key.verifying_key().to_bytes())?;
+            Ok(Leaf { key, credential })
+        }
+        // A linked device has what it was given.
+        Err(EndpointError::NotPossible(_)) => Ok(Leaf { key, credential }),
+        Err(error) => Err(error),
+    }
 }
 
 /// Notes another device of the account, with the key of its connections where this

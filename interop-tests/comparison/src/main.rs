@@ -5,6 +5,8 @@
 //! cargo run --release --manifest-path interop-tests/comparison/Cargo.toml
 //! ```
 
+mod helpers;
+
 use openmls::prelude::tls_codec::Serialize as _;
 use openmls::prelude::*;
 use openmls_basic_credential::SignatureKeyPair;
@@ -13,6 +15,8 @@ use serde_json::json;
 use vodozemac::megolm::{GroupSession, InboundGroupSession};
 use vodozemac::olm::{Account, OlmMessage};
 
+/// The classical suite.
+const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
 /// Devices that get a Megolm session.
 const DEVICES: usize = 10_000;
 /// Members of one MLS group.
@@ -28,9 +32,35 @@ const CONTENT: usize = 4_096;
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
-    let (megolm, large_group) = (megolm()?, large_group()?);
-    println!("{}", json!({ "bench": "comparison", "megolm": megolm, "large_group": large_group }));
+    let (megolm, large_group, helpers) = (megolm()?, large_group()?, helpers::measure()?);
+    let measured = json!({
+        "bench": "comparison",
+        "megolm": megolm,
+        "large_group": large_group,
+        "helpers": helpers,
+    });
+    println!("{measured}");
     Ok(())
+}
+
+/// Somebody who may be in a group.
+struct Member {
+    provider: OpenMlsRustCrypto,
+    signer: SignatureKeyPair,
+    own: CredentialWithKey,
+}
+
+impl Member {
+    fn new(number: usize) -> Result<Self, Failure> {
+        let signer = SignatureKeyPair::new(SUITE.signature_algorithm())?;
+        let credential = BasicCredential::new(number.to_be_bytes().to_vec()).into();
+        let signature_key = signer.to_public_vec().into();
+        Ok(Self {
+            provider: OpenMlsRustCrypto::default(),
+            signer,
+            own: CredentialWithKey { credential, signature_key },
+        })
+    }
 }
 
 /// CPU seconds that this process has used, in ticks of 10 ms.
@@ -104,15 +134,7 @@ fn megolm() -> Result<serde_json::Value, Failure> {
 
 /// A group in which one member writes, and others come and go.
 fn large_group() -> Result<serde_json::Value, Failure> {
-    const SUITE: Ciphersuite = Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519;
-    let provider = OpenMlsRustCrypto::default();
-    let identity = |number: usize| -> Result<_, Failure> {
-        let signer = SignatureKeyPair::new(SUITE.signature_algorithm())?;
-        let credential = BasicCredential::new(number.to_be_bytes().to_vec()).into();
-        let signature_key = signer.to_public_vec().into();
-        Ok((signer, CredentialWithKey { credential, signature_key }))
-    };
-    let (signer, own) = identity(0)?;
+    let Member { provider, signer, own } = Member::new(0)?;
     let config = MlsGroupCreateConfig::builder()
         .wire_format_policy(PURE_CIPHERTEXT_WIRE_FORMAT_POLICY)
         .ciphersuite(SUITE)
@@ -121,8 +143,8 @@ fn large_group() -> Result<serde_json::Value, Failure> {
     for first in (1..MEMBERS).step_by(AT_ONCE) {
         let mut packages = Vec::new();
         for number in first..MEMBERS.min(first + AT_ONCE) {
-            let (signer, credential) = identity(number)?;
-            let made = KeyPackage::builder().build(SUITE, &provider, &signer, credential)?;
+            let member = Member::new(number)?;
+            let made = KeyPackage::builder().build(SUITE, &provider, &member.signer, member.own)?;
             packages.push(made.key_package().clone());
         }
         group.add_members_without_update(&provider, &signer, &packages)?;

@@ -30,6 +30,13 @@ const KEPT: Duration = Duration::from_hours(89 * 24);
 /// as much for ten as for one, and each resident's device all of the tree.
 const REMOVED_AFTER: Duration = Duration::from_hours(24);
 
+/// How long residents come into a cell: they verify the agent's credential, which is of when the cell was
+/// made, and would not after a year.
+const OPEN_FOR: Duration = Duration::from_hours(180 * 24);
+/// So many days later at most it is merged into younger ones: not all of one day at once.
+const SPREAD: i64 = 60;
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// This agent speaks on a channel, or its publication has changed.
 ///
 /// # Errors
@@ -217,6 +224,25 @@ fn remove_from(tx: &mut Tx<'_>, published: &Channel, id: i64) -> Result<(), Endp
     change(tx, suite, published, &mut cell, &mut group, (Vec::new(), &leavers))
 }
 
+/// Begins to merge one cell that has become old into younger ones; whether there was any.
+///
+/// # Errors
+/// The store's, or MLS's.
+pub fn retire(tx: &mut Tx<'_>) -> Result<bool, EndpointError> {
+    let which = format!(
+        "merges = 0 AND seats > 0 AND made_at_ms <= ?1 - id % {SPREAD} * {DAY_MS} ORDER BY made_at_ms LIMIT 1"
+    );
+    let before = tx.now().before(OPEN_FOR).millis();
+    let Some(mut cell) = find(tx, &which, params![before])? else { return Ok(false) };
+    let published =
+        own(tx, &cell.channel)?.ok_or(EndpointError::NotPossible("the channel is not this agent's"))?;
+    cell.merges = true;
+    let mut group = tx.take_group(&cell.group)?;
+    let suite = Suite::of_channel(published.suite);
+    change(tx, suite, &published, &mut cell, &mut group, (Vec::new(), &[]))?;
+    Ok(true)
+}
+
 /// Whether a cell is half empty and those who are left in it find room in others at their home:
 /// each cell costs as much as a full one.
 fn fits_elsewhere(tx: &Tx<'_>, cell: &Cell, left: u32, size: u32) -> Result<bool, EndpointError> {
@@ -224,9 +250,19 @@ fn fits_elsewhere(tx: &Tx<'_>, cell: &Cell, left: u32, size: u32) -> Result<bool
         .sql()
         .prepare_cached(
             "SELECT coalesce(sum(?4 - seats), 0) FROM cells \
-             WHERE channel = ?1 AND node = ?2 AND id <> ?3 AND merges = 0 AND seats BETWEEN 1 AND ?4",
+             WHERE channel = ?1 AND node = ?2 AND id <> ?3 AND merges = 0 AND seats BETWEEN 1 AND ?4 \
+             AND made_at_ms > ?5",
         )?
-        .query_row(params![cell.channel.as_bytes(), cell.node.as_str(), cell.id, size], |row| row.get(0))?;
+        .query_row(
+            params![
+                cell.channel.as_bytes(),
+                cell.node.as_str(),
+                cell.id,
+                size,
+                tx.now().before(OPEN_FOR).millis()
+            ],
+            |row| row.get(0),
+        )?;
     Ok(left > 0 && left * 2 <= size && u64::from(left) <= room)
 }
 
@@ -343,10 +379,10 @@ fn open(tx: &mut Tx<'_>, published: &Channel, node: NodeId) -> Result<(Cell, Mls
     let (id, group) = cell::create(tx, suite)?;
     tx.sql()
         .prepare_cached(
-            "INSERT INTO cells (channel, node, number, group_id, change, seats) \
-             VALUES (?1, ?2, ?3, ?4, 0, 0)",
+            "INSERT INTO cells (channel, node, number, group_id, change, seats, made_at_ms) \
+             VALUES (?1, ?2, ?3, ?4, 0, 0, ?5)",
         )?
-        .execute(params![channel.as_bytes(), node.as_str(), number, id.as_bytes()])?;
+        .execute(params![channel.as_bytes(), node.as_str(), number, id.as_bytes(), tx.now().millis()])?;
     let row = tx.sql().last_insert_rowid();
     Ok((Cell { id: row, channel, node, number, group: id, change: 0, seats: 0, merges: false }, group))
 }
@@ -360,8 +396,9 @@ fn with_room(
     // The fullest one: half-empty cells cost as much as full ones.
     find(
         tx,
-        "channel = ?1 AND node = ?2 AND merges = 0 AND seats < ?3 ORDER BY seats DESC LIMIT 1",
-        params![channel.as_bytes(), node.as_str(), size],
+        "channel = ?1 AND node = ?2 AND merges = 0 AND seats < ?3 AND made_at_ms > ?4 \
+         ORDER BY seats DESC LIMIT 1",
+        params![channel.as_bytes(), node.as_str(), size, tx.now().before(OPEN_FOR).millis()],
     )
 }
 

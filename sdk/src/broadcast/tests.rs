@@ -116,7 +116,10 @@ impl Scene {
 
     /// The agent does what is to be done about its cells, and the home node gets it.
     async fn settle(&mut self) {
-        while self.agent.run(audience::admit).await || self.agent.run(audience::remove).await {}
+        while self.agent.run(audience::admit).await
+            || self.agent.run(audience::remove).await
+            || self.agent.run(audience::retire).await
+        {}
         while let Some(waiting) = self.agent.run(|tx| handover::waiting(tx)).await {
             let (node, through) = (waiting.node, waiting.through);
             self.items.extend(waiting.items.into_iter().filter_map(|item| item.item));

@@ -188,7 +188,10 @@ pub(super) async fn keep_cells(inner: &Inner) -> Result<(), Refusal> {
     let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
     let changed = inner.cells.notified();
     close_cells(inner).await?;
-    while inner.call(audience::admit).await? || inner.call(audience::remove).await? {
+    while inner.call(audience::admit).await?
+        || inner.call(audience::remove).await?
+        || inner.call(audience::retire).await?
+    {
         inner.handing_over.notify_one();
         inner.broadcasts.send_modify(|count| *count += 1);
     }

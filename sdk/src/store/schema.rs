@@ -395,6 +395,9 @@ CREATE INDEX own_broadcasts_open ON own_broadcasts (channel, sequence) WHERE sta
 -- is in a cell.
 ALTER TABLE cells ADD COLUMN merges INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE seats ADD COLUMN moves INTEGER NOT NULL DEFAULT 0;
+-- When a cell was made: the agent's credential in it is of then.
+ALTER TABLE cells ADD COLUMN made_at_ms INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX cells_by_age ON cells (made_at_ms) WHERE merges = 0 AND seats > 0;
 -- Sequence of the first broadcast of the cell that a seat came into; NULL: in none yet.
 ALTER TABLE seats ADD COLUMN first INTEGER;
 

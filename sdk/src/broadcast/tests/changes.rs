@@ -57,6 +57,53 @@ async fn half_empty_cells_are_merged_and_nobody_misses_anything() {
     assert!(wrap_of(&wraps(&scene, 2), 0).is_none(), "nothing is wrapped for the cell that is no more");
 }
 
+/// Who comes into a cell verifies the agent's credential, which is of when the cell was made.
+#[tokio::test]
+async fn cells_that_have_become_old_are_merged_into_new_ones() {
+    let mut scene = Scene::new(0).await;
+    let mut anna = scene.resident(10).await;
+    scene.settle().await;
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Done]);
+    let age = "UPDATE cells SET made_at_ms = made_at_ms - 240 * 24 * 60 * 60 * 1000";
+    scene.agent.run(move |tx| Ok(tx.sql().execute(age, [])?)).await;
+    scene.settle().await;
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Seats]);
+    anna.fill(&scene.channel).await;
+    let (next, request) = anna.device.run(|tx| seat::to_tell(tx)).await.remove(0);
+    let request = request.unwrap();
+    let joining = federation::JoiningSeat {
+        seat_id: request.seat_id,
+        key_package: request.key_package,
+        ..Default::default()
+    };
+    scene.tell(vec![joining], Vec::new()).await;
+    scene.settle().await;
+    assert_eq!(scene.agent.run(|tx| audience::count(tx, &CHANNEL)).await, (2, 2), "she has two seats");
+    (anna.seat, anna.cell) = (next, None);
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Seats], "the former one is given up");
+    let (_, blob) = scene.say("from the new one").await;
+    assert_eq!(anna.read(&scene, &[]).await, [Taken::Broadcast]);
+    anna.open(blob).await;
+    assert_eq!(anna.texts().await, ["from the new one"]);
+    assert!(anna.device.alarms().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_old_credential_is_signed_anew() {
+    let (agent, _) = Device::agent(1).await;
+    let leaf = async || {
+        let leaf = agent.run(|tx| crate::identity::leaf(tx, Suite::Hybrid)).await;
+        leaf.credential_with_key()
+    };
+    let first = leaf().await;
+    agent.clock.advance(Duration::from_hours(179 * 24));
+    assert!(leaf().await == first);
+    agent.clock.advance(Duration::from_hours(2 * 24));
+    let second = leaf().await;
+    assert!(second.credential != first.credential && second.signature_key == first.signature_key);
+    assert!(leaf().await == second);
+}
+
 #[tokio::test]
 async fn what_waits_begins_at_its_time() {
     let scene = Scene::new(0).await;
