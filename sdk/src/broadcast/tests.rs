@@ -468,7 +468,7 @@ async fn nobody_but_the_agent_commits_or_speaks_in_a_cell() {
     let mut anna = scene.resident(10).await;
     let (mut mallory, _) = Device::person(13).await;
     mallory.lists(&scene.identity).await;
-    let leaf = |seat| Leaf::of_seat(SigningKey::from_bytes(&[6; 32]), vec![seat; 16]);
+    let leaf = |seat| Leaf::of_seat(SigningKey::from_bytes(&[seat; 32]), vec![seat; 16]);
     let key_package = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf(5))).await;
     let guest = mallory.run(move |tx| cell::key_package(tx, Suite::Classical, &leaf(4))).await;
     let joining = federation::JoiningSeat {
