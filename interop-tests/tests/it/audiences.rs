@@ -140,16 +140,19 @@ async fn a_broadcast_waits_for_its_time_and_each_device_judges_for_whom_it_is() 
         condition: Some(Condition { areas: vec!["BE2".to_owned()], min_age: 65, ..Condition::default() }),
         ..wire::BroadcastRequest::default()
     };
-    let (soon, never) = (request(1, Duration::from_secs(2)), request(2, Duration::from_hours(24)));
-    assert_eq!(stages(&soon).await, [(0, SCHEDULED)]);
-    assert_eq!(stages(&never).await, [(0, SCHEDULED)]);
+    let (never, later) = (request(2, Duration::from_hours(24)), request(3, Duration::from_hours(25)));
+    for waits in [&never, &later] {
+        assert_eq!(stages(waits).await, [(0, SCHEDULED)]);
+    }
     let mut other = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
     let listed = other.list_channels(wire::ListChannelsRequest {}).await.unwrap().into_inner();
     let waiting: Vec<_> = listed.channels[0].scheduled.iter().map(|waits| &*waits.request_id).collect();
-    assert_eq!(waiting, [&*soon.request_id, &*never.request_id]);
+    assert_eq!(waiting, [&*never.request_id, &*later.request_id]);
     let cancel = wire::CancelBroadcastRequest { request_id: never.request_id.clone() };
     assert!(other.cancel_broadcast(cancel.clone()).await.unwrap().into_inner().cancelled);
     assert!(!other.cancel_broadcast(cancel).await.unwrap().into_inner().cancelled);
+    let soon = request(1, Duration::from_secs(5));
+    assert_eq!(stages(&soon).await, [(0, SCHEDULED)]);
 
     let read = async || device.endpoint.broadcasts_after(0, 10).await.unwrap();
     until("its time has come", async || read().await.len() == 1).await;
