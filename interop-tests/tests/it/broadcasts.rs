@@ -4,7 +4,7 @@
 use chancery_directory_core::channel::{Channel, JoinRule, Suite, Text};
 use chancery_directory_core::manifest::About;
 use chancery_interop_tests::mesh::{FEDERATION, Mesh, Place, id};
-use chancery_interop_tests::party::{Agent, Device};
+use chancery_interop_tests::party::{Agent, Device, reason};
 use chancery_interop_tests::wait::until;
 use chancery_kit::status::from_status;
 use chancery_proto::agent::v1 as wire;
@@ -147,6 +147,36 @@ async fn an_agent_that_crashes_broadcasts_once() {
         assert_eq!(texts(device, 4).await, expected);
         assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
     }
+}
+
+/// Nobody could be reached for as long as it was good.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_expires_before_it_is_logged_holds_up_no_other() {
+    let mut mesh = Mesh::new().await;
+    let federal = Agent::start(&mut mesh, "federal").await;
+    let channel = channel(&federal, Suite::Classical);
+    federal.endpoint.publish_channel(&channel).await.unwrap();
+    let device = Device::open(&mesh, "federal", "device").await;
+    device.endpoint.register().await.unwrap();
+    device.endpoint.subscribe(&channel, None).await.unwrap();
+    let device = device.live();
+    seated(&federal.endpoint, 1).await;
+    until("the device is in a cell", async || is_in(&device).await).await;
+    let (nobody, address) = (Place::free().await, mesh.nodes["federal"].address.clone());
+    let federal = federal.crash_and_restart_at(&nobody.address).await;
+    let expires = mesh.clock.now().after(Duration::from_secs(2));
+    let short = Order { expires, ..order(&mesh, "the bridge is closed for a minute", None) };
+    let long = order(&mesh, "the bridge is open", None);
+    for (order, sequence) in [(&short, 1), (&long, 2)] {
+        assert_eq!(federal.endpoint.broadcast(order.clone()).await.unwrap().sequence, sequence);
+    }
+    until("the first one has expired", async || mesh.clock.now() > expires).await;
+    let federal = federal.crash_and_restart_at(&address).await;
+    assert_eq!(texts(&device, 1).await, ["the bridge is open"]);
+    assert_eq!(federal.endpoint.broadcast(long).await.unwrap().sequence, 1);
+    let refused = federal.endpoint.broadcast_state(short.request_id, short.digest).await;
+    assert_eq!(reason(refused), Reason::Expired);
+    assert!(device.endpoint.alarms_after(0, 10).await.unwrap().is_empty());
 }
 
 /// Through the agent's API, as callers in other languages have it; and each device reads the language

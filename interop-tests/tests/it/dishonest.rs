@@ -111,6 +111,34 @@ async fn what_a_node_keeps_back_its_resident_misses_and_what_comes_late_it_reads
     assert_eq!(scene.alarms().await, [Alarm::BroadcastWithheld], "once");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_leaves_out_or_forges_is_noticed_with_the_next() {
+    let mut scene = Scene::new().await.away().await;
+    for text in ["first", "second"] {
+        scene.broadcast(text).await;
+    }
+    // The node has the second one only, and in the place of a later one something of its own.
+    for change in [
+        "DELETE FROM broadcast WHERE sequence = 1",
+        "INSERT INTO broadcast (owner, channel_id, sequence, logged_manifest, expires_at) \
+         SELECT owner, channel_id, 1000000, x'00', expires_at FROM broadcast WHERE sequence = 2",
+        "INSERT INTO broadcast_wraps (broadcast_id, row, wraps) \
+         SELECT b.id, w.row, w.wraps FROM broadcast b, broadcast_wraps w WHERE b.sequence = 1000000",
+    ] {
+        assert!(scene.store.execute(change, []).unwrap() > 0, "{change}");
+    }
+    scene.device = scene.device.live();
+    assert_eq!(texts(&scene.device, 1).await, ["second"]);
+    until("both are noticed", async || scene.alarms().await.len() == 2).await;
+    assert_eq!(scene.alarms().await, [Alarm::BroadcastWithheld, Alarm::ForgedBroadcast]);
+    // The forgery hides nothing that comes later.
+    scene.broadcast("third").await;
+    let mut scene = scene.away().await;
+    scene.device = scene.device.live();
+    assert_eq!(texts(&scene.device, 2).await, ["second", "third"]);
+    assert_eq!(scene.alarms().await.len(), 2);
+}
+
 /// The key under which an agent speaks, from a copy of its store.
 fn key_of(store: &Path, copy: &Path) -> SigningKey {
     for end in ["", "-wal"] {

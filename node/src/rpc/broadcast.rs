@@ -10,7 +10,7 @@ use crate::store::{Tx, account, cell, count};
 use chancery_kit::serve::{refused, unary};
 use chancery_node_core::cell::{Announcement, CellChange, CellItem, Closed, Joining, Wraps};
 use chancery_node_core::outbox::{self, Kind, Outgoing};
-use chancery_node_core::parcel::limit;
+use chancery_node_core::parcel::{MAX_LIFE, limit};
 use chancery_proto::federation::v1 as federation;
 use chancery_proto::node::v1 as wire;
 use chancery_proto::node::v1::broadcast_service_server::BroadcastService;
@@ -219,8 +219,9 @@ fn parcel(item: wire::CellItem) -> Option<federation::parcel::Parcel> {
 fn keep_until(item: &CellItem, now: Timestamp) -> Timestamp {
     match item {
         CellItem::Change(change) => change.expires_at,
-        CellItem::Announcement(announcement) => announcement.expires_at,
-        CellItem::Wraps(_) | CellItem::Closed(_) => now.after(chancery_node_core::parcel::MAX_LIFE),
+        // It has a place in the channel even when it has expired on the way.
+        CellItem::Announcement(announcement) => announcement.expires_at.max(now.after(MAX_LIFE)),
+        CellItem::Wraps(_) | CellItem::Closed(_) => now.after(MAX_LIFE),
     }
 }
 

@@ -9,12 +9,16 @@ use chancery_types::{DeviceId, NodeId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use std::collections::VecDeque;
+use std::time::Duration;
 use wire::read_seats_response::Item;
 
 /// Rows of one kind that are read for a seat at once.
 const AT_ONCE: usize = 32;
 /// Rows of a kind that one transaction forgets.
 const SLICE: usize = 64;
+/// How long a broadcast keeps its place once it has expired: a device that was away for longer is in
+/// no cell any more, because each cell changes within 240 days and changes are kept for 89.
+const PLACE_KEPT: Duration = Duration::from_hours(400 * 24);
 
 /// Takes what a channel's owner has for cells, in order; what is there already changes nothing.
 pub(crate) async fn take(tx: &mut Tx<'_>, owner: &NodeId, items: &[CellItem]) -> Result<(), sqlx::Error> {
@@ -130,7 +134,8 @@ async fn announce(tx: &mut Tx<'_>, owner: &NodeId, new: &Announcement) -> Result
 async fn take_wraps(tx: &mut Tx<'_>, owner: &NodeId, wraps: &Wraps) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO broadcast_wraps (broadcast_id, row, wraps)
-         SELECT id, $4, $5 FROM broadcast WHERE owner = $1 AND channel_id = $2 AND sequence = $3
+         SELECT id, $4, $5 FROM broadcast
+         WHERE owner = $1 AND channel_id = $2 AND sequence = $3 AND is_over = 0
          ON CONFLICT DO NOTHING",
     )
     .bind(owner.as_str())
@@ -286,13 +291,14 @@ async fn broadcasts(
     after: u64,
 ) -> Result<VecDeque<wire::BroadcastItem>, sqlx::Error> {
     // The wrap alone is cut out: a row of them has 57 KB. Of what was broadcast before the seat came in
-    // there need be none: its agent grants what may be read of it. Of all else it is on its way.
+    // there need be none: its agent grants what may be read of it. What has expired keeps its place
+    // alone. Of all else it is on its way.
     let rows = sqlx::query(AssertSqlSafe(format!(
         "SELECT b.sequence, b.logged_manifest, substr(w.wraps, $5, 56) FROM broadcast b
-         LEFT JOIN broadcast_wraps w ON w.broadcast_id = b.id AND w.row = $6
-         WHERE b.owner = $1 AND b.channel_id = $2 AND b.sequence > $3 AND b.expires_at > $4
-           AND (w.id IS NOT NULL OR b.sequence < (SELECT first_broadcast FROM cell_change
-             WHERE owner = $1 AND channel_id = $2 AND cell = $7 AND sequence = $8))
+         LEFT JOIN broadcast_wraps w ON w.broadcast_id = b.id AND w.row = $6 AND b.expires_at > $4
+         WHERE b.owner = $1 AND b.channel_id = $2 AND b.sequence > $3
+           AND (w.id IS NOT NULL OR b.expires_at <= $4 OR b.sequence < (SELECT first_broadcast
+             FROM cell_change WHERE owner = $1 AND channel_id = $2 AND cell = $7 AND sequence = $8))
          ORDER BY b.sequence LIMIT {AT_ONCE}"
     )))
     .bind(&place.owner)
@@ -321,22 +327,33 @@ async fn broadcasts(
 /// Forgets a slice of what has expired; whether there may be more.
 pub(crate) async fn expire(tx: &mut Tx<'_>) -> Result<bool, sqlx::Error> {
     let mut rows = 0;
-    for (text, beside) in [
+    for (head, which, beside) in [
         (
-            "DELETE FROM broadcast WHERE id IN (SELECT id FROM broadcast WHERE expires_at <= $1 ORDER BY expires_at",
+            "UPDATE broadcast SET is_over = 1",
+            "FROM broadcast WHERE is_over = 0 AND expires_at <= $1",
             "DELETE FROM broadcast_wraps WHERE broadcast_id",
         ),
         (
-            "DELETE FROM cell_change WHERE id IN (SELECT id FROM cell_change WHERE expires_at <= $1 ORDER BY expires_at",
+            "DELETE FROM cell_change",
+            "FROM cell_change WHERE expires_at <= $1",
             "DELETE FROM cell_tree WHERE change_id",
         ),
     ] {
-        let gone: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!("{text} LIMIT {SLICE}) RETURNING id")))
+        let text =
+            format!("{head} WHERE id IN (SELECT id {which} ORDER BY expires_at LIMIT {SLICE}) RETURNING id");
+        let gone: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(text))
             .bind(tx.now.millis())
             .fetch_all(&mut *tx.tables.connection)
             .await?;
         rows = rows.max(gone.len());
         sql::select_in(&mut *tx.tables.connection, beside, "", gone).await?;
     }
-    Ok(rows == SLICE)
+    let places = sqlx::query(AssertSqlSafe(format!(
+        "DELETE FROM broadcast WHERE id IN
+           (SELECT id FROM broadcast WHERE is_over = 1 AND expires_at <= $1 ORDER BY expires_at LIMIT {SLICE})"
+    )))
+    .bind(tx.now.before(PLACE_KEPT).millis())
+    .execute(&mut *tx.tables.connection)
+    .await?;
+    Ok(rows.max(usize::try_from(places.rows_affected()).unwrap_or(SLICE)) == SLICE)
 }

@@ -86,7 +86,7 @@ pub(crate) async fn tell(
         "UPDATE broadcast SET told = told + 1 WHERE id IN (SELECT id FROM broadcast
            WHERE told < 4 AND came_at <= CASE told WHEN 0 THEN $3 WHEN 1 THEN $4 WHEN 2 THEN $5 ELSE $6 END
              AND owner = $1 AND channel_id = $2
-             AND EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = broadcast.id)
+             AND (is_over = 1 OR EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = broadcast.id))
            LIMIT {MAX_COUNTS})
          RETURNING sequence, delivered, read, told"
     )))

@@ -107,11 +107,12 @@ pub(crate) async fn to_hand_over(store: &NodeStore) -> Result<Vec<Channel>, sqlx
         "SELECT owner, channel_id, agent_alias FROM (
            SELECT DISTINCT owner, channel_id, agent_alias FROM seat WHERE state IN (0, 3) LIMIT 64)
          UNION SELECT owner, channel_id, (SELECT agent_alias FROM seat s
-             WHERE s.owner = due.owner AND s.channel_id = due.channel_id LIMIT 1) AS alias
-           FROM (SELECT DISTINCT owner, channel_id FROM broadcast WHERE told < 4 AND came_at <= $1
+             WHERE s.owner = due.owner AND s.channel_id = due.channel_id LIMIT 1)
+           FROM (SELECT DISTINCT owner, channel_id FROM broadcast b WHERE told < 4 AND came_at <= $1
              AND came_at <= CASE told WHEN 0 THEN $1 WHEN 1 THEN $2 WHEN 2 THEN $3 ELSE $4 END
-             AND EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = broadcast.id) LIMIT 64) due
-           WHERE alias IS NOT NULL",
+             AND (is_over = 1 OR EXISTS (SELECT 1 FROM broadcast_wraps w WHERE w.broadcast_id = b.id))
+             AND EXISTS (SELECT 1 FROM seat s WHERE s.owner = b.owner AND s.channel_id = b.channel_id)
+             LIMIT 64) due",
     )
     .bind(never)
     .bind(once)

@@ -9,7 +9,7 @@ use crate::alarm::{self, Alarm};
 use crate::credential::AgentName;
 use crate::error::EndpointError;
 use crate::store::Tx;
-use chancery_directory_core::manifest::{SignedManifest, VerifiedManifest};
+use chancery_directory_core::manifest::{Manifest, SignedManifest, VerifiedManifest};
 use chancery_proto::content::v1::CellKey;
 use chancery_proto::node::v1 as wire;
 use chancery_types::{SeatId, Timestamp};
@@ -21,6 +21,10 @@ use zeroize::Zeroizing;
 const MAX_SKIP: u64 = 10_000;
 /// Longest that a key for a broadcast that has not come is kept.
 const SKIPPED_FOR: Duration = Duration::from_hours(400 * 24);
+/// A home node forgets wraps by its own clock.
+const SKEW: Duration = Duration::from_mins(5);
+/// One that is forged comes again with each reading.
+const FORGED_AGAIN: Duration = Duration::from_hours(1);
 
 /// What taking something for a seat came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +112,8 @@ pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Tak
         return Ok(Taken::Seats);
     };
     let before = chain(tx, &seat.id)?;
-    let next =
-        first_chain(epoch, &key).filter(|next| before.as_ref().is_none_or(|old| old.next() <= next.next()));
+    let follows = |next: &Chain, old: &Chain| (0..=MAX_SKIP).contains(&next.next().wrapping_sub(old.next()));
+    let next = first_chain(epoch, &key).filter(|next| before.as_ref().is_none_or(|old| follows(next, old)));
     let Some(next) = next else {
         alarm::raise(tx, Alarm::ForbiddenInCell, None)?;
         lose(tx, &seat)?;
@@ -180,6 +184,9 @@ pub fn take(
         "UPDATE seats SET broadcast = max(broadcast, ?2) WHERE seat = ?1",
         params![seat.id.as_bytes(), said.sequence],
     )?;
+    if is_withheld(tx, &seat, said, wrap) {
+        alarm::raise(tx, Alarm::BroadcastWithheld, None)?;
+    }
     let opened = match earlier_key(tx, signed)? {
         Some(key) => Ok(Some(key)),
         None => unwrap(tx, &seat, signed, wrap)?,
@@ -201,17 +208,21 @@ pub fn take(
     }
 }
 
-/// A broadcast that its channel's agent did not sign, or the log does not hold. The seat goes on
-/// behind it, and its chain of keys waits for the genuine one.
+/// Whether something is kept back from a seat that is in its cell for it: a broadcast before this one, or
+/// the wrap of this one. Home nodes keep the places of what has expired, and agents leave out no cell.
+fn is_withheld(tx: &Tx<'_>, seat: &Seat, said: &Manifest, wrap: &[u8]) -> bool {
+    let Some(first) = seat.first else { return false };
+    let is_over = said.expires_at <= tx.now().after(SKEW);
+    (seat.broadcast + 1).max(first) < said.sequence || (said.sequence >= first && wrap.is_empty() && !is_over)
+}
+
+/// A broadcast that its channel's agent did not sign, or the log does not hold. The seat stays where it is:
+/// whatever sequence the forgery names, the genuine ones are waited for.
 ///
 /// # Errors
 /// The store's.
-pub fn forged(tx: &Tx<'_>, seat: &SeatId, sequence: u64) -> Result<Taken, EndpointError> {
-    if find(tx, seat)?.is_some_and(|seat| sequence > seat.broadcast) {
-        alarm::raise(tx, Alarm::ForgedBroadcast, None)?;
-        tx.sql()
-            .execute("UPDATE seats SET broadcast = ?2 WHERE seat = ?1", params![seat.as_bytes(), sequence])?;
-    }
+pub fn forged(tx: &Tx<'_>) -> Result<Taken, EndpointError> {
+    alarm::raise_after(tx, Alarm::ForgedBroadcast, FORGED_AGAIN)?;
     Ok(Taken::Done)
 }
 

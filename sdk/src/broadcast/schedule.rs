@@ -1,5 +1,5 @@
-//! Broadcasts that are to begin later. Their content waits here and nobody hears of it; they take
-//! their place in the channel when their time has come.
+//! Broadcasts that have no place in their channel: those that are to begin later, whose content waits
+//! here and nobody hears of it, and those that were refused.
 
 use super::sender::{self, Begun, Order, State};
 use crate::error::EndpointError;
@@ -21,6 +21,11 @@ pub(super) fn put(tx: &Tx<'_>, order: &Order, begins: Timestamp) -> Result<Begun
     if waiting >= MOST {
         return Err(EndpointError::Invalid("at most 1,000 broadcasts of a channel wait for their time"));
     }
+    insert(tx, order, begins)?;
+    Ok(WAITS)
+}
+
+fn insert(tx: &Tx<'_>, order: &Order, begins: Timestamp) -> Result<(), EndpointError> {
     let (corrects, recalls) = match order.about {
         Some(About::Corrects(sequence)) => (Some(sequence), None),
         Some(About::Recalls(sequence)) => (None, Some(sequence)),
@@ -41,7 +46,7 @@ pub(super) fn put(tx: &Tx<'_>, order: &Order, begins: Timestamp) -> Result<Begun
             begins.millis()
         ],
     )?;
-    Ok(WAITS)
+    Ok(())
 }
 
 const WAITS: Begun = Begun { sequence: 0, state: State::Scheduled, cells: 0 };
@@ -66,7 +71,7 @@ pub(super) fn find(
         Some((_, None)) => Ok(Some(WAITS)),
         Some((_, Some(reason))) => {
             let reason = Reason::from_wire(&reason).unwrap_or(Reason::Internal);
-            Err(Refusal::new(reason, "the broadcast could not begin when its time had come").into())
+            Err(Refusal::new(reason, "the broadcast could not take its place in the channel").into())
         }
     }
 }
@@ -77,16 +82,49 @@ pub(super) fn find(
 /// The store's.
 pub fn begin_due(tx: &Tx<'_>) -> Result<Option<Timestamp>, EndpointError> {
     while let Some(order) = due(tx)? {
-        match sender::start(tx, &order) {
-            Ok(_) => cancel(tx, &order.request_id).map(drop)?,
-            Err(EndpointError::Refused(refusal)) => refuse(tx, &order.request_id, refusal.reason)?,
-            Err(EndpointError::Invalid(_)) => refuse(tx, &order.request_id, Reason::InvalidField)?,
-            Err(error) => return Err(error),
+        match start(tx, &order)? {
+            None => cancel(tx, &order.request_id).map(drop)?,
+            Some(reason) => refuse(tx, &order.request_id, reason)?,
         }
     }
     let next = "SELECT min(begins_at_ms) FROM scheduled_broadcasts WHERE refused IS NULL";
     let next: Option<i64> = tx.sql().query_row(next, [], |row| row.get(0))?;
     Ok(next.map(Timestamp::from_millis))
+}
+
+/// The directory has refused for good to log a broadcast that was begun: its place is another's. Those
+/// behind it begin anew, but for those that are about a broadcast that there is not.
+///
+/// # Errors
+/// The store's.
+pub fn never_logged(
+    tx: &Tx<'_>,
+    (channel, sequence): (&ChannelId, u64),
+    reason: Reason,
+) -> Result<(), EndpointError> {
+    for (place, order) in sender::take_back(tx, channel, sequence)?.into_iter().enumerate() {
+        let refused = match order.about {
+            _ if order.expires <= tx.now() => Some(Reason::Expired),
+            _ if place == 0 => Some(reason),
+            Some(About::Corrects(of) | About::Recalls(of)) if of >= sequence => Some(Reason::InvalidField),
+            _ => start(tx, &order)?,
+        };
+        if let Some(reason) = refused {
+            insert(tx, &order, tx.now())?;
+            refuse(tx, &order.request_id, reason)?;
+        }
+    }
+    Ok(())
+}
+
+/// Begins a broadcast, or gives the reason for which it cannot.
+fn start(tx: &Tx<'_>, order: &Order) -> Result<Option<Reason>, EndpointError> {
+    match sender::start(tx, order) {
+        Ok(_) => Ok(None),
+        Err(EndpointError::Refused(refusal)) => Ok(Some(refusal.reason)),
+        Err(EndpointError::Invalid(_)) => Ok(Some(Reason::InvalidField)),
+        Err(error) => Err(error),
+    }
 }
 
 fn due(tx: &Tx<'_>) -> Result<Option<Order>, EndpointError> {

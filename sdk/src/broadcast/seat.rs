@@ -39,6 +39,8 @@ pub struct Seat {
     pub broadcast: u64,
     /// Its cell is being merged: it is given up once another one is in a cell.
     pub moves: bool,
+    /// Sequence of the first broadcast of its cell; `None`: it is in none yet.
+    pub(super) first: Option<u64>,
     pub(super) group: Option<GroupId>,
 }
 
@@ -294,7 +296,7 @@ pub(super) fn moved(tx: &Tx<'_>, channel: &ChannelId) -> Result<bool, EndpointEr
 }
 
 /// The directory's map shows this broadcast as the latest of a channel. One that has not come for as
-/// long as `grace` raises an alarm, once.
+/// long as `grace` raises an alarm, once; so does a cell that is said to begin behind all that there is.
 ///
 /// # Errors
 /// The store's.
@@ -306,8 +308,9 @@ pub fn compare(tx: &Tx<'_>, channel: &ChannelId, latest: u64, grace: Duration) -
         [seat.id.as_bytes()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    let (missed, since) = match (missed.filter(|missed| *missed > seat.broadcast), since) {
-        (None, _) if latest <= seat.broadcast => (None, None),
+    let missed = missed.filter(|missed| *missed > seat.broadcast || latest < seat.broadcast);
+    let (missed, since) = match (missed, since) {
+        (None, _) if latest == seat.broadcast => (None, None),
         (Some(missed), Some(since)) if tx.now().since(Timestamp::from_millis(since)) >= grace => {
             alarm::raise(tx, Alarm::BroadcastWithheld, None)?;
             (Some(missed), None)
@@ -346,16 +349,17 @@ pub(super) fn find(tx: &Tx<'_>, seat: &SeatId) -> Result<Option<Seat>, EndpointE
 
 fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat>, EndpointError> {
     let sql = format!(
-        "SELECT seat, channel, owner, agent, change, broadcast, group_id, moves FROM seats WHERE {which}"
+        "SELECT seat, channel, owner, agent, change, broadcast, group_id, moves, first FROM seats WHERE {which}"
     );
     let mut statement = tx.sql().prepare_cached(&sql)?;
     let rows = statement.query_map(by, |row| {
         let ids =
             (row.get::<_, [u8; 16]>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, Option<[u8; 32]>>(6)?);
-        Ok((ids, (row.get::<_, String>(2)?, row.get::<_, String>(3)?), row.get(4)?, row.get(5)?, row.get(7)?))
+        let names = (row.get::<_, String>(2)?, row.get::<_, String>(3)?);
+        Ok((ids, names, (row.get(4)?, row.get(5)?, row.get(8)?), row.get(7)?))
     })?;
     rows.map(|row| {
-        let ((seat, channel, group), (owner, agent), change, broadcast, moves) = row?;
+        let ((seat, channel, group), (owner, agent), (change, broadcast, first), moves) = row?;
         Ok(Seat {
             id: SeatId::from_bytes(seat),
             channel: ChannelId::from_bytes(channel),
@@ -364,6 +368,7 @@ fn all(tx: &Tx<'_>, which: &str, by: &[&dyn rusqlite::ToSql]) -> Result<Vec<Seat
             change,
             broadcast,
             moves,
+            first,
             group: group.map(GroupId::from_bytes),
         })
     })

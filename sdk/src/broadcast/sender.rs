@@ -232,6 +232,53 @@ fn read_manifest(bytes: &[u8]) -> Result<Manifest, EndpointError> {
     Ok(manifest.ok_or_else(unreadable)?)
 }
 
+/// Takes back what was begun from a sequence on, and gives the orders, the oldest first and, because its blob may
+/// be gone, without its content. The log has none of them.
+///
+/// # Errors
+/// The store's.
+pub(super) fn take_back(tx: &Tx<'_>, channel: &ChannelId, from: u64) -> Result<Vec<Order>, EndpointError> {
+    let is_begun =
+        "SELECT EXISTS (SELECT 1 FROM own_broadcasts WHERE channel = ?1 AND sequence = ?2 AND state = 0)";
+    if !tx.sql().query_row(is_begun, params![channel.as_bytes(), from], |row| row.get::<_, bool>(0))? {
+        return Ok(Vec::new());
+    }
+    let mut statement = tx.sql().prepare_cached(
+        "DELETE FROM own_broadcasts WHERE channel = ?1 AND sequence >= ?2 AND state = 0 \
+         RETURNING request_id, digest, manifest, blob, content_key",
+    )?;
+    let rows = statement.query_map(params![channel.as_bytes(), from], |row| {
+        let request = (row.get(0)?, row.get(1)?);
+        Ok((request, row.get::<_, Vec<u8>>(2)?, row.get::<_, Option<_>>(3)?, row.get::<_, [u8; 32]>(4)?))
+    })?;
+    let mut begun = Vec::new();
+    for row in rows {
+        let ((request_id, digest), manifest, blob, key) = row?;
+        let (manifest, key) = (read_manifest(&manifest)?, ContentKey::from_bytes(*Zeroizing::new(key)));
+        let unreadable = |_| StoreError::Row { table: "own_broadcasts", column: "blob" };
+        let content = blob.map(|blob| blob::open(blob, &key, &manifest)).transpose().map_err(unreadable)?;
+        begun.push((manifest, content.unwrap_or_default(), request_id, digest));
+    }
+    begun.sort_by_key(|(manifest, ..)| manifest.sequence);
+    if let Some((first, ..)) = begun.first() {
+        tx.sql().execute(
+            "UPDATE own_channels SET sequence = ?2 - 1, manifest_hash = ?3 WHERE channel = ?1",
+            params![channel.as_bytes(), first.sequence, first.previous_hash],
+        )?;
+    }
+    let order = |(manifest, content, request_id, digest): (Manifest, _, _, _)| Order {
+        request_id,
+        digest,
+        channel: *channel,
+        content,
+        emergency: manifest.emergency,
+        about: manifest.about,
+        expires: manifest.expires_at,
+        begins: None,
+    };
+    Ok(begun.into_iter().map(order).collect())
+}
+
 /// The agent's node has the blob.
 ///
 /// # Errors

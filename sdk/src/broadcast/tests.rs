@@ -2,6 +2,8 @@
 //! take, as a home node would bring it; and what nobody must be able to do.
 
 mod changes;
+mod kept_back;
+mod refused;
 
 use super::chain::Chain;
 use super::reader::{self, Taken};
@@ -386,39 +388,6 @@ async fn keys_of_before_are_in_no_store() {
     assert_eq!(anna.device.run(move |tx| kept(tx, of)).await, 0);
     let of = "SELECT count(*) FROM own_broadcasts WHERE content_key IS NOT NULL OR blob IS NOT NULL";
     assert_eq!(scene.agent.run(move |tx| kept(tx, of)).await, 0);
-}
-
-#[tokio::test]
-async fn a_straggler_opens_and_a_withheld_one_is_noticed() {
-    let mut scene = Scene::new(0).await;
-    let mut anna = scene.resident(10).await;
-    scene.settle().await;
-    let mut blobs = Vec::new();
-    for text in ["one", "two", "three"] {
-        blobs.push(scene.say(text).await.1);
-    }
-    assert_eq!(anna.read(&scene, &[2]).await, [Taken::Done, Taken::Broadcast, Taken::Broadcast]);
-    let (late, wrap, seat) = (manifest(&scene, 2), wraps(&scene, 2), anna.seat);
-    assert_eq!(
-        anna.device.run(move |tx| reader::take(tx, &seat, &late, &wrap[..56])).await,
-        Taken::Broadcast
-    );
-    // Again it is nothing.
-    let (late, wrap) = (manifest(&scene, 2), wraps(&scene, 2));
-    assert_eq!(anna.device.run(move |tx| reader::take(tx, &seat, &late, &wrap[..56])).await, Taken::Done);
-    assert!(anna.device.alarms().await.is_empty());
-
-    // The map shows a fourth one, which does not come.
-    let hour = Duration::from_hours(1);
-    let look = async |latest| anna.device.run(move |tx| seat::compare(tx, &CHANNEL, latest, hour)).await;
-    look(4).await;
-    anna.device.clock.advance(hour / 2);
-    look(4).await;
-    assert!(anna.device.alarms().await.is_empty(), "it may be on its way");
-    anna.device.clock.advance(hour);
-    look(4).await;
-    look(4).await;
-    assert_eq!(anna.device.alarms().await, [Alarm::BroadcastWithheld], "once");
 }
 
 /// A valid resident knows the cell's keys: it wraps another content key for a genuine manifest.

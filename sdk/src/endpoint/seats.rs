@@ -232,7 +232,7 @@ async fn take(inner: &Inner, seat: &mut Seat, item: Item) -> Result<Taken, Refus
                 Some(verified) => {
                     inner.call(move |tx| reader::broadcast(tx, &id, &verified, &item.wrap)).await
                 }
-                None => inner.call(move |tx| reader::forged(tx, &id, item.sequence)).await,
+                None => inner.call(|tx| reader::forged(tx)).await,
             }
         }
         Item::Ended(_) => inner.call(move |tx| reader::ended(tx, &id)).await,

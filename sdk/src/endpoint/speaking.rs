@@ -14,7 +14,7 @@ use crate::keepsake;
 use crate::restored::{CLOSE_CELLS, STORE_COUNT};
 use crate::store::Tx;
 use chancery_directory_core::channel::Channel;
-use chancery_directory_core::manifest::Manifest;
+use chancery_directory_core::manifest::{Manifest, VerifiedManifest};
 use chancery_pki_core::verify_signed;
 use chancery_proto::directory::v1 as directory;
 use chancery_proto::federation::v1 as federation;
@@ -35,6 +35,9 @@ const TOGETHER: Duration = Duration::from_millis(500);
 const PIECE: usize = 64 * 1024;
 /// How long nodes keep a blob at most.
 const BLOB_LIFE: Duration = Duration::from_hours(90 * 24);
+/// Why the directory logs a manifest at no time.
+const NEVER_LOGGED: [Reason; 4] =
+    [Reason::InvalidField, Reason::ChannelClosed, Reason::NotAccredited, Reason::NotYourChannel];
 
 impl Endpoint {
     /// Broadcasts on a channel of this agent's; at once when it is a repeated request. What becomes
@@ -235,11 +238,12 @@ pub(super) async fn speak(inner: &Inner) -> Result<(), Refusal> {
     let next = inner.call(|tx| schedule::begin_due(tx)).await?;
     while let Some(due) = inner.call(|tx| sender::due(tx)).await? {
         let (channel, sequence) = (due.manifest.channel, due.manifest.sequence);
-        if !due.is_logged {
-            log(inner, due).await?;
-            inner.broadcasts.send_modify(|count| *count += 1);
+        let logged = if due.is_logged { Ok(()) } else { log(inner, due).await };
+        inner.broadcasts.send_modify(|count| *count += 1);
+        match logged {
+            Ok(()) => inner.call(move |tx| sender::wrap(tx, &channel, sequence)).await.map(drop)?,
+            Err(refusal) => never_logged(inner, (channel, sequence), refusal).await?,
         }
-        inner.call(move |tx| sender::wrap(tx, &channel, sequence)).await?;
         inner.handing_over.notify_one();
         inner.broadcasts.send_modify(|count| *count += 1);
     }
@@ -250,13 +254,30 @@ pub(super) async fn speak(inner: &Inner) -> Result<(), Refusal> {
 
 async fn log(inner: &Inner, due: Due) -> Result<(), Refusal> {
     let (channel, sequence) = (due.manifest.channel, due.manifest.sequence);
-    if let Some(blob) = due.blob {
+    // One that expired while nobody could be reached needs no blob; the log may have it.
+    if let Some(blob) = due.blob.filter(|_| due.manifest.expires_at > inner.clock.now()) {
         let until = due.manifest.expires_at.min(inner.clock.now().after(BLOB_LIFE));
         upload(inner, due.manifest.blob, blob, until).await?;
         inner.call(move |tx| sender::uploaded(tx, &channel, sequence)).await?;
     }
-    let logged = inner.log_manifest(&due.manifest).await?.1;
+    let (_, logged) = inner.log_manifest(&due.manifest).await?;
     inner.call(move |tx| sender::logged(tx, (&channel, sequence), &logged)).await
+}
+
+/// A broadcast that was refused for good gives its place to the next, unless the map shows that the log has it.
+async fn never_logged(
+    inner: &Inner,
+    (channel, sequence): (ChannelId, u64),
+    refusal: Refusal,
+) -> Result<(), Refusal> {
+    if !NEVER_LOGGED.contains(&refusal.reason) {
+        return Err(refusal);
+    }
+    let head = inner.view.channel(&channel, 0).await?;
+    if head.is_none_or(|head| head.sequence >= sequence) {
+        return Err(refusal);
+    }
+    inner.call(move |tx| schedule::never_logged(tx, (&channel, sequence), refusal.reason)).await
 }
 
 /// Brings a blob to this agent's node, from where it left off.
@@ -317,14 +338,16 @@ impl Inner {
     /// Has the directory log a manifest; gives the proof, verified and as it came.
     pub(super) async fn log_manifest(
         &self,
-        manifest: &chancery_directory_core::manifest::Manifest,
-    ) -> Result<(chancery_directory_core::manifest::VerifiedManifest, directory::LoggedManifest), Refusal>
-    {
+        manifest: &Manifest,
+    ) -> Result<(VerifiedManifest, directory::LoggedManifest), Refusal> {
         let key = self.call(|tx| crate::identity::key(tx, crate::identity::OwnKey::Credential)).await?;
         let request = directory::SubmitManifestRequest { manifest: Some(manifest.sign(&key)) };
         let logged = self.client.submit_manifest(&request).await?.logged.unwrap_or_default();
         let agent = chancery_directory_core::AgentKey::from(&key);
-        let verified = self.view.verify_manifest(logged.clone(), &agent)?;
+        let verified = self.view.verify_manifest(logged.clone(), &agent);
+        let verified = verified.ok().filter(|verified| verified.signed.manifest() == manifest);
+        let misbehaved = || Refusal::new(Reason::DirectoryMisbehaved, "the proof is not of the manifest");
+        let verified = verified.ok_or_else(misbehaved)?;
         self.view.see(verified.checkpoint.clone()).await?;
         Ok((verified, logged))
     }

@@ -438,7 +438,7 @@ CREATE TABLE scheduled_broadcasts (
     recalls INTEGER,
     expires_at_ms INTEGER NOT NULL,
     begins_at_ms INTEGER NOT NULL,
-    refused TEXT                     -- reason for which it could not begin; NULL: it waits
+    refused TEXT                     -- reason for which it has no place in the channel; NULL: it waits
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX scheduled_broadcasts_waiting ON scheduled_broadcasts (begins_at_ms) WHERE refused IS NULL;
 ",

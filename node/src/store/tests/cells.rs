@@ -237,14 +237,24 @@ async fn what_has_expired_is_forgotten() {
     side.clock.advance(Duration::from_secs(2_500));
     let mut at = start();
     side.reads(&mut at).await;
-    assert!(side.reads(&mut at).await.is_empty(), "nobody is served what has expired");
+    assert_eq!(side.reads(&mut at).await, ["none 1"], "nobody is served what has expired");
     expire().await;
-    assert_eq!((side.rows("broadcast").await, side.rows("broadcast_wraps").await), (0, 0));
+    assert_eq!((side.rows("broadcast").await, side.rows("broadcast_wraps").await), (1, 0));
     assert_eq!(side.rows("cell_change").await, 1);
+    // It keeps its place, whatever comes, and so does one that expired on its way.
+    side.bring("owner", [broadcast(1, 3), broadcast(2, 3)].concat()).await;
+    at.broadcast = 0;
+    assert_eq!(side.reads(&mut at).await, ["none 1", "none 2"]);
+    expire().await;
+    assert_eq!(side.rows("broadcast_wraps").await, 0);
     side.clock.advance(Duration::from_secs(2_500));
     expire().await;
     assert_eq!((side.rows("cell_change").await, side.rows("cell_tree").await), (0, 0));
     assert_eq!(side.reads(&mut start()).await, ["ended"], "who was away for so long takes another seat");
+    assert_eq!(side.rows("broadcast").await, 2);
+    side.clock.advance(Duration::from_hours(400 * 24));
+    expire().await;
+    assert_eq!(side.rows("broadcast").await, 0);
 }
 
 /// How much is counted at each of the ages at which the channel's agent is told.
@@ -316,6 +326,25 @@ async fn what_devices_report_counts_once_and_is_told_three_times_as_sums() {
     side.clock.advance(count::AGES[3]);
     assert!(told(&side).await.is_empty(), "three times and no more");
     assert_eq!(channels().await, 0);
+}
+
+#[tokio::test]
+async fn sums_are_told_of_what_has_expired_and_not_of_channels_without_seats() {
+    let side = crowd(60).await;
+    for number in 1..=60 {
+        report(&side, SeatId::from_bytes([number; 16]), 0, &[(1, false)]).await.unwrap();
+    }
+    told(&side).await;
+    // Channels of which everybody has given the seat up hold up no other.
+    for number in 0..64 {
+        let [new, wraps] = broadcast(1, 3);
+        side.bring(&format!("another-{number}"), vec![new, wraps]).await;
+    }
+    side.clock.advance(count::AGES[2]);
+    side.store.change("expire", |tx| Box::pin(cell::expire(tx))).await.unwrap();
+    assert_eq!(seat::to_hand_over(&side.store).await.unwrap().len(), 1);
+    let [count] = told(&side).await[..] else { panic!("one is due") };
+    assert!(count.delivered.abs_diff(60) <= 10, "{count:?}");
 }
 
 #[tokio::test]
