@@ -35,7 +35,7 @@ pub enum Alarm {
     ForgedBroadcast,
     /// A broadcast opens as something else than its manifest commits to.
     FalseBroadcast,
-    /// The directory's map shows a broadcast that the home node has not brought.
+    /// The home node has left out a broadcast, or its key, or has not brought what the directory's map shows.
     BroadcastWithheld,
 }
 

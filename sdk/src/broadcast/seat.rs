@@ -308,17 +308,19 @@ pub fn compare(tx: &Tx<'_>, channel: &ChannelId, latest: u64, grace: Duration) -
         [seat.id.as_bytes()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    let missed = missed.filter(|missed| *missed > seat.broadcast || latest < seat.broadcast);
-    let (missed, since) = match (missed, since) {
-        (None, _) if latest == seat.broadcast => (None, None),
+    // The map says one thing and the seat another, up to there.
+    let differ = |at: &u64| *at > latest.min(seat.broadcast);
+    let furthest = latest.max(seat.broadcast);
+    let (missed, since) = match (missed.filter(differ), since) {
+        (None, _) if !differ(&furthest) => (None, None),
         (Some(missed), Some(since)) if tx.now().since(Timestamp::from_millis(since)) >= grace => {
             alarm::raise(tx, Alarm::BroadcastWithheld, None)?;
             (Some(missed), None)
         }
         (Some(missed), Some(since)) => (Some(missed), Some(since)),
         // The alarm was raised for this one; a later one has its own.
-        (Some(missed), None) if latest <= missed => (Some(missed), None),
-        (Some(_), None) | (None, _) => (Some(latest), Some(tx.now().millis())),
+        (Some(missed), None) if furthest <= missed => (Some(missed), None),
+        (Some(_), None) | (None, _) => (Some(furthest), Some(tx.now().millis())),
     };
     tx.sql().execute(
         "UPDATE seats SET missed = ?2, missed_at_ms = ?3 WHERE seat = ?1",

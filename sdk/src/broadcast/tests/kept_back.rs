@@ -99,8 +99,11 @@ async fn a_cell_begins_where_the_channel_stands() {
     assert!(look(&bert, 5).await.is_empty(), "the map was behind");
     assert!(look(&bert, 0).await.is_empty());
     bert.device.clock.advance(HOUR);
-    assert_eq!(look(&bert, 0).await, [Alarm::BroadcastWithheld]);
-    assert_eq!(look(&bert, 0).await.len(), 1);
+    assert!(look(&bert, 6).await.is_empty(), "and behind again");
+    assert!(look(&bert, 4).await.is_empty());
+    bert.device.clock.advance(HOUR);
+    assert_eq!(look(&bert, 4).await, [Alarm::BroadcastWithheld]);
+    assert_eq!(look(&bert, 4).await.len(), 1);
     // So far ahead nobody is.
     wrapped(&scene, 1_000_000).await;
     let mut carl = scene.resident(12).await;
