@@ -11,6 +11,7 @@ use chancery_types::{GroupId, Reason, SystemEntropy};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tonic::{Code, Streaming};
 
 /// Devices that read.
@@ -138,25 +139,28 @@ impl Crowd {
     }
 }
 
+/// Reads, and acknowledges beside it.
 async fn read(device: Arc<Device>, mut items: Streaming<node::SubscribeResponse>, books: Arc<Books>) {
-    let (mut through, mut acknowledged) = (0, 0);
+    let (through, seen) = watch::channel(0);
+    tokio::spawn(acknowledge(device, seen));
+    while let Ok(Some(item)) = items.message().await {
+        if let Some(node::subscribe_response::Item::Delivery(delivery)) = item.item {
+            *open(&books.arrived).entry(delivery.message_id).or_default() += 1;
+        }
+        through.send_replace(item.position);
+    }
+}
+
+async fn acknowledge(device: Arc<Device>, mut seen: watch::Receiver<u64>) {
     let mut ticks = tokio::time::interval(ACKNOWLEDGE);
-    loop {
-        tokio::select! {
-            item = items.message() => {
-                let Ok(Some(item)) = item else { return };
-                through = item.position;
-                if let Some(node::subscribe_response::Item::Delivery(delivery)) = item.item {
-                    *open(&books.arrived).entry(delivery.message_id).or_default() += 1;
-                }
-            }
-            _ = ticks.tick(), if through > acknowledged => {
-                let alias = device.alias.to_wire();
-                let request = node::AcknowledgeRequest { alias, through, receipts: Vec::new(), ..Default::default() };
-                if device.mailbox().acknowledge(request).await.is_ok() {
-                    acknowledged = through;
-                }
-            }
+    while seen.changed().await.is_ok() {
+        ticks.tick().await;
+        let through = *seen.borrow_and_update();
+        let alias = device.alias.to_wire();
+        let request =
+            node::AcknowledgeRequest { alias, through, receipts: Vec::new(), ..Default::default() };
+        if device.mailbox().acknowledge(request).await.is_err() {
+            seen.mark_changed();
         }
     }
 }
