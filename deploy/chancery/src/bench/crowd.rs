@@ -157,8 +157,7 @@ async fn acknowledge(device: Arc<Device>, mut seen: watch::Receiver<u64>) {
         ticks.tick().await;
         let through = *seen.borrow_and_update();
         let alias = device.alias.to_wire();
-        let request =
-            node::AcknowledgeRequest { alias, through, receipts: Vec::new(), ..Default::default() };
+        let request = node::AcknowledgeRequest { alias, through, receipts: Vec::new(), ..Default::default() };
         if device.mailbox().acknowledge(request).await.is_err() {
             seen.mark_changed();
         }
