@@ -30,6 +30,9 @@ async fn residents_join_the_channels_of_their_administration_and_may_leave() {
         device.endpoint.register().await.unwrap();
     }
     let (resident, other) = (resident.live(), other.live());
+    for device in [&resident, &other] {
+        device.endpoint.join_for_residents().await.unwrap();
+    }
     until("the resident is in a cell", async || is_in(&resident).await).await;
     federal.endpoint.broadcast(order(&mesh, "to our residents", None)).await.unwrap();
     assert_eq!(texts(&resident, 1).await, ["to our residents"]);
@@ -39,7 +42,7 @@ async fn residents_join_the_channels_of_their_administration_and_may_leave() {
     let second = Channel { id: ChannelId::from_bytes([8; 16]), ..first };
     let index = federal.endpoint.publish_channel(&second).await.unwrap();
     federal.endpoint.channel(&second.id, index).await.unwrap();
-    let resident = resident.reopened_at(&mesh.nodes["federal"].address).await.live();
+    resident.endpoint.join_for_residents().await.unwrap();
     let joined = [(second.id, true)];
     until("the second one is joined", async || resident.endpoint.subscriptions().await.unwrap() == joined)
         .await;

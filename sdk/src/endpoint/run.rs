@@ -89,7 +89,7 @@ async fn broadcasts(inner: &Inner) {
             keep(entropy, "counts", || seats::keep_reporting(inner)),
             async {
                 if inner.identity.agent.is_none() {
-                    keep(entropy, "residents", || seats::join_for_residents(inner)).await;
+                    keep(entropy, "residents", || seats::keep_joining(inner)).await;
                 }
             },
         )

@@ -24,6 +24,8 @@ use wire::read_seats_response::Item;
 
 /// How often seats are looked at without a reason.
 const TICK: Duration = Duration::from_hours(1);
+/// Within which devices that start ask for their administration's channels.
+const SOON: Duration = Duration::from_mins(5);
 /// How long a broadcast that the directory's map shows may take to come.
 const GRACE: Duration = Duration::from_hours(1);
 /// Contents that are fetched one after the other before the queue is looked at again.
@@ -77,6 +79,15 @@ impl Endpoint {
     /// The store's.
     pub async fn set_profile(&self, profile: Profile) -> Result<(), Refusal> {
         self.0.call(move |tx| received::set_profile(tx, &profile)).await
+    }
+
+    /// Joins the channels that the home's administration has for all its residents, but those that the owner
+    /// has left. Running endpoints do so within minutes of their start, and every hour or so.
+    ///
+    /// # Errors
+    /// Who cannot be reached, or what does not hold.
+    pub async fn join_for_residents(&self) -> Result<(), Refusal> {
+        join_for_residents(&self.0).await
     }
 
     /// The owner has read a broadcast, and lets the home node count that: it keeps sums alone.
@@ -344,10 +355,17 @@ async fn report(inner: &Inner) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Joins the channels that the home's administration has for all its residents, but those that the
-/// person has left.
-pub(super) async fn join_for_residents(inner: &Inner) -> Result<(), Refusal> {
+/// Joins channels for residents now and then; first some time after the start, because all devices of a
+/// node start together when it was away.
+pub(super) async fn keep_joining(inner: &Inner) -> Result<(), Refusal> {
     let _ = inner.greeted.subscribe().wait_for(|greeted| *greeted).await;
+    tokio::time::sleep(jittered(&*inner.resolver.entropy, SOON)).await;
+    join_for_residents(inner).await?;
+    tokio::time::sleep(jittered(&*inner.resolver.entropy, TICK)).await;
+    Ok(())
+}
+
+async fn join_for_residents(inner: &Inner) -> Result<(), Refusal> {
     let home = inner.call(|tx| crate::home::present(tx)).await?.node;
     for channel in inner.view.channels(Some(&home)).await? {
         if channel.for_residents && !channel.closed && channel.administration == home {
@@ -357,6 +375,5 @@ pub(super) async fn join_for_residents(inner: &Inner) -> Result<(), Refusal> {
             }
         }
     }
-    tokio::time::sleep(jittered(&*inner.resolver.entropy, TICK)).await;
     Ok(())
 }
