@@ -230,9 +230,9 @@ pub(super) async fn run(
 
 /// Some broadcasts; what one took, and their sequences.
 async fn send(nation: &mut Nation, millions: f64, cells: u64) -> Result<(Send, Vec<u64>), Failure> {
-    let (mut seconds, mut agent, mut nodes, mut sequences) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut seconds, mut agent, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
     // The first one makes the link between the nodes.
-    nation.broadcast().await?;
+    let mut sequences = vec![nation.broadcast().await?.sequence];
     let (before, mut wire) = (nation.stored().await?, 0);
     for _ in 0..BROADCASTS {
         let sent = nation.broadcast().await?;
