@@ -135,10 +135,12 @@ pub fn step(tx: &mut Tx<'_>, seat: &SeatId, step: &wire::CellStep) -> Result<Tak
     Ok(Taken::Done)
 }
 
-/// The chain of an epoch, by what its agent says first; `None`: it says nothing of the kind.
-fn first_chain(epoch: u64, key: &CellKey) -> Option<Chain> {
+/// The chain of an epoch, by what its agent says first; `None`: it says nothing of the kind, or names
+/// a sequence that none can have.
+pub(super) fn first_chain(epoch: u64, key: &CellKey) -> Option<Chain> {
     let bytes = <[u8; 32]>::try_from(&*key.key).ok()?;
-    (key.first_broadcast > 0).then(|| Chain::new(epoch, key.first_broadcast, bytes))
+    let is_one = (1..=i64::MAX.unsigned_abs()).contains(&key.first_broadcast);
+    is_one.then(|| Chain::new(epoch, key.first_broadcast, bytes))
 }
 
 /// A broadcast whose manifest is in the log. The seat goes on behind it whether or not it opens; its

@@ -104,6 +104,10 @@ async fn a_cell_begins_where_the_channel_stands() {
     bert.device.clock.advance(HOUR);
     assert_eq!(look(&bert, 4).await, [Alarm::BroadcastWithheld]);
     assert_eq!(look(&bert, 4).await.len(), 1);
+    for (first_broadcast, is_one) in [(0, false), (1, true), (1 << 63, false), (u64::MAX, false)] {
+        let key = CellKey { first_broadcast, key: vec![1; 32].into(), ..CellKey::default() };
+        assert_eq!(reader::first_chain(1, &key).is_some(), is_one, "{first_broadcast}");
+    }
     // So far ahead nobody is.
     wrapped(&scene, 1_000_000).await;
     let mut carl = scene.resident(12).await;
