@@ -8,9 +8,13 @@ use chancery_interop_tests::cut::Cut;
 use chancery_interop_tests::letterbox;
 use chancery_interop_tests::mesh::Mesh;
 use chancery_interop_tests::party::{Agent, Device, person_number};
+use chancery_interop_tests::recorder::Recorder;
 use chancery_interop_tests::wait::until;
 use chancery_proto::agent::v1::EventKind;
+use chancery_proto::node::v1::{SubmitCellsRequest, cell_item};
 use chancery_sdk::inbox::InboxItem;
+use prost::Message as _;
+use std::collections::HashMap;
 use std::future::Future;
 
 /// Works until done, or until the line ends; whether it was done.
@@ -22,7 +26,11 @@ async fn until_cut(cut: &Cut, work: impl Future<Output = ()>) -> bool {
 }
 
 async fn mesh() -> (Mesh, Agent) {
-    let mut mesh = Mesh::new().await;
+    recorded_mesh(Recorder::default()).await
+}
+
+async fn recorded_mesh(recorder: Recorder) -> (Mesh, Agent) {
+    let mut mesh = Mesh::recorded(recorder).await;
     let federal = Agent::start(&mut mesh, "federal").await;
     let _ = Agent::start(&mut mesh, "regional").await;
     (mesh, federal)
@@ -163,8 +171,30 @@ async fn an_agent_that_dies_at_an_odd_record_brings_a_resident_in_and_broadcasts
     an_agent_dies_at_every_second_record_from(1).await;
 }
 
+/// Each key of a cell, which its epoch and a broadcast's sequence name, wraps one content, however often it comes; gives
+/// how many keys there were.
+fn each_key_wraps_one_content(recorder: &Recorder) -> usize {
+    let mut wrapped = HashMap::new();
+    for received in recorder.received() {
+        if !received.call || received.method != "/chancery.node.v1.BroadcastService/SubmitCells" {
+            continue;
+        }
+        let request = SubmitCellsRequest::decode(&*received.bytes).unwrap_or_default();
+        for item in request.items {
+            let Some(cell_item::Item::Wraps(wraps)) = item.item else { continue };
+            for (cell, wrap) in wraps.wraps.chunks(56).enumerate().filter(|(_, wrap)| *wrap != [0; 56]) {
+                let key = (request.node.clone(), wraps.row, cell, wrap[..8].to_vec(), wraps.sequence);
+                let before = wrapped.insert(key, wrap.to_vec());
+                assert!(before.is_none_or(|before| before == wrap), "one key, two contents");
+            }
+        }
+    }
+    wrapped.len()
+}
+
 async fn an_agent_dies_at_every_second_record_from(first: usize) {
-    let (mesh, mut federal) = mesh().await;
+    let recorder = Recorder::default();
+    let (mesh, mut federal) = recorded_mesh(recorder.clone()).await;
     let node = mesh.nodes["federal"].address.clone();
     let channel = channel(&federal, Suite::Classical);
     federal.endpoint.publish_channel(&channel).await.unwrap();
@@ -194,5 +224,6 @@ async fn an_agent_dies_at_every_second_record_from(first: usize) {
         }
         points += 2;
     }
+    assert!(each_key_wraps_one_content(&recorder) > points / 2);
     assert!(federal.endpoint.alarms_after(0, 100).await.unwrap().is_empty());
 }
