@@ -1,7 +1,7 @@
 //! Who gets a broadcast, over a whole federation: residents who join by themselves, those whose cells
 //! are merged, those for whom it is, and what waits until it is to begin.
 
-use crate::broadcasts::{channel, is_in, order, texts};
+use crate::broadcasts::{channel, is_in, order, subscriber, texts};
 use chancery_directory_core::channel::{Channel, JoinRule, Suite};
 use chancery_interop_tests::mesh::{Mesh, Place};
 use chancery_interop_tests::party::{Agent, Device};
@@ -119,11 +119,7 @@ async fn a_broadcast_waits_for_its_time_and_each_device_judges_for_whom_it_is() 
     let federal = Agent::start(&mut mesh, "federal").await;
     let channel = channel(&federal, Suite::Classical);
     federal.endpoint.publish_channel(&channel).await.unwrap();
-    let device = Device::open(&mesh, "federal", "device").await;
-    device.endpoint.register().await.unwrap();
-    device.endpoint.subscribe(&channel, None).await.unwrap();
-    let device = device.live();
-    until("the device is in a cell", async || is_in(&device).await).await;
+    let device = subscriber(&mesh, &channel).await;
 
     let mut client = AgentServiceClient::connect(format!("http://{}", federal.address)).await.unwrap();
     let mut stages = async |request: &wire::BroadcastRequest| {

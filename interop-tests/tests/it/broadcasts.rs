@@ -67,6 +67,16 @@ pub(crate) async fn texts(device: &Device, count: usize) -> Vec<String> {
     received(device).await.into_iter().map(text).collect()
 }
 
+/// A device at home with the channel's owner, in a cell of it.
+pub(crate) async fn subscriber(mesh: &Mesh, channel: &Channel) -> Device {
+    let device = Device::open(mesh, "federal", "device").await;
+    device.endpoint.register().await.unwrap();
+    device.endpoint.subscribe(channel, None).await.unwrap();
+    let device = device.live();
+    until("the device is in a cell", async || is_in(&device).await).await;
+    device
+}
+
 /// Whether the device is in a cell of the channel.
 pub(crate) async fn is_in(device: &Device) -> bool {
     device.endpoint.subscriptions().await.unwrap() == [(ChannelId::from_bytes([7; 16]), true)]
@@ -156,12 +166,7 @@ async fn one_that_expires_before_it_is_logged_holds_up_no_other() {
     let federal = Agent::start(&mut mesh, "federal").await;
     let channel = channel(&federal, Suite::Classical);
     federal.endpoint.publish_channel(&channel).await.unwrap();
-    let device = Device::open(&mesh, "federal", "device").await;
-    device.endpoint.register().await.unwrap();
-    device.endpoint.subscribe(&channel, None).await.unwrap();
-    let device = device.live();
-    seated(&federal.endpoint, 1).await;
-    until("the device is in a cell", async || is_in(&device).await).await;
+    let device = subscriber(&mesh, &channel).await;
     let (nobody, address) = (Place::free().await, mesh.nodes["federal"].address.clone());
     let federal = federal.crash_and_restart_at(&nobody.address).await;
     let expires = mesh.clock.now().after(Duration::from_secs(2));
@@ -270,11 +275,7 @@ async fn a_device_that_leaves_and_comes_again_has_what_is_said_then() {
     let federal = Agent::start(&mut mesh, "federal").await;
     let channel = channel(&federal, Suite::Classical);
     federal.endpoint.publish_channel(&channel).await.unwrap();
-    let device = Device::open(&mesh, "federal", "device").await;
-    device.endpoint.register().await.unwrap();
-    device.endpoint.subscribe(&channel, None).await.unwrap();
-    let device = device.live();
-    until("the device is in a cell", async || is_in(&device).await).await;
+    let device = subscriber(&mesh, &channel).await;
     federal.endpoint.broadcast(order(&mesh, "first", None)).await.unwrap();
     texts(&device, 1).await;
     device.endpoint.unsubscribe(channel.id).await.unwrap();
